@@ -1,0 +1,45 @@
+# Two commands do all the set-up on a machine with Python >= 3.11 and make.
+#   make demo    install, then run the main job on offline data: report in outputs/demo/report.md
+#   make test    install, then format check, lint, types, tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# e.g. make demo DEMO_ARGS="sparsity=0.7"
+DEMO_ARGS ?=
+
+.PHONY: demo test check format types unit clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python -m cap.train experiment=demo output_dir=outputs/demo $(DEMO_ARGS)
+
+test: check types unit
+
+# What CI and pre-commit run, one by one.
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	touch $@ $(VENV)/.installed-demo
