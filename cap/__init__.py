@@ -1,0 +1,1 @@
+"""Contrastive pruning of pre-trained language models."""
