@@ -1,0 +1,313 @@
+"""Load encoders with a task head, and read the pooled vector off them in the same forward pass."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from cap.errors import InputError
+from cap.storage import content_key, file_sha256
+
+Pooling = Literal["pooler", "first_token", "mean"]
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Say where a model comes from, resolved to a folder or a Hub name.
+
+    Args:
+        name_or_path: A Hub name or a folder, as transformers takes it.
+        label: How a record names it; never an absolute path.
+        revision: The Hub's branch, tag or commit; None is the default branch.
+    """
+
+    name_or_path: str
+    label: str
+    revision: str | None = None
+
+
+class EncoderOutput(NamedTuple):
+    """Hold what one forward pass gives: class logits and the pooled vector before normalisation."""
+
+    logits: Float[Tensor, "batch outputs"]
+    pooled: Float[Tensor, "batch dim"]
+
+
+class PooledClassifier(nn.Module):
+    """Run a stock sequence classifier and keep its pooled vector.
+
+    Args:
+        model: A transformers sequence classifier; it is not changed.
+        pooling: ``pooler`` is the base model's pooler output, ``first_token`` the first token's last hidden state,
+            ``mean`` the mean of the last hidden states over real tokens.
+    """
+
+    def __init__(self, model: PreTrainedModel, pooling: Pooling) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+
+    def forward(self, batch: Mapping[str, Tensor]) -> EncoderOutput:
+        """Compute logits and pooled vectors; keys that are no model input are ignored."""
+        inputs = {name: batch[name] for name in _MODEL_INPUTS if name in batch}
+        captured: list[Any] = []
+        # One pass gives both: every stock classifier runs its base model and then its head, in its own way.
+        hook = self.model.base_model.register_forward_hook(lambda module, args, output: captured.append(output))
+        try:
+            logits = self.model(**inputs).logits
+        finally:
+            hook.remove()
+        return EncoderOutput(logits, self._pool(captured[0], inputs["attention_mask"]))
+
+    def _pool(self, base_output: Any, attention_mask: Tensor) -> Tensor:
+        if self.pooling == "pooler":
+            pooled: Tensor = base_output.pooler_output
+            return pooled
+        hidden: Tensor = base_output.last_hidden_state  # (batch, tokens, dim)
+        if self.pooling == "first_token":
+            return hidden[:, 0]
+        real = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
+        return (hidden * real).sum(dim=1) / real.sum(dim=1)
+
+    def head_dropout(self) -> float:
+        """Return the dropout probability of the task head, as the published code applies it to anchors."""
+        config = self.model.config
+        for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob"):
+            value = getattr(config, name, None)
+            if value is not None:
+                return float(value)
+        return 0.0
+
+
+def normalise(pooled: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+    """Scale pooled vectors to length 1 in float32: the encoding."""
+    return functional.normalize(pooled.float(), dim=-1)
+
+
+def resolve_source(
+    name_or_path: str | None, *, package: str | None, sha256: str | None, revision: str | None
+) -> ModelSource:
+    """Turn the ``model`` node of the configuration into a source, and check its weights.
+
+    Args:
+        name_or_path: A folder or Hub name; wins over ``package``.
+        package: An installed Python package with ``get_model_path()`` that carries the model.
+        sha256: Expected hash of ``model.safetensors``; None checks nothing.
+        revision: The Hub's branch, tag or commit.
+
+    Returns:
+        The source, ready to load.
+
+    Raises:
+        InputError: If nothing is named, the package is missing, or the weights differ from ``sha256``.
+    """
+    if name_or_path is not None:
+        folder = Path(name_or_path)
+        label = f"folder {folder.name}" if folder.is_dir() else name_or_path
+        source = ModelSource(str(name_or_path), label, revision)
+    elif package is not None:
+        try:
+            module = importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(
+                f"this model comes with the Python package {package.replace('_', '-')}, which is not installed; "
+                f"run `pip install {package.replace('_', '-')}` or give model.name_or_path=FOLDER"
+            ) from error
+        source = ModelSource(str(module.get_model_path()), f"package {package.replace('_', '-')}")
+    else:
+        raise InputError(
+            "model.name_or_path must be a folder or a Hub name, got nothing; set it or choose model=bert_base"
+        )
+    if sha256 is not None:
+        _check_weights(Path(source.name_or_path), sha256)
+    return source
+
+
+def _check_weights(folder: Path, expected: str) -> None:
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"model.sha256 is set, so {weights.name} must be in the model's folder, but it is not there")
+    found = file_sha256(weights)
+    if found != expected:
+        raise InputError(
+            f"the weights must have sha256 {expected}, got {found}: the file is damaged or another version; "
+            f"install the model again, or set model.sha256=null to use these weights"
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Hold a classifier and whether its pooler's weights came from the checkpoint."""
+
+    model: PreTrainedModel
+    has_trained_pooler: bool
+
+
+def load_classifier(source: ModelSource, *, labels: tuple[str, ...], n_outputs: int) -> LoadedModel:
+    """Load a sequence classifier in float32; head weights that the checkpoint lacks are drawn from the global seed.
+
+    Args:
+        source: Where from.
+        labels: Class names in order; empty for regression.
+        n_outputs: Width of the head, at least 1.
+
+    Raises:
+        InputError: If the model is neither a folder nor on the Hub or in its cache, or is no classifier.
+    """
+    names: dict[str, Any] = {}
+    if labels:
+        names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    with _errors_of(source), _quiet_transformers():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source.name_or_path,
+            revision=source.revision or "main",
+            num_labels=n_outputs,
+            problem_type="single_label_classification" if labels else "regression",
+            dtype=torch.float32,
+            output_loading_info=True,
+            **names,
+        )
+    missing = info["missing_keys"]
+    has_pooler = any("pooler" in name for name, _ in model.base_model.named_parameters())
+    return LoadedModel(model, has_pooler and not any("pooler" in key for key in missing))
+
+
+def load_saved_classifier(folder: Path) -> PreTrainedModel:
+    """Load a classifier exactly as it was saved, with stock transformers."""
+    with _quiet_transformers():
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(folder)
+    return model
+
+
+def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that stock transformers loads: configuration, safetensors, tokenizer."""
+    with _quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def load_config(source: ModelSource) -> Any:
+    """Read a model's configuration without its weights.
+
+    Raises:
+        InputError: If the model is neither a folder nor on the Hub or in its cache.
+    """
+    with _errors_of(source):
+        return AutoConfig.from_pretrained(source.name_or_path, revision=source.revision or "main")
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Load the fast tokenizer that belongs to a model.
+
+    Raises:
+        InputError: If it is neither a folder nor on the Hub or in its cache.
+    """
+    with _errors_of(source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.name_or_path, revision=source.revision or "main"
+        )
+    return tokenizer
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Name a tokenizer by what it does: its vocabulary, special tokens and options."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return content_key([type(tokenizer).__name__, rules, sorted(map(str, tokenizer.all_special_tokens))])
+
+
+def weights_key(model: nn.Module) -> str:
+    """Name a model by its weights: the same for the same bits, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def resolve_pooling(pool: str, *, has_trained_pooler: bool) -> Pooling:
+    """Decide what ``contrast.pool`` means for a model: ``cls`` is its pooler only where that one was trained."""
+    if pool == "mean":
+        return "mean"
+    return "pooler" if has_trained_pooler else "first_token"
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode without gradients for the block, then restore the mode of every part.
+
+    ``no_grad``, not ``inference_mode``: tensors made under the latter cannot be saved for a later backward pass.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def _errors_of(source: ModelSource) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"the model must be a folder saved by transformers, or a Hub name that can be downloaded or is in the Hub "
+            f"cache, got {source.label!r} ({first_line}). Either give model.name_or_path=FOLDER, or run "
+            f"`hf download {source.label}` once where there is a network and take the folder HF_HOME along"
+        ) from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    # A fresh task head is what this program wants; transformers' report of "newly initialized" weights would alarm.
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+
+
+__all__ = [
+    "EncoderOutput",
+    "LoadedModel",
+    "ModelSource",
+    "PooledClassifier",
+    "Pooling",
+    "evaluating",
+    "load_classifier",
+    "load_config",
+    "load_saved_classifier",
+    "load_tokenizer",
+    "normalise",
+    "resolve_pooling",
+    "resolve_source",
+    "save_classifier",
+    "tokenizer_key",
+    "weights_key",
+]
