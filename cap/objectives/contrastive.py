@@ -1,0 +1,153 @@
+"""The one contrastive function behind PrC, SnC and FiC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+Reduction = Literal["pairs", "anchors"]
+
+
+def contrastive_loss(
+    anchors: Float[Tensor, "batch dim"],
+    candidates: Float[Tensor, "bank dim"],
+    is_positive: Bool[Tensor, "batch bank"],
+    *,
+    is_self: Bool[Tensor, "batch bank"],
+    temperature: float,
+    reduction: Reduction,
+) -> Float[Tensor, ""]:
+    """Average the InfoNCE loss of anchors over their positives.
+
+    Args:
+        anchors: Student encodings, L2-normalised; the only side that gets a gradient.
+        candidates: Encodings to compare with, L2-normalised, detached.
+        is_positive: True where candidate j is a positive of anchor i; never True where ``is_self`` is.
+        is_self: True where candidate j is anchor i itself; excluded from numerator and denominator.
+        temperature: Divides the cosine similarities; dimensionless, > 0.
+        reduction: ``anchors`` averages over the anchors that have a positive; ``pairs`` divides the sum of the
+            anchors' means by the number of positive pairs, as the published code does.
+
+    Returns:
+        Loss in nats, at least in float32; exactly 0, still differentiable, if no anchor has a positive.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive or ``reduction`` is unknown.
+
+    Source: supervised contrastive loss, arXiv:2004.11362, mean over positives outside the log; used by CAP,
+    arXiv:2112.07198. The reduction ``pairs`` is that of CAP's released code, not of a formula in the paper.
+    """
+    if temperature <= 0:
+        raise ValueError(f"contrast.temperature divides the similarities and must be > 0, got {temperature}")
+    if reduction not in ("pairs", "anchors"):
+        raise ValueError(f"contrast.reduction must be 'pairs' or 'anchors', got {reduction!r}")
+    dtype = torch.promote_types(anchors.dtype, torch.float32)
+    # Autocast would run the product in half precision, whose steps are coarse once divided by the temperature.
+    with torch.autocast(anchors.device.type, enabled=False):
+        similarity = anchors.to(dtype) @ candidates.to(dtype).T / temperature  # (batch, bank)
+        log_prob = similarity.masked_fill(is_self, torch.finfo(dtype).min).log_softmax(dim=1)
+        n_positive = is_positive.sum(dim=1)  # (batch,)
+        # clamp: an anchor without positives contributes 0 / 1, not 0 / 0 = nan.
+        per_anchor = -torch.where(is_positive, log_prob, 0.0).sum(dim=1) / n_positive.clamp(min=1)
+        count = (n_positive > 0).sum() if reduction == "anchors" else n_positive.sum()
+        return per_anchor.sum() / count.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Hold the candidates of one bank: their encodings, examples and labels.
+
+    Args:
+        encodings: In this order: the batch itself, the bank rows of the batch, the bank rows of the extras.
+        example_id: The example each row belongs to.
+        labels: The class of each row; None for regression.
+        n_batch: How many rows at the start are the batch itself.
+    """
+
+    encodings: Float[Tensor, "bank dim"]
+    example_id: Int64[Tensor, " bank"]
+    labels: Int64[Tensor, " bank"] | None
+    n_batch: int
+
+
+def collect_candidates(
+    batch_encodings: Float[Tensor, "batch dim"],
+    bank_encodings: Float[Tensor, "rows snapshots dim"],
+    *,
+    batch_id: Int64[Tensor, " batch"],
+    bank_id: Int64[Tensor, " rows"],
+    batch_labels: Int64[Tensor, " batch"] | None,
+    bank_labels: Int64[Tensor, " rows"] | None,
+) -> Candidates:
+    """Line up the candidates of one bank.
+
+    Args:
+        batch_encodings: The student's encodings of the batch; detached here.
+        bank_encodings: Rows of the batch's examples, then of the extras, each with its encodings.
+        batch_id: Example ids of the batch.
+        bank_id: Example ids of the bank rows.
+        batch_labels: Classes of the batch; None for regression.
+        bank_labels: Classes of the bank rows; None for regression.
+
+    Returns:
+        The candidates of every anchor of the batch.
+    """
+    n_snapshots = bank_encodings.shape[1]
+    labels = None
+    if batch_labels is not None and bank_labels is not None:
+        labels = torch.cat([batch_labels, bank_labels.repeat_interleave(n_snapshots)])
+    return Candidates(
+        encodings=torch.cat([batch_encodings.detach(), bank_encodings.flatten(0, 1).to(batch_encodings.dtype)]),
+        example_id=torch.cat([batch_id, bank_id.repeat_interleave(n_snapshots)]),
+        labels=labels,
+        n_batch=len(batch_id),
+    )
+
+
+def bank_loss(
+    anchors: Float[Tensor, "batch dim"],
+    candidates: Candidates,
+    *,
+    temperature: float,
+    reduction: Reduction,
+    unsupervised_weight: float,
+    supervised_weight: float,
+) -> Float[Tensor, ""]:
+    """Weigh and add the unsupervised and the supervised term of one bank.
+
+    Args:
+        anchors: Student encodings of the batch, with gradient, in the order of the candidates' first rows.
+        candidates: What they are compared with.
+        temperature: As in ``contrastive_loss``.
+        reduction: As in ``contrastive_loss``.
+        unsupervised_weight: Factor of the term whose positives are candidates of the same example.
+        supervised_weight: Factor of the term whose positives share the label; ignored without labels.
+
+    Returns:
+        The weighted sum in nats.
+    """
+    n = candidates.n_batch
+    is_self = torch.zeros(n, len(candidates.example_id), dtype=torch.bool, device=anchors.device)
+    is_self.fill_diagonal_(True)
+    total = anchors.new_zeros(())
+    keys = [(candidates.example_id, unsupervised_weight), (candidates.labels, supervised_weight)]
+    for key, weight in keys:
+        if key is None or weight == 0:
+            continue
+        is_positive = (key[:n, None] == key[None, :]) & ~is_self  # (batch, bank)
+        total = total + weight * contrastive_loss(
+            anchors,
+            candidates.encodings,
+            is_positive,
+            is_self=is_self,
+            temperature=temperature,
+            reduction=reduction,
+        )
+    return total
+
+
+__all__ = ["Candidates", "Reduction", "bank_loss", "collect_candidates", "contrastive_loss"]

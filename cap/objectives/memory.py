@@ -1,0 +1,122 @@
+"""Frozen outputs of every training example, by source and example_id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Source = Literal["pretrained", "finetuned", "snapshots"]
+_BYTES_PER_GB = 1024**3
+
+
+class Memory:
+    """Keep encodings of the frozen sources and the teacher's logits in float16.
+
+    Rows are indexed by ``example_id``. Arrays are held in memory until their sum would pass the budget; from then on
+    they stay on disk and are memory-mapped, which the operating system may drop at any time.
+
+    Args:
+        n_examples: Rows of the training set.
+        budget_gb: Most that all arrays together may hold in memory, in GiB, >= 0.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(self, *, n_examples: int, budget_gb: float) -> None:
+        if n_examples < 1:
+            raise ValueError(f"a memory needs at least one training example, got {n_examples}")
+        if budget_gb < 0:
+            raise ValueError(f"memory.budget_gb is what the banks may hold in memory and must be >= 0, got {budget_gb}")
+        self.n_examples = n_examples
+        self.budget_bytes = int(budget_gb * _BYTES_PER_GB)
+        self._encodings: dict[Source, list[Float[Tensor, "examples dim"]]] = {}
+        self._teacher_logits: Tensor | None = None
+        self._bytes_in_memory = 0
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Bytes held in memory, memory-mapped arrays not counted."""
+        return self._bytes_in_memory
+
+    def n_encodings(self, source: Source) -> int:
+        """Count the encodings per example of a source; 0 if it is not filled."""
+        return len(self._encodings.get(source, []))
+
+    @property
+    def has_teacher_logits(self) -> bool:
+        """True once the teacher's logits are here."""
+        return self._teacher_logits is not None
+
+    def add_encodings(self, source: Source, path: Path) -> None:
+        """Take an array of encodings from disk.
+
+        Args:
+            source: ``pretrained`` and ``finetuned`` hold one encoding per example, ``snapshots`` a growing number.
+            path: An ``.npy`` file of shape (examples, dim), float16, ordered by example_id.
+
+        Raises:
+            ValueError: If the rows are not those of this training set.
+        """
+        self._encodings.setdefault(source, []).append(self._open(path))
+
+    def set_teacher_logits(self, path: Path) -> None:
+        """Take the teacher's logits from an ``.npy`` file of shape (examples, outputs), float16."""
+        self._teacher_logits = self._open(path)
+
+    def gather(self, source: Source, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows snapshots dim"]:
+        """Read the encodings of some examples, on the CPU.
+
+        Raises:
+            KeyError: If the source is not filled.
+        """
+        return torch.stack([array.index_select(0, example_id) for array in self._encodings[source]], dim=1)
+
+    def teacher_logits(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
+        """Read the teacher's logits of some examples, on the CPU.
+
+        Raises:
+            KeyError: If there are none.
+        """
+        if self._teacher_logits is None:
+            raise KeyError("the memory holds no teacher logits")
+        return self._teacher_logits.index_select(0, example_id)
+
+    def draw_extras(
+        self, n: int, *, exclude: Int64[Tensor, " batch"], generator: torch.Generator
+    ) -> Int64[Tensor, " extras"]:
+        """Draw training examples without replacement, none of them in the batch.
+
+        Args:
+            n: How many to draw; all that are left when there are fewer.
+            exclude: Example ids of the batch.
+            generator: The seeded source of randomness, on the CPU.
+
+        Returns:
+            Example ids, as many as ``n`` or fewer.
+        """
+        if n <= 0:
+            return torch.empty(0, dtype=torch.int64)
+        order = torch.randperm(self.n_examples, generator=generator)[: n + len(exclude)]
+        return order[~torch.isin(order, exclude)][:n]
+
+    def _open(self, path: Path) -> Tensor:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim != 2 or len(array) != self.n_examples or array.dtype != np.float16:
+            raise ValueError(
+                f"a bank needs float16 rows for all {self.n_examples} training examples, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+        if self._bytes_in_memory + array.nbytes <= self.budget_bytes:
+            self._bytes_in_memory += array.nbytes
+            return torch.from_numpy(np.array(array))
+        # Copy-on-write, because torch has no read-only tensors; nothing here ever writes to them.
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+__all__ = ["Memory", "Source"]
