@@ -1,0 +1,51 @@
+"""Keep the weights whose removal would change the loss most, to first order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cap.pruning.masks import ScoredMask
+from cap.pruning.pruner import Pruner
+
+DECAY = 0.9
+
+
+class FirstOrder(Pruner):
+    """Prune by the moving average of |w · dL/d(w·mask)|; pruned weights are scored too, so that they can return.
+
+    Args:
+        scope: ``matrix`` or ``global``.
+
+    Source: Taylor criterion, arXiv:1906.10771, equation 8 without the square, smoothed over optimizer steps.
+    """
+
+    learns_scores = True
+    mask_type = ScoredMask
+
+    def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
+        """Put the masks on; every average starts at 0."""
+        super().attach(linears, seed=seed)
+        for name in linears:
+            module = self.scored(name)
+            module.register_buffer("average", torch.zeros_like(module.scores))
+
+    def auxiliary_parameters(self) -> list[nn.Parameter]:
+        """List the scores: their gradient w · dL/d(w·mask), summed over micro-batches, is all that is used of them."""
+        return [self.scored(name).scores for name in self.masks]
+
+    def observe_gradients(self, *, scale: float) -> None:
+        """Move the averages towards this step's |w · dL/d(w·mask)| and clear the gradients."""
+        for name in self.masks:
+            scores = self.scored(name).scores
+            if scores.grad is not None:
+                self.importance(name).lerp_(scores.grad.abs() / scale, 1 - DECAY)
+                scores.grad = None
+
+    def importance(self, name: str) -> Tensor:
+        """Return the moving average."""
+        average: Tensor = self.scored(name).get_buffer("average")
+        return average
+
+
+__all__ = ["DECAY", "FirstOrder"]

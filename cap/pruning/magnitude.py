@@ -1,0 +1,21 @@
+"""Keep the weights that are large."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cap.pruning.pruner import Pruner
+
+
+class Magnitude(Pruner):
+    """Prune the weights with the smallest absolute value; pruned weights get no gradient.
+
+    Source: arXiv:1710.01878.
+    """
+
+    def importance(self, name: str) -> Tensor:
+        """Return |w|."""
+        return self.weight(name).abs()
+
+
+__all__ = ["Magnitude"]

@@ -1,0 +1,29 @@
+"""The control: keep weights by lot."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cap.pruning.pruner import Pruner, Scope
+
+
+class Random(Pruner):
+    """Prune weights in a random order that is drawn once, so that masks nest as sparsity rises."""
+
+    def __init__(self, *, scope: Scope = "matrix") -> None:
+        super().__init__(scope=scope)
+        self._order: dict[str, Tensor] = {}
+
+    def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
+        """Put the masks on and draw the order from ``seed``."""
+        super().attach(linears, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        self._order = {name: torch.rand(linear.weight.shape, generator=generator) for name, linear in linears.items()}
+
+    def importance(self, name: str) -> Tensor:
+        """Return each weight's place in the random order, in [0, 1)."""
+        return self._order[name].to(self.weight(name).device)
+
+
+__all__ = ["Random"]

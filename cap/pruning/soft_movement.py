@@ -1,0 +1,106 @@
+"""Movement scores against one threshold for all matrices, so that each matrix finds its own sparsity."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cap.pruning.masks import keep_highest, n_floor, n_to_prune
+from cap.pruning.movement import Movement
+
+# The least that is kept of each matrix, and the final threshold on sigmoid(score): both as released with CAP.
+KEPT_FLOOR = 0.005
+PUBLISHED_THRESHOLD = 0.1
+
+
+class SoftMovement(Movement):
+    """Keep a weight where sigmoid(score) exceeds a threshold, with at least 0.5 % of each matrix kept.
+
+    Args:
+        score_learning_rate: Peak learning rate of the scores, > 0.
+        threshold: ``target`` sets the threshold where the schedule is met exactly; ``published`` raises it from 0 to
+            0.1 along the schedule's shape, and nobody knows the sparsity beforehand.
+        regularizer_weight: Final factor of the mean of sigmoid(score) in the loss, >= 0; it follows the schedule.
+        final_sparsity: Where the schedule ends, in (0, 1).
+
+    Raises:
+        ValueError: If an argument is out of range, or the floor makes the target unreachable.
+
+    Source: movement pruning, arXiv:2005.07683, section 4 and appendix; the exact target is ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        score_learning_rate: float,
+        threshold: Literal["target", "published"],
+        regularizer_weight: float,
+        final_sparsity: float,
+    ) -> None:
+        super().__init__(scope="global", score_learning_rate=score_learning_rate)
+        if threshold not in ("target", "published"):
+            raise ValueError(f"pruning.threshold must be 'target' or 'published', got {threshold!r}")
+        if regularizer_weight < 0:
+            raise ValueError(f"pruning.regularizer_weight must be >= 0, got {regularizer_weight}")
+        if final_sparsity > 1 - KEPT_FLOOR:
+            raise ValueError(
+                f"soft movement keeps at least {KEPT_FLOOR:.1%} of each matrix, so sparsity can be at most "
+                f"{1 - KEPT_FLOOR}, got {final_sparsity}; use pruning=movement for more"
+            )
+        self.threshold = threshold
+        self.regularizer_weight = regularizer_weight
+        self.final_sparsity = final_sparsity
+        self._progress = 0.0
+
+    def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
+        """Put the masks on, and check that the floor of each matrix leaves room for the target."""
+        super().attach(linears, seed=seed)
+        n_kept = sum(n_floor(KEPT_FLOOR, mask.numel()) for mask in self.masks.values())
+        highest = 1 - n_kept / self.n_weights
+        if n_to_prune(self.final_sparsity, self.n_weights) > self.n_weights - n_kept:
+            raise ValueError(
+                f"with {KEPT_FLOOR:.1%} of each matrix kept, this model reaches sparsity {highest:.4f} at most, "
+                f"got {self.final_sparsity}; lower sparsity or use pruning=movement"
+            )
+
+    def regularizer(self) -> Tensor | None:
+        """Return the mean over matrices of the mean sigmoid(score), times its weight at this point of the schedule."""
+        weight = self.regularizer_weight * self._progress
+        if weight == 0:
+            return None
+        return weight * torch.stack([scores.sigmoid().mean() for scores in self.score_parameters()]).mean()
+
+    def _choose(self, sparsity: float) -> dict[str, Tensor]:
+        self._progress = sparsity / self.final_sparsity if self.final_sparsity > 0 else 0.0
+        if self.threshold == "published":
+            return self._choose_above(PUBLISHED_THRESHOLD * self._progress)
+        n_pruned = n_to_prune(sparsity, self.n_weights)
+        importance = {name: self.importance(name) for name in self.masks}
+        masks = self.choose_globally(importance, n_pruned)
+        if all(int(mask.sum()) >= n_floor(KEPT_FLOOR, mask.numel()) for mask in masks.values()):
+            return masks
+        # A matrix fell below its floor: protect the best of each matrix, then rank the rest.
+        protected = {
+            name: scores.masked_fill(self._best(name, scores), math.inf) for name, scores in importance.items()
+        }
+        return self.choose_globally(protected, n_pruned)
+
+    def _choose_above(self, threshold: float) -> dict[str, Tensor]:
+        cut = math.log(threshold / (1 - threshold)) if threshold > 0 else -math.inf
+        masks = {}
+        for name in self.masks:
+            scores = self.importance(name)
+            mask = scores > cut
+            is_below_floor = int(mask.sum()) < n_floor(KEPT_FLOOR, mask.numel())
+            masks[name] = self._best(name, scores) if is_below_floor else mask
+        return masks
+
+    def _best(self, name: str, scores: Tensor) -> Tensor:
+        n = scores.numel()
+        return keep_highest(scores, n - n_floor(KEPT_FLOOR, n), tie_breaker=self.weight(name).abs)
+
+
+__all__ = ["KEPT_FLOOR", "PUBLISHED_THRESHOLD", "SoftMovement"]
