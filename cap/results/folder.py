@@ -1,0 +1,81 @@
+"""A run's folder: claimed before anything is written, and never complete by accident."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cap.errors import InputError
+from cap.results.record import write_record
+from cap.storage import atomic_file, ensure_writable, read_json
+
+RECORD = "record.json"
+CONFIG = "config.yaml"
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+# What a run may leave in its folder; anything else was put there by somebody else.
+_OURS = {RECORD, CONFIG, MODEL, CHECKPOINTS, "report.md", "pictures", "logs", "train.log", "wandb"}
+
+log = logging.getLogger(__name__)
+
+
+def require_free(run_dir: Path, config_hash: str) -> None:
+    """Check that a folder is new, empty, or holds a run of this very configuration.
+
+    Args:
+        run_dir: The run's folder; need not exist.
+        config_hash: Of the run that wants it.
+
+    Raises:
+        InputError: If it is a file, holds another configuration, or holds something that is no run.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"output_dir must be a folder, got the file {run_dir}; choose another output_dir")
+    if not run_dir.exists() or not any(run_dir.iterdir()):
+        return
+    if not (run_dir / RECORD).is_file():
+        found = ", ".join(sorted(path.name for path in run_dir.iterdir())[:3])
+        raise InputError(
+            f"output_dir must be new, empty, or hold a run of this configuration, got {run_dir} with {found}; "
+            f"choose another output_dir"
+        )
+    try:
+        other = read_json(run_dir / RECORD).get("config_hash")
+    except (ValueError, AttributeError):
+        other = "unreadable"
+    if other != config_hash:
+        raise InputError(
+            f"output_dir must be new, empty, or hold a run of this configuration ({config_hash}), "
+            f"got {run_dir} with a run of another one ({other}); choose another output_dir"
+        )
+
+
+def claim(run_dir: Path, record: dict[str, Any], config_yaml: str) -> None:
+    """Take a folder for a run; from here on its record says ``interrupted`` until the run is over.
+
+    Args:
+        run_dir: The run's folder, checked by ``require_free``.
+        record: What is known already; needs ``config_hash``.
+        config_yaml: The resolved configuration.
+
+    Raises:
+        InputError: If the folder cannot be written, or holds something else.
+    """
+    require_free(run_dir, record["config_hash"])
+    ensure_writable(run_dir, "output_dir")
+    if (run_dir / RECORD).is_file():
+        log.info("%s holds a run of the same configuration; this run replaces it", run_dir)
+    write_record(run_dir, {**record, "status": "interrupted"})
+    for name in _OURS - {RECORD}:
+        path = run_dir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with atomic_file(run_dir / CONFIG) as temporary:
+        temporary.write_text(config_yaml, encoding="utf-8")
+
+
+__all__ = ["CHECKPOINTS", "CONFIG", "MODEL", "RECORD", "claim", "require_free"]

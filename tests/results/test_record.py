@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from cap.results import record as record_module
+from cap.results.record import environment, git_commit, peak_memory_gb, retention, write_record
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    package = tmp_path / "project" / "package"
+    package.mkdir(parents=True)
+    (package / "code.py").write_text("answer = 42\n")
+    _git(package, "init", "--quiet", "..")
+    _git(package, "add", "code.py")
+    _git(package, "commit", "--quiet", "--message", "Add the answer")
+    return package
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=variables).stdout.strip()
+
+
+@pytest.fixture
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    monkeypatch.setattr(record_module, "git_commit", lambda folder: "0" * 40)
+    return environment()
+
+
+def test_environment_names_the_version_of_every_package_that_shapes_a_result(surroundings) -> None:
+    packages = {"python", "torch", "lightning", "transformers", "datasets", "torchmetrics", "numpy"}
+    assert all(surroundings[name] for name in packages)
+
+
+def test_environment_names_no_host_and_no_folder(surroundings) -> None:
+    text = json.dumps(surroundings)
+    assert platform.node() not in text
+    assert "/home" not in text
+    assert str(Path.cwd()) not in text
+
+
+def test_environment_names_a_device(surroundings) -> None:
+    assert len(surroundings["device"]) > 3
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_module, "_PACKAGES", ("no-such-package-as-this",))
+    monkeypatch.setattr(record_module, "git_commit", lambda folder: None)
+    assert environment()["no-such-package-as-this"] is None
+
+
+def test_commit_of_a_clean_checkout_is_its_head(checkout: Path) -> None:
+    assert git_commit(checkout) == _git(checkout, "rev-parse", "HEAD")
+
+
+def test_commit_of_a_modified_checkout_says_so(checkout: Path) -> None:
+    (checkout / "code.py").write_text("answer = 43\n")
+    assert git_commit(checkout) == _git(checkout, "rev-parse", "HEAD") + "-dirty"
+
+
+def test_files_that_are_not_tracked_do_not_make_a_checkout_dirty(checkout: Path) -> None:
+    (checkout / "notes.txt").write_text("scratch")
+    assert git_commit(checkout) == _git(checkout, "rev-parse", "HEAD")
+
+
+def test_a_git_hook_s_variables_do_not_change_the_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", "/nonexistent")
+    assert git_commit(checkout) == _git(checkout, "rev-parse", "HEAD")
+
+
+def test_an_installed_package_does_not_borrow_the_checkout_around_it(checkout: Path) -> None:
+    installed = checkout / "site-packages" / "cap"
+    installed.mkdir(parents=True)
+    (installed / "code.py").write_text("answer = 42\n")
+    assert git_commit(installed) is None
+
+
+def test_there_is_no_commit_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit(checkout) is None
+
+
+def test_host_memory_peak_lies_between_what_is_held_now_and_what_the_machine_has() -> None:
+    # The kernel counts resident pages in batches per thread, hence the tenth.
+    held_gb, installed_gb = psutil.Process().memory_info().rss / 1e9, psutil.virtual_memory().total / 1e9
+    assert 0.9 * held_gb < peak_memory_gb()["host"] < installed_gb
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a process on a machine with an accelerator may have used it")
+def test_device_memory_is_null_without_a_device() -> None:
+    assert peak_memory_gb()["device"] is None
+
+
+def test_retention_is_the_ratio_of_the_scores() -> None:
+    assert retention(0.75, 0.9, 0.5)["retention"] == pytest.approx(0.75 / 0.9)
+
+
+def test_a_model_that_guesses_retains_nothing_above_majority() -> None:
+    assert retention(0.7, 0.9, 0.7)["retention_above_majority"] == 0.0
+
+
+def test_a_model_as_good_as_its_teacher_retains_everything() -> None:
+    result = retention(0.9, 0.9, 0.7)
+    assert (result["retention"], result["retention_above_majority"]) == (1.0, 1.0)
+
+
+def test_a_model_worse_than_guessing_retains_less_than_nothing_above_majority() -> None:
+    assert retention(0.6, 0.9, 0.7)["retention_above_majority"] == pytest.approx(-0.5)
+
+
+def test_numbers_need_no_reason() -> None:
+    result = retention(0.75, 0.9, 0.5)
+    assert (result["retention_reason"], result["retention_above_majority_reason"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("scores", "word"),
+    [
+        pytest.param((0.8, None, 0.5), "no teacher", id="no teacher"),
+        pytest.param((None, 0.8, 0.5), "pruned model", id="pruned model not evaluated"),
+        pytest.param((0.1, 0.0, -0.1), "not positive", id="teacher at zero"),
+        pytest.param((0.1, -0.2, -0.3), "not positive", id="teacher below zero"),
+        pytest.param((math.nan, 0.9, 0.5), "finite", id="score is NaN"),
+    ],
+)
+def test_retention_without_a_meaning_is_null_with_a_reason(scores, word: str) -> None:
+    result = retention(*scores)
+    assert result["retention"] is None
+    assert word in result["retention_reason"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "word"),
+    [
+        pytest.param((0.8, None, 0.5), "no teacher", id="no teacher"),
+        pytest.param((0.8, 0.9, None), "majority class", id="task without classes"),
+        pytest.param((0.5, 0.7, 0.7), "does not beat", id="teacher equals majority"),
+        pytest.param((0.5, 0.6, 0.7), "does not beat", id="teacher below majority"),
+    ],
+)
+def test_retention_above_majority_without_a_meaning_is_null_with_a_reason(scores, word: str) -> None:
+    result = retention(*scores)
+    assert result["retention_above_majority"] is None
+    assert word in result["retention_above_majority_reason"]
+
+
+def test_retention_does_not_need_a_majority_class() -> None:
+    assert retention(0.45, 0.9, None)["retention"] == pytest.approx(0.5)
+
+
+def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
+    record = {"status": "completed", "levels": [{"step": 1, "scores": {"f1": 0.5}}], "error": None}
+    write_record(tmp_path, record)
+    assert json.loads((tmp_path / "record.json").read_text()) == record
+
+
+@pytest.mark.parametrize(
+    ("record", "path"),
+    [
+        pytest.param({"scores": {"pruned": {"f1": math.nan}}}, r"scores\.pruned\.f1 = nan", id="nested NaN"),
+        pytest.param({"levels": [{}, {"sparsity": math.inf}]}, r"levels\[1\]\.sparsity = inf", id="infinity in a list"),
+        pytest.param({"seconds": {"fit": np.float64("nan")}}, r"seconds\.fit = nan", id="numpy NaN"),
+        pytest.param({"data": {"source": Path("x")}}, r"data\.source of type \w*Path", id="path"),
+        pytest.param({"steps": np.int64(3)}, r"steps of type int64", id="numpy integer"),
+        pytest.param({"matrices": {0: [1, 2]}}, r"matrices has the key 0", id="key that is no string"),
+    ],
+)
+def test_values_that_json_lacks_are_refused_by_their_key(tmp_path: Path, record, path: str) -> None:
+    with pytest.raises(ValueError, match=path):
+        write_record(tmp_path, record)
+
+
+def test_all_bad_keys_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a = nan; b = -inf"):
+        write_record(tmp_path, {"a": math.nan, "b": -math.inf})
+
+
+def test_a_refused_record_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
+    write_record(tmp_path, {"seed": 1})
+    with pytest.raises(ValueError, match="seed"):
+        write_record(tmp_path, {"seed": math.nan})
+    assert json.loads((tmp_path / "record.json").read_text()) == {"seed": 1}
