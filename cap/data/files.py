@@ -1,0 +1,144 @@
+"""A split's file as a table in memory, whatever its format. Files are read, never written, beside, or cached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from cap.data.tasks import Task
+from cap.errors import InputError
+
+
+def split_file(data_dir: Path, split: str) -> Path:
+    """Find the one file of a split.
+
+    Args:
+        data_dir: An existing folder.
+        split: The file's name without its suffix.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: If there is none, or more than one.
+    """
+    found = [path for suffix in _READERS if (path := data_dir / f"{split}{suffix}").is_file()]
+    if len(found) == 1:
+        return found[0]
+    suffixes = ", ".join(_READERS)
+    if found:
+        raise InputError(
+            f"data_dir needs one file for the split {split}, got {', '.join(path.name for path in found)} "
+            f"in {data_dir}; keep one of them"
+        )
+    names = sorted(path.name for path in data_dir.iterdir()) or ["nothing"]
+    raise InputError(
+        f"data_dir needs a file for the split {split} ({split} with one of {suffixes}), got a folder {data_dir} "
+        f"with {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}; add the file or correct the path"
+    )
+
+
+def read_table(file: Path, task: Task) -> pa.Table:
+    """Read a split's file.
+
+    Args:
+        file: One that ``split_file`` found.
+        task: Only its columns are taken where the format allows a choice.
+
+    Returns:
+        The file's columns; those of csv and tsv all as strings, "NA", "null" and "None" among them.
+
+    Raises:
+        InputError: If the file cannot be read as what its suffix says.
+    """
+    try:
+        return _READERS[file.suffix](file, (*task.text_columns, task.label_column))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(
+            f"data_dir file {file.name} must be a readable {file.suffix[1:]} file, got: {error}; "
+            "write it again, or give it the suffix of its format"
+        ) from error
+
+
+def _read_parquet(file: Path, wanted: tuple[str, ...]) -> pa.Table:
+    with pa.parquet.ParquetFile(file) as parquet:
+        present = [name for name in wanted if name in parquet.schema_arrow.names]
+        # All columns when one is missing: the message about it then names what there is.
+        return parquet.read(columns=present if len(present) == len(wanted) else None)
+
+
+def _read_json(file: Path, wanted: tuple[str, ...]) -> pa.Table:
+    # Not through pyarrow: its inference turns a column of dates, say, from text into timestamps.
+    text = file.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        records = json.loads(text)
+    else:
+        records = [_parsed(line, number) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for row, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ValueError(f"row {row} is {type(record).__name__}, not an object with the columns as keys")
+    if not records:
+        return pa.table({name: pa.array([], pa.string()) for name in wanted})
+    present = [name for name in wanted if any(name in record for record in records)]
+    names = present if len(present) == len(wanted) else list(records[0])
+    return pa.table({name: _array([record.get(name) for record in records], name) for name in names})
+
+
+def _parsed(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is no JSON ({error})") from error
+
+
+def _array(values: list[Any], name: str) -> pa.Array:
+    try:
+        return pa.array(values)
+    except pa.ArrowException as error:
+        raise ValueError(f"column {name} mixes kinds of values ({error})") from error
+
+
+def _read_csv(file: Path, wanted: tuple[str, ...]) -> pa.Table:
+    return _read_delimited(file, pa.csv.ParseOptions(delimiter=",", newlines_in_values=True))
+
+
+def _read_tsv(file: Path, wanted: tuple[str, ...]) -> pa.Table:
+    # GLUE's own files hold lone quotation marks, which would swallow lines if they opened a quotation. A field that
+    # is quoted as a whole, as writers of csv do it, is still unwrapped.
+    table = _read_delimited(file, pa.csv.ParseOptions(delimiter="\t", quote_char=False))
+    names = [_unquoted(pa.array([name]))[0].as_py() for name in table.column_names]
+    return pa.table([_unquoted(column) for column in table.columns], names=names)
+
+
+def _unquoted(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    is_quoted = pc.match_substring_regex(column, r'^"([^"]|"")*"$')
+    inner = pc.replace_substring(pc.utf8_slice_codeunits(column, 1, -1), '""', '"')
+    return pc.if_else(is_quoted, inner, column)
+
+
+def _read_delimited(file: Path, options: pa.csv.ParseOptions) -> pa.Table:
+    if not file.read_bytes()[:1]:
+        raise ValueError("the file is empty; its first line names the columns")
+    names = pa.csv.open_csv(file, parse_options=options).schema.names
+    texts = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, quoted_strings_can_be_null=False
+    )
+    return pa.csv.read_csv(file, parse_options=options, convert_options=texts)
+
+
+_READERS: dict[str, Callable[[Path, tuple[str, ...]], pa.Table]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+}
+
+__all__ = ["read_table", "split_file"]

@@ -1,0 +1,168 @@
+"""Scores of a task as GLUE defines them, as fractions, and never NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
+from torchmetrics.functional.classification import binary_f1_score, multiclass_accuracy, multiclass_matthews_corrcoef
+
+from cap.data.tasks import Task
+from cap.errors import InputError, nearest_first
+
+
+def _accuracy(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    return multiclass_accuracy(predicted, labels, num_classes=n_classes, average="micro")
+
+
+def _f1(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    # Any other class of a task with more than two counts as "not class 1".
+    return binary_f1_score((predicted == 1).long(), (labels == 1).long())
+
+
+def _matthews(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    # torchmetrics answers 0.0256 for a constant prediction on CoLA, where the coefficient is 0 by convention.
+    if _is_constant(predicted) or _is_constant(labels):
+        return torch.zeros(())
+    return multiclass_matthews_corrcoef(predicted, labels, num_classes=n_classes)
+
+
+def _correlation(score: Callable[[Tensor, Tensor], Tensor], predicted: Tensor, labels: Tensor) -> Tensor:
+    # A constant orders nothing, and neither does a model that diverged; torchmetrics answers NaN and warns.
+    if not predicted.isfinite().all() or _is_constant(predicted) or _is_constant(labels):
+        return torch.zeros(())
+    return score(_standardised(predicted), _standardised(labels))
+
+
+def _pearson(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    return _correlation(pearson_corrcoef, predicted, labels)
+
+
+def _spearman(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    return _correlation(spearman_corrcoef, predicted, labels)
+
+
+_Score = Callable[[Tensor, Tensor, int], Tensor]
+_CLASSIFICATION: dict[str, _Score] = {"accuracy": _accuracy, "f1": _f1, "matthews": _matthews}
+_REGRESSION: dict[str, _Score] = {"pearson": _pearson, "spearman": _spearman}
+
+
+class TaskMetrics:
+    """Collect predictions and score them by the task's metrics.
+
+    Args:
+        task: Its metrics are the keys of the result.
+        suffix: Follows every key, to tell the splits of a task apart.
+
+    Raises:
+        InputError: If the task names a metric that does not exist for its kind of label.
+    """
+
+    def __init__(self, task: Task, *, suffix: str = "") -> None:
+        known = _REGRESSION if task.is_regression else _CLASSIFICATION
+        for name in task.metrics:
+            if name not in known:
+                kind = "regression" if task.is_regression else "classification"
+                raise InputError(
+                    f"task.metrics of a {kind} task must be among {', '.join(nearest_first(name, known))}; got {name!r}"
+                )
+        self._task = task
+        self._scores = {f"{name}{suffix}": known[name] for name in task.metrics}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every row seen so far."""
+        self._predicted: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add one batch.
+
+        Args:
+            logits: What the model answered, ``(batch, n_outputs)``, any float type, any device.
+            labels: Class numbers or values, ``(batch,)``.
+        """
+        # The rows wait on the CPU: a batch's answers are a few numbers, and all splits together fit easily.
+        logits = logits.detach().cpu()
+        self._predicted.append(logits.double().reshape(-1) if self._task.is_regression else logits.argmax(dim=-1))
+        self._labels.append(labels.detach().cpu().reshape(-1))
+
+    def compute(self) -> dict[str, float]:
+        """Score every row since the last reset.
+
+        Returns:
+            One fraction per metric of the task, correlations in [-1, 1], the rest in [0, 1]; a correlation
+            (``matthews``, ``pearson``, ``spearman``) with a constant is 0.0.
+
+        Raises:
+            ValueError: If there was no row.
+        """
+        predicted, labels = self._rows()
+        if len(labels) == 0:
+            raise ValueError("metrics need at least one row, got none; call update before compute")
+        return {name: float(score(predicted, labels, self._task.n_outputs)) for name, score in self._scores.items()}
+
+    @property
+    def is_constant(self) -> bool:
+        """Say whether one and the same answer was given to every row since the last reset."""
+        return _is_constant(self._rows()[0])
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        label_type = torch.float64 if self._task.is_regression else torch.int64
+        if not self._labels:
+            return torch.empty(0, dtype=label_type), torch.empty(0, dtype=label_type)
+        return torch.cat(self._predicted), torch.cat(self._labels).to(label_type)
+
+
+def split_metrics(task: Task) -> dict[str, TaskMetrics]:
+    """Make the metrics of every validation split of a task.
+
+    Returns:
+        By split. The first split's scores bear the bare names; those of a further one end like its name, so that
+        MNLI has ``accuracy`` (matched) and ``accuracy_mismatched``.
+    """
+    first, *others = task.validation_splits
+    return {
+        first: TaskMetrics(task),
+        **{split: TaskMetrics(task, suffix=f"_{split.removeprefix('validation_')}") for split in others},
+    }
+
+
+def majority_scores(
+    task: Task, train_labels: Tensor, validation_labels: Tensor, *, metrics: TaskMetrics | None = None
+) -> dict[str, float]:
+    """Score the model that learned nothing: always the commonest training class, or the training mean.
+
+    Args:
+        task: Whose metrics to compute.
+        train_labels: Labels the answer is taken from, ``(n_train,)``; of equally common classes the lowest number.
+        validation_labels: Labels it is scored on, ``(n_validation,)``.
+        metrics: Of the split, for the names of its scores; None takes the bare names.
+
+    Returns:
+        The same keys as ``TaskMetrics.compute``; correlations are 0.0.
+    """
+    if task.is_regression:
+        answer = train_labels.double().mean().reshape(1, 1)
+    else:
+        counts = torch.bincount(train_labels.long(), minlength=task.n_outputs)
+        answer = torch.nn.functional.one_hot(counts.argmax(), task.n_outputs).reshape(1, -1)
+    metrics = metrics or TaskMetrics(task)
+    metrics.reset()
+    metrics.update(answer.expand(len(validation_labels), -1), validation_labels)
+    return metrics.compute()
+
+
+def _is_constant(values: Tensor) -> bool:
+    return bool((values == values[:1]).all())
+
+
+def _standardised(values: Tensor) -> Tensor:
+    # torchmetrics warns below a fixed variance; neither correlation changes under shift and scale.
+    values = values - values.mean()
+    return values / values.abs().max()
+
+
+__all__ = ["TaskMetrics", "majority_scores"]

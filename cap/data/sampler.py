@@ -1,0 +1,115 @@
+"""Batches of rows of similar length, in an order that a seed and an epoch fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from cap.errors import InputError
+
+_BATCHES_PER_CHUNK = 50
+
+
+class LengthGroupedBatchSampler(Sampler[list[int]]):
+    """Cut rows into batches of similar length, so that little of a batch is padding.
+
+    Shuffled: the rows are permuted, chunks of 50 batches are sorted by length, and the batches are permuted.
+    Not shuffled: all rows are sorted, the longest first, so that a batch too large for the memory fails at once.
+    Every row comes exactly once per epoch; the one batch that is not full is kept.
+
+    Args:
+        lengths: Tokens of every row.
+        batch_size: Rows per batch, and per process; >= 1.
+        seed: With the epoch, fixes the order; >= 0.
+        shuffle: Whether each epoch has an order of its own.
+        num_replicas: Processes that share an epoch's batches. All get equally many: the first few batches come
+            twice where the number does not divide.
+        rank: Which of these processes this is, in [0, num_replicas).
+
+    Raises:
+        InputError: If ``batch_size`` is below 1 or ``seed`` below 0.
+    """
+
+    def __init__(
+        self,
+        lengths: Int[Tensor, " rows"] | Sequence[int],
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        *,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size counts the rows of one batch and must be at least 1, got {batch_size}")
+        if seed < 0:
+            raise InputError(f"seed must be 0 or more, got {seed}")
+        self._lengths = np.asarray(lengths, dtype=np.int64)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._shuffle = shuffle
+        self._num_replicas = num_replicas
+        self._rank = rank
+        self.n_skipped = 0  # batches the next pass leaves out
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> LengthGroupedBatchSampler:
+        """Return itself: Lightning looks for ``set_epoch`` at ``batch_sampler.sampler`` only."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass.
+
+        Args:
+            epoch: Zero-based; another one than ``resume`` was given forgets that resumption.
+        """
+        if epoch != self.epoch:
+            self.n_skipped = 0
+        self.epoch = epoch
+
+    def resume(self, epoch: int, n_batches: int) -> None:
+        """Leave out what an interrupted epoch has already seen, in the next pass only.
+
+        Args:
+            epoch: The epoch that was interrupted.
+            n_batches: Batches of it that this process has already taken.
+        """
+        self.epoch = epoch
+        self.n_skipped = n_batches
+
+    def __len__(self) -> int:
+        return -(-self._n_batches // self._num_replicas)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        n_skipped, self.n_skipped = self.n_skipped, 0
+        rows, batches = self._order()
+        for batch in batches[n_skipped:]:
+            yield rows[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()
+
+    @property
+    def _n_batches(self) -> int:
+        return -(-len(self._lengths) // self._batch_size)
+
+    def _order(self) -> tuple[np.ndarray, list[int]]:
+        """Arrange all rows, and list the batches of them that are this process's."""
+        n_rows = len(self._lengths)
+        if self._shuffle:
+            generator = np.random.default_rng([self._seed, self.epoch])
+            rows = generator.permutation(n_rows)
+            chunks = np.arange(n_rows) // (_BATCHES_PER_CHUNK * self._batch_size)
+            rows = rows[np.lexsort((self._lengths[rows], chunks))]
+            batches = generator.permutation(self._n_batches)
+        else:
+            rows = np.argsort(-self._lengths, kind="stable")
+            batches = np.arange(self._n_batches)
+        # Strided, not in blocks: processes then work on neighbours in length at the same time. `resize` wraps around.
+        shared = np.resize(batches, len(self) * self._num_replicas)
+        return rows, shared[self._rank :: self._num_replicas].tolist()
+
+
+__all__ = ["LengthGroupedBatchSampler"]

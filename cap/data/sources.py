@@ -1,0 +1,175 @@
+"""Rows of a task from the Hub, from a folder of files, or built offline; checked before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Value
+
+from cap.data.docstrings import docstring_rows, docstring_source
+from cap.data.files import read_table, split_file
+from cap.data.hub import read_hub
+from cap.data.labels import read_labels
+from cap.data.tasks import Task
+from cap.errors import InputError
+from cap.storage import content_key
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Hold the rows of a task that a run uses.
+
+    Args:
+        splits: ``train`` and the task's validation splits, with exactly the text columns, ``label`` (int64, or
+            float32 for regression) and ``example_id`` (int64 row number within the split).
+        source: Where the rows come from, for the record; never an absolute path.
+        fingerprints: Hash of each split's content, the same for any file format and place.
+    """
+
+    splits: dict[str, Dataset]
+    source: str
+    fingerprints: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content of all splits."""
+        return content_key(self.fingerprints)
+
+
+def load_rows(task: Task, *, data_dir: Path | None, max_train_rows: int | None, max_eval_rows: int | None) -> Rows:
+    """Load and check the rows of a task.
+
+    Args:
+        task: Which columns, labels and splits are wanted.
+        data_dir: Folder with ``train.*`` and one file per validation split (parquet, jsonl, json, csv, tsv); None
+            takes the Hub, or what is built offline. Nothing is ever written there.
+        max_train_rows: Take the first so many training rows; None takes all.
+        max_eval_rows: Take the first so many rows of each validation split; None takes all.
+
+    Returns:
+        The rows, in their original order.
+
+    Raises:
+        InputError: If the data is missing, incomplete or not what the task says, naming the file and the row.
+    """
+    splits = ("train", *task.validation_splits)
+    limits = {split: max_train_rows if split == "train" else max_eval_rows for split in splits}
+    for key, limit in (("max_train_rows", max_train_rows), ("max_eval_rows", max_eval_rows)):
+        if limit is not None and limit < 1:
+            raise InputError(
+                f"data.{key} takes the first rows and must be at least 1, got {limit}; leave it null to take all"
+            )
+    tables, source = _read(task, data_dir)
+    is_ours = data_dir is None and task.hub_path is not None
+    datasets = {}
+    for split, (table, where) in tables.items():
+        _require_columns(task, table, where)
+        table = table.slice(0, limits[split])
+        datasets[split] = _checked(task, table, where, is_fixed=is_ours)
+    _log.info("rows from %s: %s", source, ", ".join(f"{split} {rows.num_rows:,}" for split, rows in datasets.items()))
+    return Rows(
+        splits=datasets, source=source, fingerprints={split: _fingerprint(rows) for split, rows in datasets.items()}
+    )
+
+
+_Tables = dict[str, tuple[pa.Table, str]]  # per split: the rows, and what to call them in a message
+
+
+def _read(task: Task, data_dir: Path | None) -> tuple[_Tables, str]:
+    splits = ("train", *task.validation_splits)
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise InputError(
+                f"data_dir must be a folder with one file per split ({', '.join(f'{split}.*' for split in splits)}), "
+                f"got {data_dir}, which is {'not a folder' if data_dir.exists() else 'not there'}; correct the path"
+            )
+        files = {split: split_file(data_dir, split) for split in splits}
+        source = f"folder {data_dir.resolve().name}"
+        return {split: (read_table(file, task), f"data_dir file {file.name}") for split, file in files.items()}, source
+    if task.name == "docstrings":
+        built = docstring_rows()
+        return {split: (pa.table(built[split]), split) for split in splits}, docstring_source()
+    if task.hub_path is None:
+        raise InputError(
+            f"task={task.name} has no data set on the Hub and needs data_dir=DIR with "
+            f"{', '.join(f'{split}.*' for split in splits)} (parquet, jsonl, json, csv or tsv); got none"
+        )
+    tables, source = read_hub(task)
+    return {split: (table, f"{source}, split {split},") for split, table in tables.items()}, source
+
+
+def _require_columns(task: Task, table: pa.Table, where: str) -> None:
+    wanted = (*task.text_columns, task.label_column)
+    missing = [name for name in wanted if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"task={task.name} reads the columns {', '.join(wanted)}; {where} lacks {', '.join(missing)} "
+            f"and has {', '.join(table.column_names) or 'none'}; rename its columns, or use task=custom"
+        )
+    if table.num_rows == 0:
+        raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
+
+
+def _checked(task: Task, table: pa.Table, where: str, *, is_fixed: bool) -> Dataset:
+    columns = {name: _texts(table.column(name), name, where, is_fixed=is_fixed) for name in task.text_columns}
+    columns["label"] = read_labels(task, table, where)
+    columns["example_id"] = pa.array(np.arange(table.num_rows, dtype=np.int64))
+    features = {name: Value("string") for name in task.text_columns}
+    features["label"] = Value("float32" if task.is_regression else "int64")
+    features["example_id"] = Value("int64")
+    return Dataset(pa.table(columns).replace_schema_metadata(None).cast(Features(features).arrow_schema))
+
+
+def _texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: bool) -> pa.ChunkedArray:
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if not is_text and not pa.types.is_null(column.type):
+        raise InputError(f"column {name} of {where} must hold text, got {column.type}; convert it to strings")
+    column = column.cast(pa.string())
+    is_empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0), True)
+    if is_fixed and not column.null_count:
+        # Nobody can mend a row of the Hub, and one half of a pair may well be empty: it is kept, and said.
+        n_empty = pc.sum(is_empty).as_py()
+        if n_empty:
+            _log.warning("%s has %d rows with an empty %s; they are kept", where, n_empty, name)
+        return column
+    row = pc.index(is_empty, True).as_py()
+    if row >= 0:
+        found = "nothing (null)" if column[row].as_py() is None else f"the empty text {column[row].as_py()!r}"
+        raise InputError(
+            f"column {name} must hold text in every row, got {found} in row {row} (counted from 0) of {where}; "
+            "fill it in or remove the row"
+        )
+    return column
+
+
+def _fingerprint(rows: Dataset) -> str:
+    """Hash the content column by column; neither the chunks of a table nor its file format show."""
+    digest = hashlib.sha256(f"{rows.num_rows}\0".encode())
+    for name in rows.column_names:
+        column = rows.data.column(name)
+        digest.update(f"{name}\0".encode())
+        if not pa.types.is_string(column.type):
+            digest.update(column.to_numpy().tobytes())
+            continue
+        digest.update(pc.binary_length(column).to_numpy().tobytes())
+        for chunk in column.chunks:
+            _update_with_bytes(digest, chunk)
+    return digest.hexdigest()[:16]
+
+
+def _update_with_bytes(digest: hashlib._Hash, chunk: pa.Array) -> None:
+    _, offsets, data = chunk.buffers()
+    if len(chunk) and data is not None:
+        ends = np.frombuffer(offsets, dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        digest.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
+
+
+__all__ = ["Rows", "load_rows"]

@@ -1,0 +1,136 @@
+"""One table row per task: which columns hold the text, what the labels are called, how it is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cap.errors import InputError, nearest_first
+
+_GLUE = "nyu-mll/glue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Describe a sentence or sentence-pair task.
+
+    Args:
+        name: The word that follows ``task=``.
+        text_columns: The columns a model reads, one or two, in the order in which it reads them.
+        label_column: The column with the answer.
+        labels: Class names in the Hub's order, which is the order of the outputs; empty for regression.
+        metrics: Names of the scores, see ``cap.data.metrics``; the first is the one monitored.
+        hub_path: Name of the data set on the Hub; None where there is none.
+        hub_config: Configuration of that data set; None for its only one.
+        validation_splits: Splits that are scored, each on its own.
+    """
+
+    name: str
+    text_columns: tuple[str, ...]
+    label_column: str = "label"
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    hub_path: str | None
+    hub_config: str | None
+    validation_splits: tuple[str, ...] = ("validation",)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.text_columns) <= 2:
+            raise InputError(
+                f"task.text_columns names the one or two columns a model reads, got {list(self.text_columns)}; "
+                "give one column for single sentences, two for pairs"
+            )
+        if len(self.labels) == 1 or len(set(self.labels)) != len(self.labels):
+            raise InputError(
+                f"task.labels are two or more different class names, or empty for regression, got {list(self.labels)}"
+            )
+        if not self.metrics or not self.validation_splits:
+            raise InputError(
+                "task.metrics and task.validation_splits each need one name at least, "
+                f"got {list(self.metrics)} and {list(self.validation_splits)}"
+            )
+
+    @property
+    def is_regression(self) -> bool:
+        """Say whether the label is a number instead of a class."""
+        return not self.labels
+
+    @property
+    def n_outputs(self) -> int:
+        """Count the logits of one row: one per class, a single one for regression."""
+        return len(self.labels) or 1
+
+    @property
+    def monitored(self) -> str:
+        """Name the score that is monitored and that ``retention`` compares."""
+        return self.metrics[0]
+
+
+def _glue(
+    name: str,
+    text_columns: tuple[str, ...],
+    labels: tuple[str, ...],
+    metrics: tuple[str, ...] = ("accuracy",),
+    validation_splits: tuple[str, ...] = ("validation",),
+) -> Task:
+    return Task(
+        name=name,
+        text_columns=text_columns,
+        labels=labels,
+        metrics=metrics,
+        hub_path=_GLUE,
+        hub_config=name,
+        validation_splits=validation_splits,
+    )
+
+
+_SENTENCES = ("sentence1", "sentence2")
+_ENTAILMENT = ("entailment", "not_entailment")
+
+_ROWS = (
+    _glue("sst2", ("sentence",), ("negative", "positive")),
+    _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    _glue(
+        "mnli",
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        validation_splits=("validation_matched", "validation_mismatched"),
+    ),
+    _glue("mrpc", _SENTENCES, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    _glue("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews",)),
+    _glue("rte", _SENTENCES, _ENTAILMENT),
+    _glue("qnli", ("question", "sentence"), _ENTAILMENT),
+    _glue("stsb", _SENTENCES, (), ("pearson", "spearman")),
+    # The Hub keeps WNLI's two classes the other way round from RTE's and QNLI's.
+    _glue("wnli", _SENTENCES, ("not_entailment", "entailment")),
+    Task(
+        name="docstrings",
+        text_columns=("name", "description"),
+        labels=("does_not_belong", "belongs"),
+        metrics=("accuracy",),
+        hub_path=None,
+        hub_config=None,
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
+"""Every task of the table by its name. Label order and columns are those of the Hub's data sets."""
+
+
+def get_task(name: str) -> Task:
+    """Look a task up by its name.
+
+    Args:
+        name: What the user wrote after ``task=``.
+
+    Returns:
+        Its row of the table.
+
+    Raises:
+        InputError: If the table has no such row; the message lists the names, the nearest first.
+    """
+    if name not in TASKS:
+        raise InputError(f"task must be one of {', '.join(nearest_first(name, TASKS))}; got {name!r}")
+    return TASKS[name]
+
+
+__all__ = ["TASKS", "Task", "get_task"]

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from cap.data.datamodule import CapDataModule
+from cap.data.sources import load_rows
+from cap.data.tasks import get_task
+from cap.errors import InputError
+
+N_TRAIN, N_VALIDATION = 43, 10
+MakeData = Callable[..., CapDataModule]
+
+
+@pytest.fixture
+def make_data(tmp_path: Path, pair_columns, write_split, tokenizer) -> MakeData:
+    write_split(tmp_path / "data", "train", pair_columns(N_TRAIN))
+    write_split(tmp_path / "data", "validation", pair_columns(N_VALIDATION))
+    task = get_task("qqp")
+    rows = load_rows(task, data_dir=tmp_path / "data", max_train_rows=None, max_eval_rows=None)
+    settings = {"tokenizer": tokenizer, "tokenizer_key": "k", "max_length": 16, "batch_size": 4, "eval_batch_size": 8}
+
+    def make(**more) -> CapDataModule:
+        more = {"rows": rows, "task": task, "seed": 3, "cache_dir": tmp_path / "cache"} | settings | more
+        return CapDataModule(**more)
+
+    return make
+
+
+def ids(loader) -> list[int]:
+    return torch.cat([batch["example_id"] for batch in loader]).tolist()
+
+
+def test_a_batch_is_what_the_tokenizer_says(make_data: MakeData, pair_columns, tokenizer) -> None:
+    batch = next(iter(make_data().train_dataloader()))
+    columns = pair_columns(N_TRAIN)
+    rows = batch["example_id"].tolist()
+    expected = tokenizer(
+        [columns["question1"][row] for row in rows],
+        [columns["question2"][row] for row in rows],
+        truncation="longest_first",
+        max_length=16,
+        padding=True,
+        return_tensors="pt",
+    )
+    assert {name: batch[name].tolist() for name in expected} == {name: ids.tolist() for name, ids in expected.items()}
+    assert batch["labels"].tolist() == [columns["label"][row] for row in rows]
+
+
+def test_everything_in_a_batch_is_an_int64_tensor(make_data: MakeData) -> None:
+    batch = next(iter(make_data().train_dataloader()))
+    assert {name: tensor.dtype for name, tensor in batch.items()} == dict.fromkeys(
+        ("input_ids", "token_type_ids", "attention_mask", "labels", "example_id"), torch.int64
+    )
+
+
+def test_a_batch_is_padded_to_its_own_longest_row(make_data: MakeData) -> None:
+    for batch in make_data().train_dataloader():
+        assert batch["attention_mask"].sum(dim=1).max() == batch["input_ids"].shape[1] <= 16
+
+
+def test_every_training_row_comes_once_an_epoch(make_data: MakeData) -> None:
+    assert sorted(ids(make_data().train_dataloader())) == list(range(N_TRAIN))
+
+
+def test_encoding_gives_every_training_row_once_the_longest_first(make_data: MakeData) -> None:
+    batches = list(make_data().encoding_dataloader())
+    assert sorted(ids(batches)) == list(range(N_TRAIN))
+    lengths = torch.cat([batch["attention_mask"].sum(dim=1) for batch in batches])
+    assert lengths.tolist() == sorted(lengths.tolist(), reverse=True)
+
+
+def test_every_validation_row_comes_once(make_data: MakeData) -> None:
+    data = make_data()
+    assert list(data.eval_dataloaders()) == ["validation"]
+    assert [sorted(ids(loader)) for loader in data.val_dataloader()] == [list(range(N_VALIDATION))]
+
+
+def test_labels_are_indexed_by_example_id(make_data: MakeData, pair_columns) -> None:
+    data = make_data()
+    assert data.n_train == N_TRAIN
+    assert data.train_labels.tolist() == pair_columns(N_TRAIN)["label"]
+    assert data.validation_labels("validation").tolist() == pair_columns(N_VALIDATION)["label"]
+
+
+def test_single_sentences_and_values_are_served(tmp_path: Path, write_split, tokenizer) -> None:
+    columns = {"sentence": ["the cat", "a dog sat on the mat", "fast"], "score": [0.5, 2.0, 1.0]}
+    for split in ("train", "validation"):
+        write_split(tmp_path / "data", split, columns)
+    row = {"text_columns": ("sentence",), "label_column": "score", "labels": (), "metrics": ("pearson",)}
+    task = type(get_task("sst2"))(name="custom", hub_path=None, hub_config=None, **row)
+    rows = load_rows(task, data_dir=tmp_path / "data", max_train_rows=None, max_eval_rows=None)
+    common = {"tokenizer_key": "k", "max_length": 8, "batch_size": 3, "seed": 1, "cache_dir": tmp_path}
+    batch = next(iter(CapDataModule(rows=rows, task=task, tokenizer=tokenizer, **common).encoding_dataloader()))
+    assert batch["labels"].dtype == torch.float32
+    assert dict(zip(batch["example_id"].tolist(), batch["labels"].tolist(), strict=True)) == {0: 0.5, 1: 2.0, 2: 1.0}
+
+
+def test_a_tokenizer_without_token_types_gives_none(make_data: MakeData, tokenizer) -> None:
+    from transformers import BertTokenizerFast
+
+    plain = BertTokenizerFast(vocab=tokenizer.get_vocab(), model_input_names=["input_ids", "attention_mask"])
+    batch = next(iter(make_data(tokenizer=plain, tokenizer_key="plain").train_dataloader()))
+    assert sorted(batch) == ["attention_mask", "example_id", "input_ids", "labels"]
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_the_seed_fixes_the_order(make_data: MakeData, seed: int) -> None:
+    order = ids(make_data(seed=3).train_dataloader())
+    assert (ids(make_data(seed=seed).train_dataloader()) == order) is (seed == 3)
+
+
+def test_worker_processes_give_the_same_batches(make_data: MakeData) -> None:
+    assert ids(make_data(num_workers=1).train_dataloader()) == ids(make_data().train_dataloader())
+
+
+def test_processes_share_the_training_rows_and_all_score_every_row(make_data: MakeData) -> None:
+    shares = []
+    for rank in range(2):
+        data = make_data()
+        data.trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        shares.append(list(data.train_dataloader()))
+        assert sorted(ids(data.val_dataloader()[0])) == list(range(N_VALIDATION))
+        assert sorted(ids(data.encoding_dataloader())) == list(range(N_TRAIN))
+    assert [len(share) for share in shares] == [6, 6]
+    assert {row for share in shares for row in ids(share)} == set(range(N_TRAIN))
+
+
+def test_rows_are_tokenised_once(make_data: MakeData, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    first = ids(make_data().train_dataloader())
+    assert "tokenising 43 rows of train" in caplog.text
+    caplog.clear()
+    assert ids(make_data().train_dataloader()) == first
+    assert "tokenising" not in caplog.text
+
+
+@pytest.mark.parametrize("more", [{"max_length": 12}, {"tokenizer_key": "other"}], ids=["max_length", "tokenizer"])
+def test_another_setting_has_another_key(make_data: MakeData, more: dict) -> None:
+    assert make_data(**more).key != make_data().key
+
+
+def test_settings_that_do_not_touch_the_tokens_keep_the_key(make_data: MakeData) -> None:
+    assert make_data(seed=9, batch_size=2, eval_batch_size=2).key == make_data().key
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "lost", "no list"])
+def test_a_damaged_cache_is_made_again_and_said(
+    make_data: MakeData, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    expected = [batch["input_ids"].tolist() for batch in make_data().train_dataloader()]
+    folder = tmp_path / "cache" / "tokenised" / make_data().key
+    file = folder / "train" / "input_ids.npy"
+    harm: dict[str, Callable[[], object]] = {
+        "cut": lambda: file.write_bytes(file.read_bytes()[:-4]),
+        "changed": lambda: np.save(file, np.load(file) + 1),
+        "lost": file.unlink,
+        "no list": (folder / "files.json").unlink,
+    }
+    harm[damage]()
+    assert [batch["input_ids"].tolist() for batch in make_data().train_dataloader()] == expected
+    assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("max_length", [4, 600])
+def test_an_impossible_length_is_refused(make_data: MakeData, tokenizer, max_length: int, monkeypatch) -> None:
+    monkeypatch.setattr(tokenizer, "model_max_length", 512)
+    with pytest.raises(InputError, match=rf"between 5 and what the model reads \(512\), got {max_length}"):
+        make_data(max_length=max_length)
+
+
+def test_a_tokenizer_without_padding_is_refused(make_data: MakeData, tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(tokenizer, "_pad_token", None, raising=False)
+    monkeypatch.setitem(tokenizer._special_tokens_map, "pad_token", None)
+    with pytest.raises(InputError, match="padding token"):
+        make_data()
+
+
+class Recorder(LightningModule):
+    """Learn nothing, and write down which rows came in which step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch["example_id"].tolist())
+        return self.weight.sum()
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class SaveAt(Callback):
+    """Save one checkpoint, after the batch that completes a step."""
+
+    def __init__(self, step: int, file: Path) -> None:
+        self.step, self.file = step, file
+
+    def on_train_batch_end(self, trainer: Trainer, *unused: object) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.file)
+
+
+class SaveAfterEpoch(Callback):
+    """Save one checkpoint at the end of an epoch."""
+
+    def __init__(self, epoch: int, file: Path) -> None:
+        self.epoch, self.file = epoch, file
+
+    def on_train_epoch_end(self, trainer: Trainer, *unused: object) -> None:
+        if trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.file)
+
+
+def fit(
+    folder: Path, data: CapDataModule, callback: Callback, checkpoint: Path | None = None, **more
+) -> list[list[int]]:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    module = Recorder()
+    trainer = Trainer(
+        default_root_dir=folder,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        **quiet,
+        **more,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    return module.seen
+
+
+# How many worker processes a machine should have is the caller's concern.
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+# Lightning 2.6 still asks torch in the old way whether a tree is a leaf.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
+class TestUnderLightning:
+    def test_every_epoch_has_an_order_of_its_own(self, tmp_path: Path, make_data: MakeData) -> None:
+        seen = fit(tmp_path, make_data(), Callback(), max_epochs=2)
+        first, second = seen[:11], seen[11:]
+        assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(N_TRAIN))
+        assert first != second
+
+    @pytest.mark.parametrize("step", [1, 7, 8, 11, 12, 21])
+    @pytest.mark.parametrize("more", [{}, {"limit_train_batches": 8}], ids=["whole epochs", "cut epochs"])
+    def test_a_resumed_run_sees_the_rows_it_has_not_seen(
+        self, tmp_path: Path, make_data: MakeData, step: int, more: dict
+    ) -> None:
+        limits = {"max_steps": 24, "max_epochs": -1, **more}
+        whole = fit(tmp_path, make_data(), SaveAt(step, tmp_path / "one.ckpt"), **limits)
+        resumed = fit(tmp_path, make_data(), Callback(), tmp_path / "one.ckpt", **limits)
+        assert resumed == whole[step:]
+
+    def test_a_run_resumed_after_an_epoch_starts_the_next(self, tmp_path: Path, make_data: MakeData) -> None:
+        whole = fit(tmp_path, make_data(), SaveAfterEpoch(0, tmp_path / "one.ckpt"), max_epochs=2)
+        resumed = fit(tmp_path, make_data(), Callback(), tmp_path / "one.ckpt", max_epochs=2)
+        assert resumed == whole[11:]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.hub_cache import DATASET_REVISION, hub_environment, make_hub_dataset, make_hub_model
+
+LOAD_QQP = """
+import json
+from cap.data.sources import load_rows
+from cap.data.tasks import get_task
+from cap.errors import InputError
+try:
+    rows = load_rows(get_task("qqp"), data_dir=None, max_train_rows=2, max_eval_rows=None)
+    print(json.dumps({"source": rows.source, **{split: part[:] for split, part in rows.splits.items()}}))
+except InputError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+LOAD_MODEL = """
+import json
+from transformers import AutoModel, AutoTokenizer
+name = "google-bert/bert-base-uncased"
+model = AutoModel.from_pretrained(name)
+print(json.dumps([type(model).__name__, AutoTokenizer.from_pretrained(name)("cat")["input_ids"]]))
+"""
+COLUMNS = {"question1": ["NA", "b", ""], "question2": ["d", "None", "f"], "label": [1, 0, 1], "idx": [7, 8, 9]}
+
+
+def run(code: str, hf_home: Path) -> tuple[object, str]:
+    root = Path(__file__).parents[2]
+    environment = hub_environment(hf_home, PYTHONPATH=str(root))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout), done.stderr
+
+
+def test_rows_come_from_a_cache_without_a_network(tmp_path: Path) -> None:
+    hidden = COLUMNS | {"label": [-1, -1, -1]}
+    splits = {"train": COLUMNS, "validation": COLUMNS, "test": hidden}
+    make_hub_dataset(tmp_path, splits, class_names={"label": ["not_duplicate", "duplicate"]})
+    rows, log = run(LOAD_QQP, tmp_path)
+    assert rows["source"] == f"hub nyu-mll/glue qqp at {DATASET_REVISION}"
+    assert rows["train"] == {
+        "question1": ["NA", "b"],
+        "question2": ["d", "None"],
+        "label": [1, 0],
+        "example_id": [0, 1],
+    }
+    assert rows["validation"]["question1"] == ["NA", "b", ""]
+    assert "examples/s" not in log
+
+
+def test_nothing_cached_and_no_network_says_both_ways_forward(tmp_path: Path) -> None:
+    started = time.monotonic()
+    answer, _ = run(LOAD_QQP, tmp_path)
+    assert "needs the data set nyu-mll/glue qqp" in answer["error"]
+    assert "data_dir=DIR with train.parquet, validation.parquet" in answer["error"]
+    assert "HF_HOME=DIR python -c" in answer["error"]
+    assert time.monotonic() - started < 30
+
+
+def test_no_network_is_noticed_without_the_offline_switch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import datasets
+
+    from cap.data import hub
+    from cap.data.tasks import get_task
+    from cap.errors import InputError
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    # Port 9 of this machine refuses at once.
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    with pytest.raises(InputError, match="neither the Hub nor the local cache"):
+        hub.read_hub(get_task("qqp"))
+    assert "does not answer" in caplog.text
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+
+def test_a_model_comes_from_a_cache_without_a_network(tmp_path: Path, tokenizer) -> None:
+    from transformers import BertConfig, BertModel
+
+    saved = tmp_path / "saved"
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(saved)
+    tokenizer.save_pretrained(saved)
+    make_hub_model(tmp_path / "hub_home", saved)
+    answer, _ = run(LOAD_MODEL, tmp_path / "hub_home")
+    assert answer == ["BertModel", tokenizer("cat")["input_ids"]]

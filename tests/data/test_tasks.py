@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from cap.data.tasks import TASKS, Task, get_task
+from cap.errors import InputError
+
+
+@pytest.mark.parametrize("name", TASKS, ids=str)
+def test_every_row_carries_its_own_name(name: str) -> None:
+    assert get_task(name).name == name
+
+
+def test_unknown_task_names_the_nearest_first() -> None:
+    with pytest.raises(InputError, match=r"task must be one of qqp, .*; got 'qpq'"):
+        get_task("qpq")
+
+
+@pytest.mark.parametrize(("name", "n_outputs"), [("qqp", 2), ("mnli", 3), ("stsb", 1)], ids=["pair", "three", "value"])
+def test_outputs_are_the_classes_or_one_value(name: str, n_outputs: int) -> None:
+    assert get_task(name).n_outputs == n_outputs
+
+
+def test_only_stsb_is_a_regression() -> None:
+    assert [name for name, task in TASKS.items() if task.is_regression] == ["stsb"]
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("sst2", ("accuracy",)),
+        ("qqp", ("accuracy", "f1")),
+        ("mrpc", ("accuracy", "f1")),
+        ("cola", ("matthews",)),
+        ("stsb", ("pearson", "spearman")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_metrics_are_those_of_glue(name: str, metrics: tuple[str, ...]) -> None:
+    assert get_task(name).metrics == metrics
+    assert get_task(name).monitored == metrics[0]
+
+
+def test_mnli_is_scored_on_both_of_its_splits() -> None:
+    assert get_task("mnli").validation_splits == ("validation_matched", "validation_mismatched")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"text_columns": ()},
+        {"text_columns": ("a", "b", "c")},
+        {"labels": ("only",)},
+        {"labels": ("twice", "twice")},
+        {"metrics": ()},
+        {"validation_splits": ()},
+    ],
+    ids=["no text", "three texts", "one label", "equal labels", "no metric", "no split"],
+)
+def test_a_row_that_makes_no_sense_is_refused(wrong: dict) -> None:
+    row = {
+        "name": "mine",
+        "text_columns": ("text",),
+        "labels": ("no", "yes"),
+        "metrics": ("accuracy",),
+        "hub_path": None,
+        "hub_config": None,
+    }
+    with pytest.raises(InputError, match=r"task\."):
+        Task(**(row | wrong))
