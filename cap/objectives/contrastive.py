@@ -41,7 +41,7 @@ def contrastive_loss(
     Source: supervised contrastive loss, arXiv:2004.11362, mean over positives outside the log; used by CAP,
     arXiv:2112.07198. The reduction ``pairs`` is that of CAP's released code, not of a formula in the paper.
     """
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"contrast.temperature divides the similarities and must be > 0, got {temperature}")
     if reduction not in ("pairs", "anchors"):
         raise ValueError(f"contrast.reduction must be 'pairs' or 'anchors', got {reduction!r}")

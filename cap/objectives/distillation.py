@@ -42,9 +42,9 @@ def distillation_loss(
 
     Source: arXiv:1503.02531, section 2; the square keeps gradients of the same size at any temperature.
     """
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"distill.temperature divides the logits and must be > 0, got {temperature}")
-    student, teacher = student_logits.float(), teacher_logits.float()
+    student, teacher = student_logits.float(), teacher_logits.detach().float()
     if student.shape[-1] == 1:
         return functional.mse_loss(student, teacher)
     divergence = functional.kl_div(

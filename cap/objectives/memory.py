@@ -63,7 +63,8 @@ class Memory:
         Raises:
             ValueError: If the rows are not those of this training set.
         """
-        self._encodings.setdefault(source, []).append(self._open(path))
+        array = self._open(path)  # first: a refused file must not leave an empty source behind
+        self._encodings.setdefault(source, []).append(array)
 
     def set_teacher_logits(self, path: Path) -> None:
         """Take the teacher's logits from an ``.npy`` file of shape (examples, outputs), float16."""

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from cap.objectives.memory import Memory
+
+N, DIM = 64, 8
+ARRAY_BYTES = N * DIM * 2
+GIB = 1024**3
+
+has_memory_maps = pytest.mark.skipif(
+    not hasattr(psutil.Process, "memory_maps"), reason="this system does not list its memory maps"
+)
+
+
+def _array(seed: int, n: int = N, dim: int = DIM) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float16)
+
+
+def _saved(path: Path, array: np.ndarray) -> Path:
+    np.save(path, array)
+    return path
+
+
+def _memory(n_examples: int = N, budget_gb: float = 1.0) -> Memory:
+    return Memory(n_examples=n_examples, budget_gb=budget_gb)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _is_mapped(path: Path) -> bool:
+    return str(path) in [found.path for found in psutil.Process().memory_maps()]
+
+
+# --- encodings ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
+@pytest.mark.parametrize(
+    "ids", [[0, 1, 2], [63, 5, 40], [7, 7, 3, 7], [9], []], ids=["in-order", "any-order", "repeated", "one", "none"]
+)
+def test_gather_gives_the_rows_that_were_asked_for(tmp_path: Path, budget_gb: float, ids: list[int]) -> None:
+    array = _array(1)
+    memory = _memory(budget_gb=budget_gb)
+    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", array))
+    rows = memory.gather("pretrained", torch.tensor(ids, dtype=torch.int64))
+    np.testing.assert_array_equal(rows.numpy(), array[np.array(ids, dtype=np.int64)][:, None])
+
+
+def test_snapshots_stack_in_the_order_they_came(tmp_path: Path) -> None:
+    arrays = [_array(seed) for seed in range(3)]
+    memory = _memory()
+    for k, array in enumerate(arrays):
+        memory.add_encodings("snapshots", _saved(tmp_path / f"{k}.npy", array))
+    rows = memory.gather("snapshots", torch.tensor([8, 2]))
+    np.testing.assert_array_equal(rows.numpy(), np.stack([array[[8, 2]] for array in arrays], axis=1))
+
+
+def test_sources_are_kept_apart(tmp_path: Path) -> None:
+    memory = _memory()
+    memory.add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
+    memory.add_encodings("finetuned", _saved(tmp_path / "f.npy", _array(2)))
+    np.testing.assert_array_equal(memory.gather("finetuned", torch.tensor([4]))[0, 0].numpy(), _array(2)[4])
+
+
+@pytest.mark.parametrize("n_snapshots", [0, 1, 9])
+def test_counts_the_encodings_of_a_source(tmp_path: Path, n_snapshots: int) -> None:
+    memory = _memory()
+    for k in range(n_snapshots):
+        memory.add_encodings("snapshots", _saved(tmp_path / f"{k}.npy", _array(k)))
+    assert memory.n_encodings("snapshots") == n_snapshots
+
+
+@pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
+def test_float16_stays_float16(tmp_path: Path, budget_gb: float) -> None:
+    memory = _memory(budget_gb=budget_gb)
+    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    assert memory.gather("pretrained", torch.tensor([0])).dtype == torch.float16
+
+
+@pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
+def test_writing_to_gathered_rows_changes_no_bank(tmp_path: Path, budget_gb: float) -> None:
+    memory = _memory(budget_gb=budget_gb)
+    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    memory.gather("pretrained", torch.tensor([3])).zero_()
+    np.testing.assert_array_equal(memory.gather("pretrained", torch.tensor([3]))[0, 0].numpy(), _array(1)[3])
+
+
+def test_a_source_that_is_not_filled_is_a_key_error() -> None:
+    with pytest.raises(KeyError, match="finetuned"):
+        _memory().gather("finetuned", torch.tensor([0]))
+
+
+def test_ids_beyond_float16_find_their_own_row(tmp_path: Path) -> None:
+    ids = np.arange(5000)
+    array = np.stack([ids // 64, ids % 64], axis=1).astype(np.float16)  # both halves are exact in float16
+    memory = _memory(n_examples=5000)
+    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", array))
+    asked = torch.tensor([2047, 2048, 2049, 4097, 4999])
+    found = memory.gather("pretrained", asked)[:, 0].long()
+    assert (found[:, 0] * 64 + found[:, 1]).tolist() == asked.tolist()
+
+
+# --- budget ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget_bytes", "expected"),
+    [(0, 0), (ARRAY_BYTES - 1, 0), (ARRAY_BYTES, ARRAY_BYTES), (3 * ARRAY_BYTES, 2 * ARRAY_BYTES)],
+    ids=["none", "one-byte-short", "room-for-one", "room-for-three"],
+)
+def test_two_arrays_hold_what_the_budget_allows(tmp_path: Path, budget_bytes: int, expected: int) -> None:
+    memory = _memory(budget_gb=budget_bytes / GIB)
+    memory.add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
+    memory.add_encodings("finetuned", _saved(tmp_path / "f.npy", _array(2)))
+    assert memory.bytes_in_memory == expected
+
+
+def test_teacher_logits_count_against_the_budget(tmp_path: Path) -> None:
+    memory = _memory(budget_gb=ARRAY_BYTES / GIB)
+    memory.set_teacher_logits(_saved(tmp_path / "t.npy", _array(3, dim=2)))
+    memory.add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
+    assert memory.bytes_in_memory == N * 2 * 2
+
+
+def test_arrays_in_memory_and_on_disk_give_their_rows_side_by_side(tmp_path: Path) -> None:
+    memory = _memory(budget_gb=ARRAY_BYTES / GIB)
+    for k in range(3):
+        memory.add_encodings("snapshots", _saved(tmp_path / f"{k}.npy", _array(k)))
+    rows = memory.gather("snapshots", torch.tensor([11, 60]))
+    np.testing.assert_array_equal(rows.numpy(), np.stack([_array(k)[[11, 60]] for k in range(3)], axis=1))
+
+
+@has_memory_maps
+@pytest.mark.parametrize(("budget_gb", "expected"), [(0.0, True), (1.0, False)], ids=["over", "within"])
+def test_an_array_is_mapped_when_it_is_over_the_budget(tmp_path: Path, budget_gb: float, expected: bool) -> None:
+    path = _saved(tmp_path / "a.npy", _array(1, n=4096))
+    memory = _memory(n_examples=4096, budget_gb=budget_gb)
+    memory.add_encodings("pretrained", path)
+    assert _is_mapped(path) is expected
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "array",
+    [_array(1, n=N - 1), _array(1, n=N + 1), _array(1).astype(np.float32), _array(1)[:, 0], _array(1)[:, None]],
+    ids=["row-missing", "row-too-many", "float32", "one-axis", "three-axes"],
+)
+def test_an_array_of_another_shape_or_type_is_refused(tmp_path: Path, array: np.ndarray) -> None:
+    path = _saved(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=rf"float16 rows for all {N} training examples, got {array.dtype} of shape"):
+        _memory().add_encodings("pretrained", path)
+
+
+def test_teacher_logits_of_other_rows_are_refused(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "t.npy", _array(1, n=N - 1, dim=2))
+    with pytest.raises(ValueError, match=f"all {N} training examples"):
+        _memory().set_teacher_logits(path)
+
+
+def test_a_refused_array_leaves_its_source_as_it_was(tmp_path: Path) -> None:
+    memory = _memory()
+    with pytest.raises(ValueError, match="training examples"):
+        memory.add_encodings("snapshots", _saved(tmp_path / "bad.npy", _array(1, n=N - 1)))
+    with pytest.raises(KeyError, match="snapshots"):
+        memory.gather("snapshots", torch.tensor([0]))
+
+
+def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.array([{"a": 1}] * N, dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"[Pp]ython objects|allow_pickle"):
+        _memory().add_encodings("pretrained", path)
+
+
+def test_a_memory_without_examples_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one training example, got 0"):
+        _memory(n_examples=0)
+
+
+def test_a_negative_budget_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"memory\.budget_gb .* must be >= 0, got -0.5"):
+        _memory(budget_gb=-0.5)
+
+
+# --- teacher logits ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
+def test_teacher_logits_come_by_example(tmp_path: Path, budget_gb: float) -> None:
+    logits = _array(5, dim=3)
+    memory = _memory(budget_gb=budget_gb)
+    memory.set_teacher_logits(_saved(tmp_path / "t.npy", logits))
+    np.testing.assert_array_equal(memory.teacher_logits(torch.tensor([50, 2, 2])).numpy(), logits[[50, 2, 2]])
+
+
+def test_knows_that_teacher_logits_are_missing() -> None:
+    assert not _memory().has_teacher_logits
+
+
+def test_knows_that_teacher_logits_are_here(tmp_path: Path) -> None:
+    memory = _memory()
+    memory.set_teacher_logits(_saved(tmp_path / "t.npy", _array(5, dim=3)))
+    assert memory.has_teacher_logits
+
+
+def test_missing_teacher_logits_are_a_key_error() -> None:
+    with pytest.raises(KeyError, match="no teacher logits"):
+        _memory().teacher_logits(torch.tensor([0]))
+
+
+# --- extras ------------------------------------------------------------------------------------------------------
+
+
+def test_extras_are_drawn_without_replacement() -> None:
+    extras = _memory(n_examples=50).draw_extras(40, exclude=torch.tensor([1, 2]), generator=_generator())
+    assert len(set(extras.tolist())) == 40
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_extra_is_in_the_batch(seed: int) -> None:
+    batch = torch.tensor([0, 3, 6, 9, 12])
+    extras = _memory(n_examples=15).draw_extras(8, exclude=batch, generator=_generator(seed))
+    assert not set(extras.tolist()) & set(batch.tolist())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("batch", [[4, 5], [4, 5, 4, 5], []], ids=["distinct-rows", "repeated-rows", "empty-batch"])
+def test_as_many_extras_come_as_were_asked_for(batch: list[int], seed: int) -> None:
+    exclude = torch.tensor(batch, dtype=torch.int64)
+    extras = _memory(n_examples=12).draw_extras(9, exclude=exclude, generator=_generator(seed))
+    assert len(extras) == 9
+
+
+def test_all_that_are_left_come_when_there_are_fewer() -> None:
+    extras = _memory(n_examples=10).draw_extras(100, exclude=torch.tensor([0, 3, 4, 9]), generator=_generator())
+    assert sorted(extras.tolist()) == [1, 2, 5, 6, 7, 8]
+
+
+def test_no_extra_is_left_when_the_batch_is_everything() -> None:
+    extras = _memory(n_examples=4).draw_extras(3, exclude=torch.tensor([3, 1, 0, 2]), generator=_generator())
+    assert (len(extras), extras.dtype) == (0, torch.int64)
+
+
+def test_no_extra_comes_when_none_is_wanted() -> None:
+    extras = _memory().draw_extras(0, exclude=torch.tensor([3]), generator=_generator())
+    assert (len(extras), extras.dtype) == (0, torch.int64)
+
+
+def test_one_seed_gives_one_draw() -> None:
+    memory, batch = _memory(), torch.tensor([1, 2])
+    first = memory.draw_extras(20, exclude=batch, generator=_generator(5))
+    assert memory.draw_extras(20, exclude=batch, generator=_generator(5)).tolist() == first.tolist()
+
+
+def test_the_next_draw_of_a_generator_is_another() -> None:
+    memory, batch, generator = _memory(), torch.tensor([1, 2]), _generator(5)
+    first = memory.draw_extras(20, exclude=batch, generator=generator)
+    assert memory.draw_extras(20, exclude=batch, generator=generator).tolist() != first.tolist()
+
+
+def test_the_global_seed_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    _memory().draw_extras(20, exclude=torch.tensor([1]), generator=_generator())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_example_outside_the_batch_is_drawn_equally_often() -> None:
+    memory, batch, generator = _memory(n_examples=20), torch.tensor([4, 17]), _generator(11)
+    draws = torch.cat([memory.draw_extras(3, exclude=batch, generator=generator) for _ in range(3000)])
+    counts = torch.bincount(draws, minlength=20).double()
+    counts = counts[[i for i in range(20) if i not in (4, 17)]]
+    expected = 3000 * 3 / 18
+    # 17 degrees of freedom: a fair draw passes 40.8 once in a thousand, and draws without replacement vary less.
+    assert ((counts - expected) ** 2 / expected).sum().item() < 40.8
+
+
+def test_extras_of_a_large_set_are_exact_int64() -> None:
+    memory = _memory(n_examples=5000)
+    extras = memory.draw_extras(5000, exclude=torch.tensor([2049]), generator=_generator())
+    assert (extras.dtype, sorted(extras.tolist())) == (torch.int64, [i for i in range(5000) if i != 2049])
