@@ -37,9 +37,11 @@ class FirstOrder(Pruner):
     def observe_gradients(self, *, scale: float) -> None:
         """Move the averages towards this step's |w · dL/d(w·mask)| and clear the gradients."""
         for name in self.masks:
-            scores = self.scored(name).scores
+            scores, average = self.scored(name).scores, self.importance(name)
             if scores.grad is not None:
-                self.importance(name).lerp_(scores.grad.abs() / scale, 1 - DECAY)
+                observed = scores.grad.abs() / scale
+                # A loss scaler provokes infinities to find its scale; one would stay in the average for good.
+                average.copy_(torch.where(observed.isfinite(), average.lerp(observed, 1 - DECAY), average))
                 scores.grad = None
 
     def importance(self, name: str) -> Tensor:

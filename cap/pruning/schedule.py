@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Schedule = Callable[[int], float]
 
 
+@runtime_checkable
 class SchedulePlan(Protocol):
     """What every choice of ``schedule=`` offers."""
 
@@ -79,8 +80,10 @@ class StepSchedule:
     def __post_init__(self) -> None:
         if len(self.levels) != len(self.starts) or not self.levels:
             raise ValueError(f"every level needs one start, got levels {self.levels} and starts {self.starts}")
-        if any(a > b for a, b in zip(self.starts, self.starts[1:], strict=False)):
-            raise ValueError(f"the starts of levels must rise, got {self.starts}")
+        if any(a > b for a, b in pairwise(self.starts)) or any(a > b for a, b in pairwise(self.levels)):
+            raise ValueError(f"levels and their starts must not fall, got {self.levels} and {self.starts}")
+        if not 0 <= self.levels[0] <= self.levels[-1] < 1:
+            raise ValueError(f"sparsity is the fraction of weights pruned and lies in [0, 1), got {self.levels}")
 
     def __call__(self, step: int) -> float:
         """Return the target sparsity at an optimizer step."""

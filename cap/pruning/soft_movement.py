@@ -24,7 +24,7 @@ class SoftMovement(Movement):
         threshold: ``target`` sets the threshold where the schedule is met exactly; ``published`` raises it from 0 to
             0.1 along the schedule's shape, and nobody knows the sparsity beforehand.
         regularizer_weight: Final factor of the mean of sigmoid(score) in the loss, >= 0; it follows the schedule.
-        final_sparsity: Where the schedule ends, in (0, 1).
+        final_sparsity: Where the schedule ends, in [0, 1).
 
     Raises:
         ValueError: If an argument is out of range, or the floor makes the target unreachable.
