@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -24,9 +26,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cap.errors import InputError
+from cap.network import hub_is_reachable
 from cap.storage import content_key, file_sha256
 
 Pooling = Literal["pooler", "first_token", "mean"]
+_CALL_OPTIONS = ("truncation", "padding")
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -43,6 +47,11 @@ class ModelSource:
     name_or_path: str
     label: str
     revision: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """True if the model lies in a folder of this machine."""
+        return Path(self.name_or_path).is_dir()
 
 
 class EncoderOutput(NamedTuple):
@@ -179,12 +188,21 @@ def load_classifier(source: ModelSource, *, labels: tuple[str, ...], n_outputs: 
     with _errors_of(source), _quiet_transformers():
         model, info = AutoModelForSequenceClassification.from_pretrained(
             source.name_or_path,
-            revision=source.revision or "main",
+            **_where_from(source),
             num_labels=n_outputs,
             problem_type="single_label_classification" if labels else "regression",
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the message can be ours
             **names,
+        )
+    if info["mismatched_keys"]:
+        shapes = "; ".join(
+            f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in info["mismatched_keys"]
+        )
+        raise InputError(
+            f"the weights of {source.label} must have the shapes that its configuration and this task's {n_outputs} "
+            f"outputs ask for, got {shapes}; give a model without a task head, or one of this task"
         )
     missing = info["missing_keys"]
     has_pooler = any("pooler" in name for name, _ in model.base_model.named_parameters())
@@ -212,7 +230,7 @@ def load_config(source: ModelSource) -> Any:
         InputError: If the model is neither a folder nor on the Hub or in its cache.
     """
     with _errors_of(source):
-        return AutoConfig.from_pretrained(source.name_or_path, revision=source.revision or "main")
+        return AutoConfig.from_pretrained(source.name_or_path, **_where_from(source))
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -222,16 +240,17 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         InputError: If it is neither a folder nor on the Hub or in its cache.
     """
     with _errors_of(source):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.name_or_path, revision=source.revision or "main"
-        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.name_or_path, **_where_from(source))
     return tokenizer
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
     """Name a tokenizer by what it does: its vocabulary, special tokens and options."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    rules: Any = sorted(tokenizer.get_vocab().items())
+    if backend is not None:
+        # Truncation and padding are what the last call asked for, not what the tokenizer is.
+        rules = {name: rule for name, rule in json.loads(backend.to_str()).items() if name not in _CALL_OPTIONS}
     return content_key([type(tokenizer).__name__, rules, sorted(map(str, tokenizer.all_special_tokens))])
 
 
@@ -240,7 +259,7 @@ def weights_key(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -271,13 +290,26 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def _errors_of(source: ModelSource) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if source.is_folder:
+            raise InputError(
+                f"the model must be a whole folder saved by transformers, got {source.label!r} ({reason}); "
+                f"save it again with save_pretrained, or give another"
+            ) from error
         raise InputError(
             f"the model must be a folder saved by transformers, or a Hub name that can be downloaded or is in the Hub "
-            f"cache, got {source.label!r} ({first_line}). Either give model.name_or_path=FOLDER, or run "
-            f"`hf download {source.label}` once where there is a network and take the folder HF_HOME along"
+            f"cache, got {source.label!r} ({reason}). Either give a FOLDER, or run `hf download {source.label}` "
+            f"once where there is a network, and take the folder HF_HOME along"
         ) from error
+
+
+def _where_from(source: ModelSource) -> dict[str, Any]:
+    if source.is_folder:
+        return {}
+    return {"revision": source.revision or "main", "local_files_only": not hub_is_reachable()}
 
 
 @contextmanager

