@@ -65,8 +65,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             # No call replaces a folder: the old one steps aside first, so that no moment shows half of each.
             aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             path.rename(aside / "old")
-            temporary.rename(path)
-            shutil.rmtree(aside)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                (aside / "old").rename(path)
+                raise
+            finally:
+                shutil.rmtree(aside)
         else:
             temporary.rename(path)
     finally:
