@@ -1,0 +1,306 @@
+"""When masks move, when snapshots are taken, when levels are scored."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from cap.pruning.pruner import MaskCounts
+from cap.pruning.schedule import Schedule, SchedulePlan
+from cap.training.encode import computation_of, encode_rows, save_snapshot
+from cap.training.evaluation import evaluate
+from cap.training.module import CapModule
+
+log = logging.getLogger(__name__)
+
+# A gradual schedule has a level at every step; one line per this many points keeps the log readable.
+_LOG_EVERY = 0.05
+
+
+class PruningCallback(Callback):
+    """Move the masks along the schedule, on optimizer steps.
+
+    Args:
+        plan: The schedule in fractions of a run.
+        every_n_steps: Move the masks every so many optimizer steps, >= 1; the last step always moves them, so that
+            the run ends on its target.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is below 1.
+    """
+
+    def __init__(self, plan: SchedulePlan, *, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"pruning.every_n_steps must be at least 1, got {every_n_steps}")
+        self.plan = plan
+        self.every_n_steps = every_n_steps
+        self.target = 0.0
+        self.reached = 0.0
+        self._schedule: Schedule = lambda step: 0.0
+        self._last_step = -1
+        self._logged_target = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lay the schedule over the steps of this run."""
+        self._n_steps = int(trainer.estimated_stepping_batches)
+        self._schedule = self.plan.over(self._n_steps)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Move the masks if this optimizer step is due."""
+        step = trainer.global_step  # several batches share one under accumulation
+        if step == self._last_step:
+            return
+        self._last_step = step
+        target = self._schedule(step)
+        if target > 0 and self._is_due(step, target):
+            counts = _module(pl_module).pruner.update_masks(target)  # type: ignore[union-attr]
+            self._log_level(step, target, counts)
+            self.target, self.reached = target, counts.sparsity
+        pl_module.log_dict({"pruning/target": self.target, "pruning/sparsity": self.reached})
+
+    def _is_due(self, step: int, target: float) -> bool:
+        is_new_level = target != self.target and target == self._schedule(self._n_steps - 1)
+        return step % self.every_n_steps == 0 or step == self._n_steps - 1 or is_new_level
+
+    def _log_level(self, step: int, target: float, counts: MaskCounts) -> None:
+        is_final = target == self._schedule(self._n_steps - 1)
+        is_last_line = is_final and self._logged_target != target
+        if is_last_line or target - self._logged_target >= _LOG_EVERY or step == self._n_steps - 1:
+            log.info(
+                "step %d: target sparsity %.4f, reached %.4f; pruned %s -> %s of %s prunable weights",
+                step,
+                target,
+                counts.sparsity,
+                f"{counts.n_pruned_before:,}",
+                f"{counts.n_pruned:,}",
+                f"{counts.n_weights:,}",
+            )
+            self._logged_target = target
+
+
+class SnapshotCallback(Callback):
+    """Encode the training set with the student itself, before the masks of that step move.
+
+    Args:
+        plan: The schedule; one with levels is encoded before each rise after the first, a gradual one at
+            ``n_snapshots`` equally spaced steps.
+        n_snapshots: How many snapshots of a gradual schedule, >= 0.
+        loader: Makes the data loader with every training row once.
+        folder: Where the encodings are kept during the run.
+    """
+
+    def __init__(self, plan: SchedulePlan, *, n_snapshots: int, loader: Callable[[], DataLoader], folder: Path) -> None:
+        self.plan = plan
+        self.n_snapshots = n_snapshots
+        self.loader = loader
+        self.folder = folder
+        self.seconds = 0.0
+        self._steps: set[int] = set()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the steps of the snapshots."""
+        self._steps = set(snapshot_steps(self.plan, int(trainer.estimated_stepping_batches), self.n_snapshots))
+        if not self._steps:
+            log.warning("this run is too short to take a snapshot: the term loss/snc is left out")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Take a snapshot if this optimizer step is due."""
+        step = trainer.global_step
+        if step not in self._steps:
+            return
+        self._steps.discard(step)
+        started = time.perf_counter()
+        module = _module(pl_module)
+        computation = computation_of(trainer)
+        encodings, _ = encode_rows(
+            module.student,
+            self.loader(),
+            device=computation.device,
+            autocast=computation.autocast,
+            description=f"snapshot at step {step}",
+            trainer=trainer,
+        )
+        path = self.folder / f"step-{step:07d}.npy"
+        save_snapshot(encodings, path)
+        if module.memory is None:
+            raise ValueError("a snapshot needs a memory to go to, but the module has none")
+        module.memory.add_encodings("snapshots", path)
+        self.seconds += time.perf_counter() - started
+        log.info("step %d: snapshot %d taken", step, module.memory.n_encodings("snapshots"))
+
+
+def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[int]:
+    """Choose the optimizer steps at which snapshots are taken.
+
+    Args:
+        plan: The schedule.
+        n_steps: Optimizer steps of the run.
+        n_snapshots: For a gradual schedule.
+
+    Returns:
+        Rising steps, none of them 0: the student is the pre-trained model there, whose encodings exist already.
+
+    Source: CAP's released scripts: before each rise of sparsity after the first (structured), at the start of each
+    epoch after the first of ten (unstructured).
+    """
+    starts = plan.level_starts(n_steps)
+    steps = (
+        starts[1:]
+        if starts is not None
+        else [round(i * n_steps / (n_snapshots + 1)) for i in range(1, n_snapshots + 1)]
+    )
+    return sorted({step for step in steps if 0 < step < n_steps})
+
+
+class ScoreCallback(Callback):
+    """Keep the student's validation scores over the run, beside the sparsity they were reached at.
+
+    Args:
+        pruning: Knows target and reached sparsity.
+        plan: A schedule with levels is scored at the end of each, wherever in an epoch that is.
+        loaders: Makes the validation loaders by split.
+        metric: The score that the log shows.
+    """
+
+    def __init__(
+        self,
+        pruning: PruningCallback,
+        *,
+        plan: SchedulePlan,
+        loaders: Callable[[], Mapping[str, DataLoader]],
+        metric: str,
+    ) -> None:
+        self.pruning = pruning
+        self.plan = plan
+        self.loaders = loaders
+        self.metric = metric
+        self.levels: list[dict[str, Any]] = []
+        self._level_ends: set[int] = set()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the steps at which a level gives way to the next."""
+        starts = self.plan.level_starts(int(trainer.estimated_stepping_batches)) or []
+        self._level_ends = set(starts) - {0}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Score a level before the next one begins, unless a validation has just done so."""
+        step = trainer.global_step
+        if step not in self._level_ends:
+            return
+        self._level_ends.discard(step)
+        if not self.levels or self.levels[-1]["step"] != step:
+            module = _module(pl_module)
+            device = trainer.strategy.root_device
+            scores, _ = evaluate(
+                module.student, self.loaders(), module.metrics, device=device, description="level", trainer=trainer
+            )
+            self._note(step, scores)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the scores of a validation during training."""
+        if trainer.sanity_checking:
+            return
+        scores = {
+            name.removeprefix("val/"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        self._note(trainer.global_step, scores)
+
+    def _note(self, step: int, scores: dict[str, float]) -> None:
+        self.levels.append(
+            {
+                "step": step,
+                "target": self.pruning.target,
+                "sparsity": self.pruning.reached,
+                "scores": scores,
+            }
+        )
+        log.info(
+            "step %d: validation %s %.4f at sparsity %.4f",
+            step,
+            self.metric,
+            scores[self.metric],
+            self.pruning.reached,
+        )
+
+
+class StepTimer(Callback):
+    """Measure training batches: moving the masks included; validation, snapshots and loading not."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._started = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock; this callback stands after those that evaluate and before the one that moves the masks."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the clock."""
+        self.seconds.append(time.perf_counter() - self._started)
+
+    def median(self) -> float | None:
+        """Return the median seconds of a batch; None if there was none."""
+        return statistics.median(self.seconds) if self.seconds else None
+
+
+class CheckpointCallback(Callback):
+    """Write ``last.ckpt`` every so many minutes or steps.
+
+    Args:
+        folder: Where.
+        every_n_minutes: Minutes between checkpoints; None for never.
+        every_n_steps: Optimizer steps between checkpoints; None for never.
+    """
+
+    def __init__(self, folder: Path, *, every_n_minutes: float | None, every_n_steps: int | None) -> None:
+        self.path = folder / "last.ckpt"
+        self.every_n_minutes = every_n_minutes
+        self.every_n_steps = every_n_steps
+        self._last_step = 0
+        self._last_time = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._last_time = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a checkpoint if one is due; gradients and loss of this step were finite, or it had not got here."""
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        minutes = (time.monotonic() - self._last_time) / 60
+        is_due = (self.every_n_minutes is not None and minutes >= self.every_n_minutes) or (
+            self.every_n_steps is not None and step % self.every_n_steps == 0
+        )
+        if is_due:
+            trainer.save_checkpoint(self.path)
+            self._last_step, self._last_time = step, time.monotonic()
+
+
+def _module(pl_module: LightningModule) -> CapModule:
+    if not isinstance(pl_module, CapModule):
+        raise TypeError(f"this callback works on a CapModule, got {type(pl_module).__name__}")
+    return pl_module
+
+
+__all__ = [
+    "CheckpointCallback",
+    "PruningCallback",
+    "ScoreCallback",
+    "SnapshotCallback",
+    "StepTimer",
+    "snapshot_steps",
+]

@@ -1,0 +1,162 @@
+"""Fill the memory: one pass of a frozen model over the training set, kept on disk by content."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sized
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from cap.models.encoders import PooledClassifier, evaluating, normalise, weights_key
+from cap.storage import atomic_file, atomic_folder, content_key, file_sha256, locked, read_json, write_json
+from cap.training.progress import tracked
+
+log = logging.getLogger(__name__)
+
+_ENCODINGS = "encodings.npy"
+_LOGITS = "logits.npy"
+_META = "meta.json"
+
+
+@dataclass(frozen=True)
+class FrozenOutputs:
+    """Point at the outputs of a frozen model over the training set.
+
+    Args:
+        encodings: ``.npy`` file (examples, dim), float16, ordered by example_id.
+        logits: ``.npy`` file (examples, outputs), float16.
+        was_cached: True if nothing had to be computed.
+    """
+
+    encodings: Path
+    logits: Path
+    was_cached: bool
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Say where and in which precision encoding runs.
+
+    Args:
+        device: The device.
+        precision: Lightning's name of the precision; part of the cache key.
+        autocast: Makes the context in which a forward pass runs.
+    """
+
+    device: torch.device
+    precision: str
+    autocast: Callable[[], AbstractContextManager]
+
+
+def computation_of(trainer: Trainer) -> Computation:
+    """Encode where and how a trainer trains."""
+    return Computation(trainer.strategy.root_device, str(trainer.precision), trainer.precision_plugin.forward_context)
+
+
+def encode_rows(
+    model: PooledClassifier,
+    loader: DataLoader,
+    *,
+    device: torch.device,
+    description: str,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    trainer: Trainer | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run a model in eval mode over the training set.
+
+    Args:
+        model: Left on ``device``, its mode restored.
+        loader: Every training row once, in any order.
+        device: Where to run.
+        description: What the progress bar says.
+        autocast: Makes the context of a forward pass.
+        trainer: A trainer that is fitting at the moment, for its progress display.
+
+    Returns:
+        Encodings (examples, dim) and logits (examples, outputs), float16, ordered by example_id.
+
+    Raises:
+        ValueError: If the loader does not give every row exactly once.
+    """
+    encodings, logits, ids = [], [], []
+    model.to(device)
+    with evaluating(model), autocast():
+        for batch in tracked(loader, description=description, trainer=trainer):
+            output = model({name: value.to(device) for name, value in batch.items()})
+            encodings.append(normalise(output.pooled).half().cpu())
+            logits.append(output.logits.half().cpu())
+            ids.append(batch["example_id"])
+    example_id = torch.cat(ids)
+    order = example_id.argsort()
+    if not torch.equal(example_id[order], torch.arange(len(example_id))):
+        raise ValueError("encoding needs every training row exactly once, numbered from 0")
+    return torch.cat(encodings)[order].numpy(), torch.cat(logits)[order].numpy()
+
+
+def frozen_outputs(
+    model: PooledClassifier,
+    loader: DataLoader,
+    *,
+    data_key: str,
+    cache_dir: Path,
+    computation: Computation,
+    description: str,
+) -> FrozenOutputs:
+    """Return the outputs of a frozen model over the training set, computed at most once per content.
+
+    Args:
+        model: The frozen model.
+        loader: Every training row once.
+        data_key: Names the tokenised rows.
+        cache_dir: Root of what runs share.
+        computation: Where and how to run.
+        description: What the progress bar and the log say.
+
+    Returns:
+        Files under ``cache_dir``.
+    """
+    key = content_key([weights_key(model), model.pooling, data_key, computation.precision, computation.device.type])
+    folder = cache_dir / "encodings" / key
+    with locked(folder):
+        if _is_whole(folder):
+            log.info("%s: found in the cache", description)
+            return FrozenOutputs(folder / _ENCODINGS, folder / _LOGITS, was_cached=True)
+        n_batches = len(cast(Sized, loader))
+        log.info("%s: %d batches on %s", description, n_batches, computation.device)
+        encodings, logits = encode_rows(
+            model, loader, device=computation.device, autocast=computation.autocast, description=description
+        )
+        with atomic_folder(folder) as temporary:
+            for name, array in ((_ENCODINGS, encodings), (_LOGITS, logits)):
+                np.save(temporary / name, array, allow_pickle=False)
+            write_json(temporary / _META, {name: file_sha256(temporary / name) for name in (_ENCODINGS, _LOGITS)})
+    return FrozenOutputs(folder / _ENCODINGS, folder / _LOGITS, was_cached=False)
+
+
+def save_snapshot(encodings: np.ndarray, path: Path) -> None:
+    """Write the encodings of a snapshot, whole or not at all."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, encodings, allow_pickle=False)
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        expected = read_json(folder / _META)
+        if all(file_sha256(folder / name) == expected[name] for name in (_ENCODINGS, _LOGITS)):
+            return True
+    except (OSError, ValueError, KeyError):
+        pass
+    log.warning("the cached encodings %s are damaged; they are made again", folder.name)
+    return False
+
+
+__all__ = ["Computation", "FrozenOutputs", "computation_of", "encode_rows", "frozen_outputs", "save_snapshot"]

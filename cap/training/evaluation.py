@@ -1,0 +1,73 @@
+"""Score a model on every validation row, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cap.models.encoders import PooledClassifier, evaluating
+from cap.training.progress import tracked
+
+
+@runtime_checkable
+class Metrics(Protocol):
+    """What training needs of a task's metrics."""
+
+    @property
+    def is_constant(self) -> bool:
+        """True if a classifier predicted one class only since the last reset."""
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in a batch."""
+
+    def compute(self) -> dict[str, float]:
+        """Return the scores by name."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+
+
+def evaluate(
+    model: PooledClassifier,
+    loaders: Mapping[str, DataLoader],
+    metrics: Mapping[str, Metrics],
+    *,
+    device: torch.device,
+    description: str,
+    trainer: Trainer | None = None,
+) -> tuple[dict[str, float], bool]:
+    """Score a model in eval mode and float32.
+
+    Args:
+        model: Moved to ``device`` and left there.
+        loaders: Validation data by split; every row once.
+        metrics: By the same splits; reset before and after.
+        device: Where to run.
+        description: What the progress bar says.
+        trainer: A trainer that is fitting at the moment, for its progress display.
+
+    Returns:
+        Scores by name over all splits, and whether the first split got one class only.
+    """
+    model.to(device)
+    scores: dict[str, float] = {}
+    constant: list[bool] = []
+    for split, loader in loaders.items():
+        metric = metrics[split]
+        metric.reset()
+        with evaluating(model):
+            for batch in tracked(loader, description=description, trainer=trainer):
+                moved = {name: value.to(device) for name, value in batch.items()}
+                metric.update(model(moved).logits, moved["labels"])
+        scores.update(metric.compute())
+        constant.append(metric.is_constant)
+        metric.reset()
+    return scores, constant[0]
+
+
+__all__ = ["Metrics", "evaluate"]

@@ -1,0 +1,281 @@
+"""The LightningModule: it adds up the loss terms and knows what is optimised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import get_linear_schedule_with_warmup
+
+from cap.errors import RunError
+from cap.models.encoders import EncoderOutput, PooledClassifier, normalise
+from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
+from cap.objectives.distillation import distillation_loss, label_loss
+from cap.objectives.memory import Memory, Source
+from cap.pruning.pruner import Pruner
+from cap.training.evaluation import Metrics
+
+_TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
+_ADAM_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Say how the student is contrasted with the memory.
+
+    Args:
+        sources: Banks that take part; a bank without encodings yet is passed over.
+        unsupervised_weight: Factor of the terms whose positives are the same example.
+        supervised_weight: Factor of the terms whose positives share the label.
+        temperature: Divides the cosine similarities.
+        extra_examples: Training examples beside the batch, divided by the number of encodings of a bank.
+        reduction: How the anchors' losses are averaged.
+        anchor_dropout: Probability of dropping an entry of the student's pooled vector before it is normalised.
+        seed: Of the draw of extra examples.
+    """
+
+    sources: tuple[Source, ...]
+    unsupervised_weight: float
+    supervised_weight: float
+    temperature: float
+    extra_examples: int
+    reduction: Reduction
+    anchor_dropout: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Say how much the labels and the teacher's logits weigh.
+
+    Args:
+        weight: Factor of the distillation term; 0 leaves it out.
+        ce_weight: Factor of the loss against the labels.
+        temperature: Softens both sides of the distillation.
+    """
+
+    weight: float
+    ce_weight: float
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """Say how the weights move.
+
+    Args:
+        learning_rate: Peak learning rate of the weights.
+        weight_decay: Decoupled decay of 2-D weights; biases, LayerNorm and scores have none.
+        warmup: Fraction of the run in which the learning rate rises; afterwards it falls linearly to 0.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+
+
+class CapModule(LightningModule):
+    """Train a student on labels, on its teacher, and by contrast with a memory of frozen encodings.
+
+    With neither memory nor pruner it is plain fine-tuning, which is how teachers are made.
+    The loss of a step is the sum of the terms logged as ``loss/*``, each with its weight already in it.
+
+    Args:
+        student: The model that is trained; nothing else reaches the optimizer.
+        distill: Weights of labels and teacher.
+        optimisation: Learning rates and decay.
+        metrics: Validation metrics by split, in the order of the validation data loaders.
+        contrast: Weights of the contrastive terms; None for none.
+        memory: Encodings and teacher logits by ``example_id``; needed by ``contrast`` and by distillation.
+        train_labels: Labels by ``example_id``; classes (int64) give supervised positives, numbers give none.
+        pruner: Owns the masks of the student; None trains it dense.
+        frozen: The pre-trained model and the teacher by name. They are encoded once and then only kept for whoever
+            asks; a plain mapping keeps them out of checkpoints, devices and optimizers.
+    """
+
+    def __init__(
+        self,
+        student: PooledClassifier,
+        *,
+        distill: Distill,
+        optimisation: Optimisation,
+        metrics: Mapping[str, Metrics],
+        contrast: Contrast | None = None,
+        memory: Memory | None = None,
+        train_labels: Tensor | None = None,
+        pruner: Pruner | None = None,
+        frozen: Mapping[str, PooledClassifier] | None = None,
+    ) -> None:
+        super().__init__()
+        if memory is None and (contrast is not None or distill.weight > 0):
+            raise ValueError("contrast and distillation read frozen outputs: a memory is required, got None")
+        self.student = student.train()  # from_pretrained leaves a model in eval mode, where dropout is off
+        self.pruner = pruner
+        self.memory = memory
+        self.frozen = dict(frozen or {})
+        self.contrast = contrast
+        self.distill = distill
+        self.optimisation = optimisation
+        self.metrics = dict(metrics)
+        self._train_labels = train_labels
+        self._extras = torch.Generator().manual_seed(contrast.seed if contrast else 0)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> EncoderOutput:
+        """Run the student."""
+        output: EncoderOutput = self.student(batch)
+        return output
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Add up the weighted loss terms of a batch and log each."""
+        terms = self.loss_terms(self(batch), batch)
+        total = torch.stack(list(terms.values())).sum()
+        self._require_finite(total, terms)
+        logged = {f"loss/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict({**logged, "loss/total": total.detach()}, batch_size=len(batch["example_id"]))
+        return total
+
+    def loss_terms(self, output: EncoderOutput, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the loss terms of a batch, each times its weight.
+
+        Args:
+            output: What the student gave for the batch.
+            batch: With ``labels`` and ``example_id``.
+
+        Returns:
+            Terms by name: ``ce``, ``kd``, ``prc``, ``snc``, ``fic``, ``scores``; those without weight are left out.
+        """
+        example_id = batch["example_id"].cpu()
+        terms: dict[str, Tensor] = {}
+        if self.distill.ce_weight > 0:
+            terms["ce"] = self.distill.ce_weight * label_loss(output.logits, batch["labels"])
+        if self.distill.weight > 0 and self.memory is not None:
+            teacher_logits = self.memory.teacher_logits(example_id).to(output.logits.device)
+            loss = distillation_loss(output.logits, teacher_logits, temperature=self.distill.temperature)
+            terms["kd"] = self.distill.weight * loss
+        terms.update(self._contrastive_terms(output.pooled, batch, example_id))
+        regularizer = self.pruner.regularizer() if self.pruner is not None else None
+        if regularizer is not None:
+            terms["scores"] = regularizer
+        return terms
+
+    def _contrastive_terms(
+        self, pooled: Tensor, batch: Mapping[str, Tensor], example_id: Tensor
+    ) -> Iterator[tuple[str, Tensor]]:
+        if self.contrast is None or self.memory is None:
+            return
+        settings, memory = self.contrast, self.memory
+        anchors = normalise(functional.dropout(pooled, settings.anchor_dropout, training=self.training))
+        extras = memory.draw_extras(settings.extra_examples, exclude=example_id, generator=self._extras)
+        for source in settings.sources:
+            n_encodings = memory.n_encodings(source)
+            if n_encodings == 0:  # no snapshot has been taken yet
+                continue
+            bank_id = torch.cat([example_id, extras[: settings.extra_examples // n_encodings]])
+            candidates = collect_candidates(
+                anchors,
+                memory.gather(source, bank_id).to(anchors.device, non_blocking=True),
+                batch_id=batch["example_id"],
+                bank_id=bank_id.to(anchors.device, non_blocking=True),
+                batch_labels=self._classes(example_id, anchors.device),
+                bank_labels=self._classes(bank_id, anchors.device),
+            )
+            yield (
+                _TERMS[source],
+                bank_loss(
+                    anchors,
+                    candidates,
+                    temperature=settings.temperature,
+                    reduction=settings.reduction,
+                    unsupervised_weight=settings.unsupervised_weight,
+                    supervised_weight=settings.supervised_weight,
+                ),
+            )
+
+    def _classes(self, example_id: Tensor, device: torch.device) -> Tensor | None:
+        if self._train_labels is None or self._train_labels.is_floating_point():
+            return None
+        return self._train_labels[example_id].to(device, non_blocking=True)
+
+    def _require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
+        if bool(total.isfinite()):
+            return
+        broken = ", ".join(f"loss/{name} = {float(term)}" for name, term in terms.items() if not term.isfinite())
+        raise RunError(
+            f"the loss must be finite, but at step {self.global_step} {broken or f'their sum = {float(total)}'}. "
+            f"Lower learning_rate or pruning.score_learning_rate, or use trainer.precision=32-true; "
+            f"the last good checkpoint, if one was due, is kept in the run's folder"
+        )
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect predictions of a validation batch."""
+        split = list(self.metrics)[dataloader_idx]
+        self.metrics[split].update(self(batch).logits, batch["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of all validation splits."""
+        for metrics in self.metrics.values():
+            self.log_dict({f"val/{name}": value for name, value in metrics.compute().items()})
+            metrics.reset()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the global norm over weights and scores once, and stop before a broken gradient reaches the weights."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+        # A loss scaler meets infinities on purpose and skips those steps itself.
+        if self._loss_scale() is None and not bool(norm.isfinite()):
+            raise RunError(
+                f"the gradient must be finite, but its norm is {float(norm)} at step {self.global_step} although the "
+                f"loss is finite. Lower learning_rate or the weight of a contrastive term; "
+                f"the last good checkpoint, if one was due, is kept in the run's folder"
+            )
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the pruner see the gradients of the whole step, all micro-batches together."""
+        if self.pruner is not None:
+            self.pruner.observe_gradients(scale=self._loss_scale() or 1.0)
+
+    def configure_optimizers(self) -> Any:
+        """Make one AdamW over weights and scores, with the same linear warm-up and decay for both."""
+        optimizer = torch.optim.AdamW(
+            self.parameter_groups(), lr=self.optimisation.learning_rate, eps=_ADAM_EPSILON, fused=self._can_fuse()
+        )
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_linear_schedule_with_warmup(optimizer, round(self.optimisation.warmup * n_steps), n_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Split what is trained into decayed weights, the rest, and scores; what a pruner only observes is left out."""
+        scores = self.pruner.score_parameters() if self.pruner is not None else []
+        apart = {id(p) for p in scores}
+        if self.pruner is not None:
+            apart |= {id(p) for p in self.pruner.auxiliary_parameters()}
+        weights = [p for p in self.student.parameters() if p.requires_grad and id(p) not in apart]
+        groups: list[dict[str, Any]] = [
+            # Biases and LayerNorm are the 1-D parameters.
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.optimisation.weight_decay},
+            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        if scores and self.pruner is not None:
+            groups.append({"params": scores, "weight_decay": 0.0, "lr": self.pruner.score_learning_rate})
+        return groups
+
+    def _can_fuse(self) -> bool:
+        # Lightning clips gradients itself and cannot do so when the optimizer unscales them, as the fused one would.
+        return self._loss_scale() is None and self.device.type in ("cpu", "cuda")
+
+    def _loss_scale(self) -> float | None:
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return float(scaler.get_scale()) if scaler is not None else None
+
+
+__all__ = ["CapModule", "Contrast", "Distill", "Optimisation"]

@@ -1,0 +1,50 @@
+"""Progress bars that also work while Lightning shows its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+
+def tracked(items: Iterable[Item], *, description: str, trainer: Trainer | None = None) -> Iterator[Item]:
+    """Iterate with a progress bar and an estimate of what remains.
+
+    Args:
+        items: What to iterate over; its length is the total where it has one.
+        description: What the bar says.
+        trainer: A trainer that is fitting: the bar then joins its display, since a terminal has room for one only.
+
+    Yields:
+        The items.
+    """
+    total = len(items) if isinstance(items, Sized) else None
+    bar = trainer.progress_bar_callback if trainer is not None else None
+    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+        task = bar.progress.add_task(f"[white]{description}", total=total)
+        try:
+            for item in items:
+                yield item
+                bar.progress.advance(task)
+        finally:
+            bar.progress.remove_task(task)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield from progress.track(items, total=total, description=description)
+
+
+__all__ = ["tracked"]

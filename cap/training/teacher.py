@@ -1,0 +1,182 @@
+"""The fine-tuned teacher: made once and kept, or given and checked."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from cap.errors import InputError
+from cap.models.encoders import PooledClassifier, load_saved_classifier, save_classifier
+from cap.storage import atomic_folder, content_key, file_sha256, locked, read_json, write_json
+from cap.training.evaluation import Metrics, evaluate
+from cap.training.module import CapModule, Distill, Optimisation
+from cap.training.run import build_trainer
+
+log = logging.getLogger(__name__)
+
+_META = "teacher.json"
+_WEIGHTS = "model.safetensors"
+# Rows whose tokens a given teacher's tokenizer must reproduce.
+_PROBE_TEXTS = 16
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """Name a teacher that cap made.
+
+    Args:
+        folder: A Hugging Face folder.
+        was_cached: True if it was found and not trained.
+    """
+
+    folder: Path
+    was_cached: bool
+
+
+def fine_tune_once(
+    make_student: Callable[[], PooledClassifier],
+    *,
+    content: Mapping[str, Any],
+    datamodule: LightningDataModule,
+    metrics: Mapping[str, Metrics],
+    optimisation: Optimisation,
+    trainer_options: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    cache_dir: Path,
+) -> FineTuned:
+    """Fine-tune a teacher, or find the one that this very training would give.
+
+    Args:
+        make_student: Makes the pre-trained model with a fresh task head; called only if there is something to train.
+        content: Everything that changes the result, as JSON; names the teacher in the cache.
+        datamodule: Training and validation rows.
+        metrics: Validation metrics by split.
+        optimisation: Learning rate, decay, warm-up.
+        trainer_options: Lightning's own trainer arguments.
+        tokenizer: Saved beside the weights.
+        cache_dir: Root of what runs share.
+    """
+    folder = cache_dir / "teachers" / content_key(dict(content))
+    with locked(folder):
+        if _is_whole(folder):
+            log.info("teacher: found in the cache, %s", folder)
+            return FineTuned(folder, was_cached=True)
+        log.info("teacher: fine-tuning, kept in %s for every run that would train the same", folder)
+        module = CapModule(
+            make_student(),
+            distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
+            optimisation=optimisation,
+            metrics=metrics,
+        )
+        with atomic_folder(folder) as temporary:
+            trainer = build_trainer(trainer_options, run_dir=temporary, callbacks=[])
+            trainer.fit(module, datamodule=datamodule)
+            save_classifier(module.student.model, tokenizer, temporary)
+            write_json(
+                temporary / _META, {"content": dict(content), "weights_sha256": file_sha256(temporary / _WEIGHTS)}
+            )
+    return FineTuned(folder, was_cached=False)
+
+
+def cached_scores(
+    model: PooledClassifier,
+    folder: Path,
+    *,
+    data_key: str,
+    loaders: Mapping[str, DataLoader],
+    metrics: Mapping[str, Metrics],
+    device: torch.device,
+) -> dict[str, float]:
+    """Score a teacher that cap made on these validation rows, once per content of the rows."""
+    path = folder / f"scores-{data_key}.json"
+    if path.exists():
+        cached: dict[str, float] = read_json(path)
+        return cached
+    scores, _ = evaluate(model, loaders, metrics, device=device, description="teacher's score")
+    write_json(path, scores)
+    return scores
+
+
+def is_at_chance(score: float, majority: float, n_rows: int) -> bool:
+    """Tell whether a score could be that of a model that knows nothing.
+
+    Args:
+        score: The model's, as a fraction or correlation.
+        majority: That of always predicting the majority class.
+        n_rows: Validation rows.
+
+    Returns:
+        True if the score is not two standard errors above the majority's.
+    """
+    spread = math.sqrt(max(majority * (1 - majority), 0.0) / n_rows) if 0 < majority < 1 else 1 / math.sqrt(n_rows)
+    return score <= majority + 2 * spread
+
+
+def check_labels(config: PretrainedConfig, *, labels: tuple[str, ...], n_outputs: int, name: str) -> None:
+    """Refuse a given teacher whose outputs mean something else than the task's labels.
+
+    Raises:
+        InputError: If it has another number of outputs, other labels, or the same ones in another order.
+    """
+    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
+    n_found = len(names)
+    if n_found != n_outputs:
+        raise InputError(
+            f"teacher must have {n_outputs} output{'s' if n_outputs > 1 else ''} for this task, "
+            f"got {name} with {n_found}; give one fine-tuned on the task, or teacher=auto"
+        )
+    found = [names[i] for i in range(n_found)]
+    if not labels or found == [f"LABEL_{i}" for i in range(n_found)]:
+        if labels:
+            log.warning(
+                "teacher %s does not name its labels; they are taken to be %s in this order", name, list(labels)
+            )
+        return
+    if [label.lower() for label in found] == [label.lower() for label in labels]:
+        return
+    kind = "in this order" if sorted(map(str.lower, found)) == sorted(map(str.lower, labels)) else "these"
+    raise InputError(
+        f"teacher must have the labels {list(labels)}{' in this order' if kind == 'in this order' else ''}, "
+        f"got {name} with {found}; give one fine-tuned on this task, or teacher=auto"
+    )
+
+
+def check_tokenizer(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: list[str], *, name: str
+) -> None:
+    """Refuse a given teacher that would read other tokens from the same text.
+
+    Raises:
+        InputError: If the first rows are tokenised differently.
+    """
+    for text in texts[:_PROBE_TEXTS]:
+        if teacher(text)["input_ids"] != student(text)["input_ids"]:
+            raise InputError(
+                f"teacher and student must share a tokenizer, but {name} reads {text[:60]!r} differently; "
+                f"give a teacher fine-tuned from the same pre-trained model, or teacher=auto"
+            )
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        if file_sha256(folder / _WEIGHTS) == read_json(folder / _META)["weights_sha256"]:
+            load_saved_classifier(folder)
+            return True
+    except (OSError, ValueError, KeyError):
+        pass
+    log.warning("the cached teacher %s is damaged; it is trained again", folder.name)
+    return False
+
+
+__all__ = ["FineTuned", "cached_scores", "check_labels", "check_tokenizer", "fine_tune_once", "is_at_chance"]

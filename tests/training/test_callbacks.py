@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture
+def tiny_module(tiny_model):
+    """Make a CapModule that only sees labels, with a movement pruner on the tiny model."""
+
+    def make(pruner=None):
+        from cap.models.encoders import ModelSource, PooledClassifier, load_classifier
+        from cap.models.families import prunable_linears
+        from cap.pruning.movement import Movement
+        from cap.training.module import CapModule, Distill, Optimisation
+
+        torch.manual_seed(0)
+        loaded = load_classifier(ModelSource(str(tiny_model), "tiny"), labels=("no", "yes"), n_outputs=2)
+        pruner = pruner or Movement(score_learning_rate=1e-2)
+        pruner.attach(prunable_linears(loaded.model), seed=0)
+        return CapModule(
+            PooledClassifier(loaded.model, "pooler"),
+            distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
+            optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
+            metrics={},
+            pruner=pruner,
+        )
+
+    return make
+
+
+def loader(n_batches: int):
+    from torch.utils.data import DataLoader
+
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        {
+            "input_ids": torch.randint(5, 20, (4, 6), generator=generator),
+            "attention_mask": torch.ones(4, 6, dtype=torch.int64),
+            "labels": torch.randint(0, 2, (4,), generator=generator),
+            "example_id": torch.arange(4) + 4 * i,
+        }
+        for i in range(n_batches)
+    ]
+    return DataLoader(batches, batch_size=None)
+
+
+def fit(module, tmp_path, callbacks, *, n_batches: int, **options) -> None:
+    from cap.training.run import build_trainer
+
+    trainer = build_trainer(
+        {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, **options},
+        run_dir=tmp_path,
+        callbacks=callbacks,
+    )
+    trainer.fit(module, train_dataloaders=loader(n_batches))
+
+
+@dataclass
+class Recording:
+    """A plan whose schedule writes down the steps it is asked for."""
+
+    warmup: float = 0.0
+    n_epochs: int | None = None
+    targets: list[float] = field(default_factory=list)
+
+    def over(self, n_steps: int):
+        return lambda step: step / 10
+
+    def level_starts(self, n_steps: int):
+        return None
+
+
+def recorded_targets(module) -> list[float]:
+    targets: list[float] = []
+    real = module.pruner.update_masks
+
+    def update(sparsity: float):
+        targets.append(sparsity)
+        return real(sparsity)
+
+    module.pruner.update_masks = update
+    return targets
+
+
+def test_masks_follow_optimizer_steps_not_batches(tiny_module, tmp_path):
+    from cap.training.callbacks import PruningCallback
+
+    module = tiny_module()
+    targets = recorded_targets(module)
+    callback = PruningCallback(Recording(), every_n_steps=1)
+    fit(module, tmp_path, [callback], n_batches=6, accumulate_grad_batches=2)
+    assert targets == [0.1, 0.2]  # step 0 asks for nothing
+
+
+@pytest.mark.parametrize(("every", "expected"), [(2, [0.2, 0.4]), (3, [0.3, 0.4]), (10, [0.4])])
+def test_masks_move_every_n_steps_and_at_the_last_one(tiny_module, tmp_path, every, expected):
+    from cap.training.callbacks import PruningCallback
+
+    module = tiny_module()
+    targets = recorded_targets(module)
+    fit(module, tmp_path, [PruningCallback(Recording(), every_n_steps=every)], n_batches=5)
+    assert targets == expected
+
+
+def test_log_names_target_reached_and_counts(tiny_module, tmp_path, caplog):
+    import logging
+
+    from cap.pruning.schedule import OneShot
+    from cap.training.callbacks import PruningCallback
+
+    caplog.set_level(logging.INFO, logger="cap")
+    plan = OneShot(sparsity=0.5, warmup=0.0, flat_before=0.5)
+    fit(tiny_module(), tmp_path, [PruningCallback(plan, every_n_steps=1)], n_batches=4)
+    n = 2 * (4 * 32 * 32 + 2 * 32 * 64)
+    first = next(record.message for record in caplog.records if "target sparsity" in record.message)
+    assert first == f"step 2: target sparsity 0.5000, reached 0.5000; pruned 0 -> {n // 2:,} of {n:,} prunable weights"
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "n_snapshots", "expected"),
+    [(100, 9, [10, 20, 30, 40, 50, 60, 70, 80, 90]), (5, 9, [1, 2, 3, 4]), (1, 9, []), (100, 0, []), (10, 1, [5])],
+)
+def test_gradual_schedule_takes_equally_spaced_snapshots(n_steps, n_snapshots, expected):
+    from cap.pruning.schedule import Cubic
+    from cap.training.callbacks import snapshot_steps
+
+    plan = Cubic(sparsity=0.5, warmup=0.1, flat_before=0.2, flat_after=0.3)
+    assert snapshot_steps(plan, n_steps, n_snapshots) == expected
+
+
+def test_levels_take_a_snapshot_before_each_rise_after_the_first():
+    from cap.pruning.schedule import Stepwise
+    from cap.training.callbacks import snapshot_steps
+
+    plan = Stepwise(sparsity=0.3, warmup=0.1)
+    assert snapshot_steps(plan, 30, 9) == [10, 20]
+
+
+def test_checkpoint_is_written_every_n_steps_and_loads_without_unpickling(tiny_module, tmp_path):
+    from cap.training.callbacks import CheckpointCallback
+
+    callback = CheckpointCallback(tmp_path / "checkpoints", every_n_minutes=None, every_n_steps=2)
+    fit(tiny_module(), tmp_path, [callback], n_batches=5)
+    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 4
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_accumulation_gives_the_scores_of_one_large_batch(tiny_module, tmp_path):
+    """Movement scores after one step on two half batches equal those after one step on the whole."""
+
+    def gradient(n_parts: int) -> list[torch.Tensor]:
+        module = tiny_module()
+        module.student.eval()  # no dropout
+        batch = next(iter(loader(1)))
+        for part in range(n_parts):
+            rows = slice(part * 4 // n_parts, (part + 1) * 4 // n_parts)
+            cut = {name: value[rows] for name, value in batch.items()}
+            terms = module.loss_terms(module(cut), cut)
+            (sum(terms.values()) / n_parts).backward()
+        return [scores.grad for scores in module.pruner.score_parameters()]
+
+    for whole, halves in zip(gradient(1), gradient(2), strict=True):
+        torch.testing.assert_close(halves, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_optimizer_decays_matrices_only_and_gives_scores_their_own_rate(tiny_module):
+    from dataclasses import replace
+
+    module = tiny_module()
+    module.optimisation = replace(module.optimisation, weight_decay=0.01)
+    decayed, others, scores = module.parameter_groups()
+    assert (decayed["weight_decay"], others["weight_decay"], scores["weight_decay"]) == (0.01, 0.0, 0.0)
+    assert {p.ndim for p in others["params"]} == {1}
+    assert scores["lr"] == 1e-2
+    n_listed = sum(len(group["params"]) for group in (decayed, others, scores))
+    assert n_listed == len(list(module.student.parameters()))
+
+
+def test_first_orders_observed_scores_reach_no_optimizer(tiny_module):
+    from cap.pruning.first_order import FirstOrder
+
+    pruner = FirstOrder()
+    module = tiny_module(pruner)
+    listed = {id(p) for group in module.parameter_groups() for p in group["params"]}
+    assert not listed & {id(p) for p in pruner.auxiliary_parameters()}
+
+
+def test_student_trains_with_dropout_although_it_was_loaded_in_eval_mode(tiny_module):
+    module = tiny_module()
+    assert all(part.training for part in module.student.modules() if isinstance(part, nn.Dropout))
+
+
+def test_contrast_without_memory_is_refused(tiny_model):
+    from cap.models.encoders import ModelSource, PooledClassifier, load_classifier
+    from cap.training.module import CapModule, Distill, Optimisation
+
+    loaded = load_classifier(ModelSource(str(tiny_model), "tiny"), labels=("no", "yes"), n_outputs=2)
+    with pytest.raises(ValueError, match="a memory is required"):
+        CapModule(
+            PooledClassifier(loaded.model, "pooler"),
+            distill=Distill(weight=0.9, ce_weight=0.1, temperature=2.0),
+            optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
+            metrics={},
+        )
