@@ -1,0 +1,137 @@
+"""What every door shares: Hydra's composition, one readable message for a known error, and the log."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.logging import RichHandler
+
+from cap.config import TrainConfig, register
+from cap.errors import InputError, RunError, nearest_first
+
+EXIT_BAD_INPUT = 2
+EXIT_FAILED = 1
+_N_SUGGESTIONS = 3
+
+
+def conf_dir() -> Path:
+    """Find conf/: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def door(job: Callable[[DictConfig], float | None]) -> Callable[[], None]:
+    """Make a command of a function of the composed configuration.
+
+    A known error becomes one message and exit code 2 (bad input) or 1 (a run that had to stop). Inside a multirun it is
+    raised again instead, since leaving the process there would end the whole grid.
+
+    Args:
+        job: Returns the monitored score, which sweepers read.
+
+    Returns:
+        The command, which reads ``sys.argv``.
+    """
+    register()
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
+    @functools.wraps(job)
+    def composed(cfg: DictConfig) -> float | None:
+        try:
+            return job(cfg)
+        except (InputError, RunError) as error:
+            if cfg.traceback or HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _leave(error)
+
+    def command() -> None:
+        set_up_log()
+        # Otherwise Hydra prints composition errors its own way and always exits with 1.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        try:
+            composed()
+        except (InputError, RunError) as error:
+            if "traceback=true" in sys.argv or any(argument.startswith("debug=") for argument in sys.argv):
+                raise
+            _leave(error)
+        except (HydraException, OmegaConfBaseException) as error:
+            _leave(InputError(explain(error)))
+
+    return command
+
+
+def explain(error: Exception) -> str:
+    """Say in one message what a composition error means, the nearest known names first."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, given = error.missing_cfg_file.rpartition("/")
+        return f"{group} must be one of {', '.join(nearest_first(given, error.options))}; got {given!r}"
+    first_line, *_ = str(error).splitlines() or [type(error).__name__]
+    cause = error.__cause__
+    if isinstance(error, ConfigCompositionException) and "Could not override" in first_line:
+        given = first_line.partition("'")[2].rpartition("'")[0]
+        nearest = nearest_first(given, known_keys())[:_N_SUGGESTIONS]
+        return f"there is no key {given!r}; the nearest known ones are {', '.join(nearest)}"
+    if cause is not None and str(cause):
+        return f"{first_line.removesuffix('.')}: {str(cause).splitlines()[0]}"
+    return " ".join(line.strip() for line in str(error).splitlines())
+
+
+def known_keys() -> set[str]:
+    """List the keys that a user can set: those of the schema, of every yaml file below conf/, and the groups."""
+    schema = OmegaConf.structured(TrainConfig)
+    keys = set(_flatten(schema, ""))
+    for file in conf_dir().glob("*/*.yaml"):
+        group = file.parent.name
+        keys.add(group)
+        if group not in ("experiment", "debug"):
+            keys |= {f"{group}.{key}" for key in _flatten(OmegaConf.load(file), "")}
+    return {key for key in keys if "defaults" not in key}
+
+
+def _flatten(node: object, prefix: str) -> Iterator[str]:
+    if not isinstance(node, DictConfig):
+        return
+    for key in node:
+        name = f"{prefix}{key!s}"
+        yield name
+        if not OmegaConf.is_missing(node, str(key)) and not OmegaConf.is_interpolation(node, str(key)):
+            yield from _flatten(node[key], f"{name}.")
+
+
+def _leave(error: Exception) -> NoReturn:
+    sys.stderr.write(f"error: {error}\n")
+    raise SystemExit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILED) from error
+
+
+def set_up_log() -> None:
+    """Show cap's log on the terminal, beside the progress bars."""
+    logger = logging.getLogger("cap")
+    if not logger.handlers:
+        console = Console(stderr=True)
+        handler: logging.Handler
+        if console.is_terminal:
+            handler = RichHandler(console=console, show_path=False, log_time_format="%X", markup=False)
+        else:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+    logger.propagate = False  # Hydra's own handler at the root would say everything twice
+    logger.setLevel(logging.INFO)
+    # Lightning's own tips and hardware lines would bury what the run has to say.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+__all__ = ["conf_dir", "door", "explain", "known_keys", "set_up_log"]

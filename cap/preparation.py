@@ -1,0 +1,276 @@
+"""What several doors do first: resolve the model, load and tokenise the rows, get the teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import seed_everything
+from transformers import PreTrainedTokenizerBase
+
+from cap.config import Checked, TrainConfig
+from cap.data.datamodule import CapDataModule
+from cap.data.metrics import TaskMetrics, majority_scores, split_metrics
+from cap.data.sources import Rows, load_rows
+from cap.data.tasks import Task, get_task
+from cap.errors import InputError
+from cap.models.encoders import (
+    ModelSource,
+    PooledClassifier,
+    Pooling,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    resolve_pooling,
+    resolve_source,
+    tokenizer_key,
+    weights_key,
+)
+from cap.models.families import family_of
+from cap.storage import ensure_writable
+from cap.training.evaluation import evaluate
+from cap.training.module import Optimisation
+from cap.training.teacher import (
+    cached_scores,
+    check_labels,
+    check_tokenizer,
+    fine_tune_once,
+    is_at_chance,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Hold what a run starts from.
+
+    Args:
+        task: The row of the task table.
+        rows: The rows, before tokenisation.
+        source: Where the pre-trained model comes from.
+        tokenizer: Of the pre-trained model.
+        datamodule: The tokenised rows.
+        pretrained: The pre-trained model with a fresh task head.
+        majority: Scores of always predicting the majority class.
+        cache_dir: Root of what runs share.
+    """
+
+    task: Task
+    rows: Rows
+    source: ModelSource
+    tokenizer: PreTrainedTokenizerBase
+    datamodule: CapDataModule
+    pretrained: PooledClassifier
+    majority: dict[str, float]
+    cache_dir: Path
+
+    @property
+    def pooling(self) -> Pooling:
+        """How every model of this run is pooled."""
+        return self.pretrained.pooling
+
+    def metrics(self) -> dict[str, TaskMetrics]:
+        """Make fresh metrics for every validation split."""
+        return split_metrics(self.task)
+
+    def n_rows(self) -> dict[str, int]:
+        """Count the rows of every split."""
+        return {split: len(rows) for split, rows in self.rows.splits.items()}
+
+    def new_student(self, seed: int) -> PooledClassifier:
+        """Load the pre-trained model with a fresh task head, the same for the same seed."""
+        seed_everything(seed, verbose=False)
+        loaded = load_classifier(self.source, labels=self.task.labels, n_outputs=self.task.n_outputs)
+        return PooledClassifier(loaded.model, self.pooling)
+
+
+def prepare(checked: Checked) -> Prepared:
+    """Resolve the model, then load and tokenise the rows; what can be checked without weights is checked first.
+
+    Raises:
+        InputError: If the model, the data or a folder is not what is required.
+    """
+    config = checked.config
+    task = get_task(config.task.name)
+    cache_dir = Path(config.cache_dir)
+    ensure_writable(cache_dir, "cache_dir")
+    model = config.model
+    source = resolve_source(model.name_or_path, package=model.package, sha256=model.sha256, revision=model.revision)
+    model_config = load_config(source)
+    family_of(model_config.model_type)
+    longest = int(getattr(model_config, "max_position_embeddings", config.max_length))
+    # RoBERTa's first positions are taken up by the padding index.
+    longest -= int(model_config.pad_token_id) + 1 if model_config.model_type == "roberta" else 0
+    if config.max_length > longest:
+        raise InputError(
+            f"max_length counts tokens and can be at most {longest} for this model, got {config.max_length}; lower it"
+        )
+    tokenizer = load_tokenizer(source)
+    rows = load_rows(
+        task,
+        data_dir=Path(config.data_dir) if config.data_dir is not None else None,
+        max_train_rows=config.data.max_train_rows,
+        max_eval_rows=config.data.max_eval_rows,
+    )
+    datamodule = CapDataModule(
+        rows=rows,
+        task=task,
+        tokenizer=tokenizer,
+        tokenizer_key=tokenizer_key(tokenizer),
+        max_length=config.max_length,
+        batch_size=config.batch_size,
+        eval_batch_size=config.data.eval_batch_size,
+        seed=config.seed,
+        cache_dir=cache_dir,
+        num_workers=config.data.num_workers,
+    )
+    datamodule.setup()
+    seed_everything(config.seed, verbose=False)
+    loaded = load_classifier(source, labels=task.labels, n_outputs=task.n_outputs)
+    pooling = resolve_pooling(config.contrast.pool, has_trained_pooler=loaded.has_trained_pooler)
+    pretrained = PooledClassifier(loaded.model, pooling)
+    majority: dict[str, float] = {}
+    for split, metrics in split_metrics(task).items():
+        labels = datamodule.validation_labels(split)
+        majority.update(majority_scores(task, datamodule.train_labels, labels, metrics=metrics))
+    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, majority, cache_dir)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Hold a teacher that fits the task.
+
+    Args:
+        model: The fine-tuned classifier.
+        scores: On the validation rows of this run.
+        label: How a record names it.
+        folder: Where it lies if cap made it.
+        was_cached: True if cap made it in an earlier run.
+        is_at_chance: True if its score could be that of a model that knows nothing.
+    """
+
+    model: PooledClassifier
+    scores: dict[str, float]
+    label: str
+    folder: Path | None
+    was_cached: bool
+    is_at_chance: bool
+
+
+def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device) -> Teacher | None:
+    """Fine-tune, find or load the teacher that the configuration asks for.
+
+    Returns:
+        The teacher; None for ``teacher=none``.
+
+    Raises:
+        InputError: If a given teacher has other labels, another tokenizer, or a score at chance level.
+    """
+    wanted = checked.config.teacher
+    if wanted == "none":
+        log.info("teacher=none: no distillation and no contrast with a fine-tuned model (loss/kd, loss/fic)")
+        return None
+    if wanted == "auto":
+        return _own_teacher(checked.config, prepared, device)
+    return _given_teacher(wanted, prepared, device)
+
+
+def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) -> Teacher:
+    settings = dataclasses.asdict(config.finetune)
+    options = {
+        "max_epochs": config.finetune.max_epochs,
+        "max_steps": config.finetune.max_steps,
+        "accelerator": config.trainer.accelerator,
+        "devices": 1,
+        "precision": config.trainer.precision,
+        "gradient_clip_val": 1.0,
+        "enable_progress_bar": config.trainer.enable_progress_bar,
+        "log_every_n_steps": config.trainer.log_every_n_steps,
+    }
+    made = fine_tune_once(
+        lambda: prepared.new_student(config.seed),
+        content={
+            "encoder": weights_key(prepared.pretrained.model.base_model),
+            "architecture": prepared.pretrained.model.config.model_type,
+            "rows": prepared.datamodule.key,
+            "labels": list(prepared.task.labels),
+            "finetune": settings,
+            "batch_size": config.batch_size,
+            "precision": config.trainer.precision,
+            "device": device.type,
+            "seed": config.seed,
+        },
+        datamodule=prepared.datamodule,
+        metrics=prepared.metrics(),
+        optimisation=Optimisation(
+            learning_rate=config.finetune.learning_rate,
+            weight_decay=config.finetune.weight_decay,
+            warmup=config.finetune.warmup,
+        ),
+        trainer_options=options,
+        tokenizer=prepared.tokenizer,
+        cache_dir=prepared.cache_dir,
+    )
+    model = _load_teacher(ModelSource(str(made.folder), f"teacher {made.folder.name}"), prepared)
+    scores = cached_scores(
+        model,
+        made.folder,
+        data_key=prepared.rows.fingerprint[:16],
+        loaders=prepared.datamodule.eval_dataloaders(),
+        metrics=prepared.metrics(),
+        device=device,
+    )
+    at_chance = _at_chance(scores, prepared)
+    if at_chance:
+        log.warning("the teacher stayed at chance level: %s", chance_message(scores, prepared))
+    return Teacher(model, scores, f"auto {made.folder.name}", made.folder, made.was_cached, at_chance)
+
+
+def _given_teacher(wanted: str, prepared: Prepared, device: torch.device) -> Teacher:
+    folder = Path(wanted)
+    name = f"folder {folder.name}" if folder.is_dir() else wanted
+    source = ModelSource(wanted, name)
+    texts = [" ".join(prepared.rows.splits["train"][0][column] for column in prepared.task.text_columns)]
+    first = prepared.rows.splits["train"][:16]
+    texts += [text for column in prepared.task.text_columns for text in first[column]]
+    config = load_config(source)
+    check_labels(config, labels=prepared.task.labels, n_outputs=prepared.task.n_outputs, name=name)
+    check_tokenizer(load_tokenizer(source), prepared.tokenizer, texts, name=name)
+    model = _load_teacher(source, prepared)
+    scores, _ = evaluate(
+        model,
+        prepared.datamodule.eval_dataloaders(),
+        prepared.metrics(),
+        device=device,
+        description="teacher's score",
+    )
+    if _at_chance(scores, prepared):
+        raise InputError(
+            f"teacher must know the task, but {name} is at chance level: {chance_message(scores, prepared)}; "
+            f"give one fine-tuned on this task, or teacher=auto"
+        )
+    return Teacher(model, scores, name, None, False, False)
+
+
+def _load_teacher(source: ModelSource, prepared: Prepared) -> PooledClassifier:
+    loaded = load_classifier(source, labels=prepared.task.labels, n_outputs=prepared.task.n_outputs)
+    return PooledClassifier(loaded.model, prepared.pooling)
+
+
+def _at_chance(scores: dict[str, float], prepared: Prepared) -> bool:
+    metric = prepared.task.monitored
+    n_rows = len(prepared.rows.splits[prepared.task.validation_splits[0]])
+    return is_at_chance(scores[metric], prepared.majority[metric], n_rows)
+
+
+def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
+    """Put a score beside that of the majority class."""
+    metric = prepared.task.monitored
+    return f"{metric} {scores[metric]:.4f}, always the majority class {prepared.majority[metric]:.4f}"
+
+
+__all__ = ["Prepared", "Teacher", "chance_message", "get_teacher", "prepare"]

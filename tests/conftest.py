@@ -1,0 +1,107 @@
+"""Fixtures shared by all tests: a tiny model, a tiny data set, a composed configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+NICE = ["good", "fine", "great", "lovely"]
+NASTY = ["bad", "poor", "awful", "ugly"]
+THINGS = ["film", "book", "play", "song", "plot", "cast", "idea", "scene"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    # Two workers on two cores: more threads than that only wait for each other.
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Save a 2-layer BERT with random weights and a word tokenizer, as a pre-trained model would be saved."""
+    import torch
+    from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "is", "very", *NICE, *NASTY, *THINGS]
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    BertForPreTraining(config).bert.save_pretrained(folder)
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}, model_max_length=128).save_pretrained(folder)
+    return folder
+
+
+def sentences(n_rows: int, *, seed: int) -> list[dict[str, object]]:
+    """Make up sentences whose label is whether their adjective is nice."""
+    import random
+
+    draw = random.Random(seed)
+    rows = []
+    for row in range(n_rows):
+        label = row % 2
+        adjective = draw.choice(NICE if label else NASTY)
+        rows.append(
+            {"sentence": f"the {draw.choice(THINGS)} is {'very ' * draw.randrange(3)}{adjective}", "label": label}
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """Write 32 training and 16 validation sentences in SST-2's columns."""
+    folder = tmp_path_factory.mktemp("data") / "sst2"
+    folder.mkdir()
+    for split, n_rows, seed in (("train", 32, 0), ("validation", 16, 1)):
+        lines = [json.dumps(row) for row in sentences(n_rows, seed=seed)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def compose_config():
+    """Compose conf/train.yaml with overrides, as the command line would."""
+
+    def compose_with(*overrides: str):
+        from hydra import compose, initialize_config_dir
+
+        from cap.cli import conf_dir
+        from cap.config import register
+
+        register()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+
+    return compose_with
+
+
+@pytest.fixture
+def tiny_overrides(tiny_model, tiny_data, tmp_path) -> list[str]:
+    """Choose the tiny model and data, a run folder of its own, and a run of a few steps."""
+    return [
+        "task=sst2",
+        f"data_dir={tiny_data}",
+        f"model.name_or_path={tiny_model}",
+        f"output_dir={tmp_path / 'run'}",
+        f"cache_dir={tmp_path / 'cache'}",
+        "max_length=32",
+        "batch_size=8",
+        "learning_rate=1e-3",
+        "finetune.learning_rate=1e-3",
+        "finetune.max_epochs=1",
+        "trainer.max_epochs=2",
+        "trainer.log_every_n_steps=1",
+        "trainer.enable_progress_bar=false",
+        "trainer.accelerator=cpu",
+        "contrast.snapshot_count=2",
+    ]

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def run_door(monkeypatch, tmp_path, capsys):
+    """Run ``python -m cap.train ...`` in this process; give exit code and what stood on stderr."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        from hydra.core.global_hydra import GlobalHydra
+
+        from cap.train import main
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["cap.train", *arguments])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code
+        return (code if isinstance(code, int) else 1), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["spasity=0.5"], "there is no key 'spasity'; the nearest known ones are sparsity"),
+        (
+            ["contrast.temprature=1"],
+            "there is no key 'contrast.temprature'; the nearest known ones are contrast.temperature",
+        ),
+        (["sparsity=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
+        (["task=qpq"], "task must be one of qqp, "),
+        (["model=minilmm"], "model must be one of minilm, "),
+        (["pruning=movment"], "pruning must be one of movement, soft_movement, "),
+        (["schedule=cubik"], "schedule must be one of cubic, "),
+        (["sparsity=97"], "lies in [0, 1), got 97.0; did you mean 0.97?"),
+        (["sparsity"], "sparsity"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_message_and_exit_code_2(run_door, arguments, expected):
+    code, stderr = run_door(*arguments)
+    assert code == 2
+    assert expected in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data_dir=nowhere"], "nowhere"),
+        (["max_length=129"], "max_length"),
+        (["teacher=nowhere/at-all"], "nowhere/at-all"),
+        (["model.sha256=abc"], "abc"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_input_that_does_not_fit_is_one_message_and_leaves_nothing_that_looks_complete(
+    run_door, tiny_overrides, tmp_path, overrides, expected
+):
+    code, stderr = run_door(*tiny_overrides, *overrides)
+    assert code == 2
+    assert expected in stderr
+    assert stderr.count("error: ") == 1
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_traceback_is_shown_on_request(monkeypatch, tmp_path):
+    from hydra.core.global_hydra import GlobalHydra
+
+    from cap.errors import InputError
+    from cap.train import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cap.train", "sparsity=97", "traceback=true"])
+    GlobalHydra.instance().clear()
+    with pytest.raises(InputError, match="sparsity"):
+        main()
+
+
+def test_folder_that_cannot_be_written_is_named(run_door, tiny_overrides, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, stderr = run_door(*tiny_overrides, f"output_dir={tmp_path / 'file' / 'run'}")
+    assert code == 2
+    assert "output_dir must be a folder that can be written" in stderr
+
+
+def test_multirun_goes_on_after_a_job_that_fails(tiny_overrides, tmp_path):
+    overrides = [override for override in tiny_overrides if not override.startswith("output_dir")]
+    command = [sys.executable, "-m", "cap.train", "-m", *overrides, "trainer.max_steps=2", "contrast=none"]
+    sweep = tmp_path / "sweep"
+    done = subprocess.run(
+        [*command, "sparsity=97,0.5", f"hydra.sweep.dir={sweep}"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 2
+    assert "sparsity is the fraction" in done.stderr
+    assert (sweep / "1" / "record.json").is_file()
+
+
+def test_finetune_makes_the_teacher_that_a_run_then_finds(compose_config, tiny_overrides, caplog):
+    import logging
+
+    from cap.finetune import finetune
+    from cap.train import train
+
+    score = finetune(compose_config(*tiny_overrides))
+    caplog.set_level(logging.INFO, logger="cap")
+    train(compose_config(*tiny_overrides))
+    assert 0 <= score <= 1
+    assert any("teacher: found in the cache" in record.message for record in caplog.records)
+
+
+def test_known_keys_name_schema_groups_and_what_a_pruning_type_takes():
+    from cap.cli import known_keys
+
+    assert {"sparsity", "pruning", "experiment", "trainer.max_steps", "pruning.threshold", "schedule.levels"} <= (
+        known_keys()
+    )

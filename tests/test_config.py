@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def message_of(compose_config, *overrides: str) -> str:
+    from cap.config import check
+    from cap.errors import InputError
+
+    with pytest.raises(InputError) as caught:
+        check(compose_config(*overrides))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["sparsity=97"],
+            "sparsity is the fraction of weights pruned and lies in [0, 1), got 97.0; did you mean 0.97?",
+        ),
+        (["sparsity=-0.1"], "sparsity is the fraction of weights pruned and lies in [0, 1), got -0.1"),
+        (["sparsity=1"], "sparsity is the fraction of weights pruned and lies in [0, 1), got 1.0"),
+        (["batch_size=0"], "batch_size must be > 0, got 0"),
+        (["batch_size=-4"], "batch_size must be > 0, got -4"),
+        (["learning_rate=0"], "learning_rate must be > 0, got 0.0"),
+        (["finetune.learning_rate=-1"], "finetune.learning_rate must be > 0, got -1.0"),
+        (["contrast.temperature=0"], "contrast.temperature must be > 0, got 0.0"),
+        (["distill.temperature=-2"], "distill.temperature must be > 0, got -2.0"),
+        (["max_length=0"], "max_length must be > 0, got 0"),
+        (["contrast.pool=max"], "contrast.pool must be one of cls, mean, got 'max'"),
+        (["contrast.reduction=sum"], "contrast.reduction must be one of pairs, anchors, got 'sum'"),
+        (["student_init=random"], "student_init must be one of pretrained, teacher, got 'random'"),
+        (["trainer.devices=2"], "trainer.devices must be 1, got 2"),
+        (["trainer.max_epochs=-1"], "trainer.max_epochs or trainer.max_steps must end the run, but both are -1"),
+        (["trainer.max_steps=0"], "trainer.max_steps must be > 0, or -1"),
+        (["distill.weight=0", "distill.ce_weight=0"], "must not both be 0"),
+        (["teacher=none", "distill.ce_weight=0"], "teacher=none leaves only the labels"),
+        (["teacher=none", "student_init=teacher"], "student_init=teacher needs a teacher"),
+        (["pruning.score_learning_rate=0"], "pruning.score_learning_rate must be > 0, got 0"),
+        (["pruning.score_learning_rate=fast"], "pruning.score_learning_rate must be a number, got 'fast'"),
+        (["pruning.every_n_steps=0"], "pruning.every_n_steps must be a whole number of at least 1, got 0"),
+        (["pruning=movement", "pruning.scope=layer"], "pruning.scope must be 'matrix' or 'global', got 'layer'"),
+        (["pruning.threshold=fixed"], "pruning.threshold must be 'target' or 'published', got 'fixed'"),
+        (["sparsity=0.999"], "sparsity can be at most 0.995, got 0.999; use pruning=movement for more"),
+        (["schedule.flat_before=0.6", "schedule.flat_after=0.5"], "must leave room for the pruning itself"),
+        (["schedule.warmup=soon"], "schedule.warmup must be a number, got 'soon'"),
+        (["schedule=stepwise", "schedule.levels=[0.5,0.3]"], "schedule.levels must rise and end at sparsity=0.5"),
+        (["schedule=oneshot", "schedule.flat_before=0.0"], "needs schedule.flat_before > 0, got 0"),
+        (["memory.budget_gb=-1"], "memory.budget_gb must be >= 0, got -1.0"),
+        (["data.max_train_rows=0"], "data.max_train_rows must be > 0 or null, got 0"),
+        (["checkpoint.every_n_minutes=0"], "checkpoint.every_n_minutes must be > 0 or null, got 0.0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_broken_rule_is_refused_with_what_was_required_and_given(compose_config, overrides, expected):
+    assert expected in message_of(compose_config, *overrides)
+
+
+def test_all_broken_rules_are_reported_at_once(compose_config):
+    message = message_of(compose_config, "sparsity=97", "batch_size=0", "contrast.temperature=-1")
+    assert len(message.splitlines()) == 3
+
+
+def test_oneshot_magnitude_needs_no_flat_phase(compose_config):
+    from cap.config import check
+
+    assert check(compose_config("pruning=magnitude", "schedule=oneshot", "schedule.flat_before=0.0")).pruning_name == (
+        "magnitude"
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *(
+            [f"{group.name}={file.stem}"]
+            for group in sorted(CONF.iterdir())
+            if group.is_dir()
+            for file in sorted(group.glob("*.yaml"))
+        ),
+        ["experiment=demo", "debug=fast"],
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_every_choice_of_every_group_passes_the_rules(compose_config, overrides):
+    from cap.config import check
+
+    assert check(compose_config(*overrides)).hash
+
+
+@pytest.mark.parametrize("override", ["output_dir=a", "cache_dir=b", "logger=wandb", "traceback=true"])
+def test_hash_ignores_what_does_not_change_the_result(compose_config, override):
+    from cap.config import check
+
+    assert check(compose_config(override)).hash == check(compose_config()).hash
+
+
+@pytest.mark.parametrize(
+    "override", ["sparsity=0.6", "seed=2", "pruning=movement", "data.max_train_rows=10", "teacher=none"]
+)
+def test_hash_follows_what_changes_the_result(compose_config, override):
+    from cap.config import check
+
+    assert check(compose_config(override)).hash != check(compose_config()).hash
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("cap_movement", {"pruning": "movement"}),
+        ("cap_soft_movement", {"pruning": "soft_movement"}),
+    ],
+    ids=["movement", "soft movement"],
+)
+def test_published_recipe_holds_the_published_numbers(compose_config, recipe, expected):
+    from cap.config import check
+
+    checked = check(compose_config(f"experiment={recipe}", "task=qqp", "sparsity=0.97"))
+    c = checked.config
+    assert checked.pruning_name == expected["pruning"]
+    assert (c.batch_size, c.learning_rate, c.weight_decay, c.trainer.max_epochs, c.max_length) == (
+        32,
+        3e-5,
+        0.0,
+        10,
+        128,
+    )
+    assert (c.distill.ce_weight, c.distill.weight, c.distill.temperature) == (0.1, 0.9, 2.0)
+    assert (c.contrast.unsupervised_weight, c.contrast.supervised_weight, c.contrast.temperature) == (0.1, 10.0, 0.1)
+    assert (c.contrast.extra_examples, c.contrast.reduction, c.contrast.anchor_dropout) == (4096, "pairs", True)
+    assert (checked.plan.warmup, c.schedule["flat_before"], c.schedule["flat_after"]) == (0.1, 0.2, 0.3)
+    assert c.pruning["score_learning_rate"] == 1e-2

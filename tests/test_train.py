@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+PRUNING_TYPES = ["magnitude", "movement", "soft_movement", "first_order", "random"]
+
+
+def run(compose_config, overrides: list[str]) -> tuple[float, Path, dict]:
+    from cap.train import train
+
+    cfg = compose_config(*overrides)
+    score = train(cfg)
+    run_dir = Path(cfg.output_dir)
+    return score, run_dir, json.loads((run_dir / "record.json").read_text())
+
+
+def prunable_names(weights: dict[str, torch.Tensor]) -> list[str]:
+    """Name the prunable weights without the package's help: matrices of the encoder layers, LayerNorm being 1-D."""
+    return [
+        name for name in weights if ".encoder.layer." in name and name.endswith("weight") and weights[name].ndim == 2
+    ]
+
+
+@pytest.mark.parametrize("pruning", PRUNING_TYPES)
+def test_saves_exactly_the_sparsity_that_was_asked_for(compose_config, tiny_overrides, pruning):
+    _, run_dir, record = run(compose_config, [*tiny_overrides, f"pruning={pruning}", "sparsity=0.9"])
+    weights = load_file(run_dir / "model" / "model.safetensors")
+    names = prunable_names(weights)
+    n_zero = sum(int((weights[name] == 0).sum()) for name in names)
+    n = sum(weights[name].numel() for name in names)
+    assert len(names) == 12
+    assert abs(n_zero - 0.9 * n) <= len(names)
+    assert record["sparsity"]["prunable"] == pytest.approx(n_zero / n)
+
+
+@pytest.mark.parametrize("pruning", PRUNING_TYPES)
+def test_adds_no_zero_outside_the_prunable_weights(compose_config, tiny_overrides, tiny_model, pruning):
+    _, run_dir, _ = run(compose_config, [*tiny_overrides, f"pruning={pruning}", "sparsity=0.9"])
+    weights = load_file(run_dir / "model" / "model.safetensors")
+    before = load_file(tiny_model / "model.safetensors")
+    # Biases start as zeros and may still hold some; the embedding of the padding token stays zero.
+    others = {name.removeprefix("bert."): w for name, w in weights.items() if name not in prunable_names(weights)}
+    added = {name: int((w == 0).sum()) for name, w in others.items() if name in before}
+    assert all(n <= int((before[name] == 0).sum()) for name, n in added.items())
+
+
+def test_record_states_the_score_of_the_reloaded_model(compose_config, tiny_overrides):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    score, run_dir, record = run(compose_config, [*tiny_overrides, "sparsity=0.5", "trainer.max_epochs=6"])
+    model = AutoModelForSequenceClassification.from_pretrained(run_dir / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(run_dir / "model")
+    rows = [json.loads(line) for line in (Path(record_data_dir(run_dir)) / "validation.jsonl").read_text().splitlines()]
+    inputs = tokenizer([row["sentence"] for row in rows], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        predicted = model(**inputs).logits.argmax(dim=1)
+    accuracy = float((predicted == torch.tensor([row["label"] for row in rows])).float().mean())
+    assert score == pytest.approx(accuracy)
+    assert record["scores"]["pruned"]["accuracy"] == pytest.approx(accuracy)
+
+
+def record_data_dir(run_dir: Path) -> str:
+    from omegaconf import OmegaConf
+
+    return str(OmegaConf.load(run_dir / "config.yaml").data_dir)
+
+
+def test_saved_labels_are_those_of_the_task_in_the_hubs_order(compose_config, tiny_overrides):
+    _, run_dir, _ = run(compose_config, tiny_overrides)
+    config = json.loads((run_dir / "model" / "config.json").read_text())
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+
+
+def test_finished_folder_holds_what_the_design_lists_and_no_checkpoint(compose_config, tiny_overrides):
+    _, run_dir, record = run(compose_config, tiny_overrides)
+    found = {path.name for path in run_dir.iterdir()}
+    assert found == {"record.json", "config.yaml", "model", "report.md", "pictures", "logs", "train.log"}
+    assert record["status"] == "completed"
+
+
+def test_record_holds_no_absolute_path_but_those_the_user_typed(compose_config, tiny_overrides, tmp_path):
+    _, _, record = run(compose_config, tiny_overrides)
+    del record["config"], record["command"]
+    assert str(tmp_path.parent) not in json.dumps(record)
+
+
+def test_saved_model_names_no_folder_of_this_machine(compose_config, tiny_overrides, tiny_model):
+    _, run_dir, _ = run(compose_config, tiny_overrides)
+    texts = [path.read_text() for path in (run_dir / "model").glob("*.json")]
+    assert not [text for text in texts if str(tiny_model) in text]
+
+
+def test_second_run_reuses_teacher_and_frozen_encodings(compose_config, tiny_overrides, tmp_path, caplog):
+    import logging
+
+    run(compose_config, tiny_overrides)
+    caplog.set_level(logging.INFO, logger="cap")
+    caplog.clear()
+    run(compose_config, [*tiny_overrides, f"output_dir={tmp_path / 'second'}", "sparsity=0.7"])
+    found = [record.message for record in caplog.records if "found in the cache" in record.message]
+    assert len(found) == 3  # teacher, pre-trained encodings, fine-tuned encodings
+
+
+def test_a_cached_teacher_gives_the_same_pruned_model_as_a_fresh_one(compose_config, tiny_overrides, tmp_path):
+    _, first, _ = run(compose_config, tiny_overrides)
+    _, second, _ = run(compose_config, [*tiny_overrides, f"output_dir={tmp_path / 'second'}"])
+    one, two = (load_file(folder / "model" / "model.safetensors") for folder in (first, second))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "terms"),
+    [
+        ([], {"ce", "kd", "prc", "snc", "fic", "total"}),
+        (["contrast=none"], {"ce", "kd", "total"}),
+        (["contrast=none", "distill=none"], {"ce", "total"}),
+        (["teacher=none"], {"ce", "prc", "snc", "total"}),
+        (["contrast.snapshots=false"], {"ce", "kd", "prc", "fic", "total"}),
+        (["pruning=soft_movement"], {"ce", "kd", "prc", "snc", "fic", "scores", "total"}),
+    ],
+    ids=["all", "no contrast", "labels only", "no teacher", "no snapshots", "with scores"],
+)
+def test_logs_the_loss_terms_that_are_switched_on(compose_config, tiny_overrides, overrides, terms):
+    import csv
+
+    base = ["pruning=movement"] if "pruning=soft_movement" not in overrides else []
+    _, run_dir, _ = run(compose_config, [*tiny_overrides, *base, *overrides])
+    with (run_dir / "logs" / "metrics.csv").open() as file:
+        columns = csv.DictReader(file).fieldnames or []
+    assert {name.removeprefix("loss/") for name in columns if name.startswith("loss/")} == terms
+
+
+def test_stepwise_schedule_scores_every_level(compose_config, tiny_overrides):
+    _, _, record = run(
+        compose_config, [*tiny_overrides, "schedule=stepwise", "schedule.levels=[0.2,0.4,0.6]", "sparsity=0.6"]
+    )
+    assert [level["target"] for level in record["levels"]] == pytest.approx([0.2, 0.4, 0.4, 0.6], abs=0.21)
+    assert record["levels"][-1]["sparsity"] == pytest.approx(0.6, abs=1e-3)
+
+
+def test_soft_movement_with_the_published_threshold_records_what_was_reached(compose_config, tiny_overrides):
+    _, _, record = run(compose_config, [*tiny_overrides, "pruning.threshold=published", "sparsity=0.9"])
+    assert record["sparsity"]["asked"] == 0.9
+    assert 0 <= record["sparsity"]["prunable"] < 1
+
+
+def test_accumulated_batches_move_masks_once_a_step(compose_config, tiny_overrides):
+    _, _, record = run(compose_config, [*tiny_overrides, "trainer.accumulate_grad_batches=2", "sparsity=0.8"])
+    assert record["steps"] == 4
+    assert record["sparsity"]["prunable"] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_bfloat16_run_saves_float32_weights_with_the_asked_sparsity(compose_config, tiny_overrides):
+    _, run_dir, record = run(compose_config, [*tiny_overrides, "trainer.precision=bf16-mixed", "sparsity=0.8"])
+    weights = load_file(run_dir / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert record["sparsity"]["prunable"] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_student_can_start_from_the_teacher(compose_config, tiny_overrides):
+    score, _, record = run(
+        compose_config,
+        [*tiny_overrides, "student_init=teacher", "finetune.max_epochs=10", "learning_rate=1e-6", "sparsity=0.0"],
+    )
+    assert score == pytest.approx(record["scores"]["teacher"]["accuracy"])
+
+
+def test_warns_in_log_and_record_when_one_class_is_predicted(compose_config, tiny_overrides):
+    _, _, record = run(compose_config, [*tiny_overrides, "sparsity=0.99", "learning_rate=1e-7", "pruning=random"])
+    assert any("one class only" in warning for warning in record["warnings"])
+
+
+def test_run_too_short_for_a_snapshot_says_so(compose_config, tiny_overrides):
+    _, _, record = run(compose_config, [*tiny_overrides, "trainer.max_steps=1"])
+    assert any("too short to take a snapshot" in warning for warning in record["warnings"])
+
+
+def test_other_configuration_in_the_folder_is_refused_and_left_as_it_was(compose_config, tiny_overrides):
+    from cap.errors import InputError
+    from cap.train import train
+
+    _, run_dir, record = run(compose_config, tiny_overrides)
+    with pytest.raises(InputError, match="hold a run of this configuration"):
+        train(compose_config(*tiny_overrides, "sparsity=0.7"))
+    assert json.loads((run_dir / "record.json").read_text()) == record
+
+
+def test_folder_with_something_else_is_refused_and_left_as_it_was(compose_config, tiny_overrides, tmp_path):
+    from cap.errors import InputError
+    from cap.train import train
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"thesis\.txt"):
+        train(compose_config(*tiny_overrides))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_same_configuration_again_replaces_the_run(compose_config, tiny_overrides):
+    _, _, first = run(compose_config, tiny_overrides)
+    _, _, second = run(compose_config, tiny_overrides)
+    assert second["status"] == "completed"
+    assert second["scores"] == first["scores"]
+
+
+def test_infinite_loss_stops_with_the_term_and_the_step(compose_config, tiny_overrides, tmp_path, monkeypatch):
+    from cap.errors import RunError
+    from cap.train import train
+    from cap.training import module
+
+    real, calls = module.distillation_loss, []
+
+    def breaks_at_the_third_step(*args, **kwargs):
+        calls.append(None)
+        return real(*args, **kwargs) * (float("nan") if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(module, "distillation_loss", breaks_at_the_third_step)
+    with pytest.raises(RunError, match="at step 2 loss/kd = nan"):
+        train(compose_config(*tiny_overrides, "checkpoint.every_n_steps=1"))
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["status"] == "failed"
+    assert "loss/kd" in record["error"]
+    assert not (tmp_path / "run" / "model").exists()
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2
+
+
+def test_interrupted_run_never_looks_complete(compose_config, tiny_overrides, tmp_path, monkeypatch):
+    from cap.train import train
+    from cap.training.module import CapModule
+
+    def interrupt(self, output, batch):
+        raise KeyboardInterrupt
+
+    overrides = [*tiny_overrides, "contrast=none"]
+    run(compose_config, overrides)  # so that the teacher is there, and an older record stands in the folder
+    monkeypatch.setattr(CapModule, "loss_terms", interrupt)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(compose_config(*overrides))
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "interrupted"
+
+
+def test_masks_saved_are_those_of_the_last_training_step(compose_config, tiny_overrides, monkeypatch):
+    from cap.pruning.pruner import Pruner
+
+    seen: list[dict[str, torch.Tensor]] = []
+    real = Pruner.update_masks
+
+    def remember(self, sparsity):
+        counts = real(self, sparsity)
+        seen.append({name: mask.clone() for name, mask in self.masks.items()})
+        return counts
+
+    monkeypatch.setattr(Pruner, "update_masks", remember)
+    _, run_dir, record = run(compose_config, [*tiny_overrides, "sparsity=0.9", "pruning=movement"])
+    weights = load_file(run_dir / "model" / "model.safetensors")
+    assert record["steps"] == 8
+    assert all(torch.equal(weights[f"{name}.weight"] != 0, mask) for name, mask in seen[-1].items())
