@@ -1,0 +1,250 @@
+"""``python -m benchmarks.step model=minilm``: what a CAP step and a whole run cost beside plain fine-tuning.
+
+Steps alternate inside one process, so that a noisy machine disturbs both sides alike. Whole runs go through the same
+code as ``python -m cap.train``: encoding, snapshots and all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import get_linear_schedule_with_warmup
+
+from cap.cli import conf_dir, door
+from cap.config import check, register
+from cap.models.encoders import PooledClassifier, load_classifier, resolve_pooling, resolve_source
+from cap.models.families import prunable_linears
+from cap.objectives.memory import Memory
+from cap.preparation import prepare
+from cap.results.record import environment, peak_memory_gb
+from cap.storage import read_json, write_json
+from cap.train import train
+from cap.training.module import CapModule, Contrast, Distill, Optimisation
+from cap.training.progress import tracked
+from cap.training.run import build_trainer
+
+BATCH, TOKENS = 32, 40
+N_EXAMPLES = 8000
+N_SNAPSHOTS = 9
+N_STEPS = 30
+N_EPOCHS = 10
+N_RUN_ROWS = 640
+
+Step = Callable[[int, dict[str, Tensor]], None]
+
+
+def benchmark(cfg: DictConfig) -> float:
+    """Time single steps and whole runs, print the ratios and keep them in outputs/benchmarks/step.json."""
+    results = {"environment": environment(), **time_steps(cfg), **time_runs()}
+    table = Table("", "plain fine-tuning", "CAP", "ratio")
+    for every in (10, 1):
+        row = results[f"step_masks_every_{every}"]
+        table.add_row(f"step, masks every {every}, s (median)", *(f"{row[k]:.3f}" for k in ("plain", "cap", "ratio")))
+    run = results["run"]
+    table.add_row(f"{N_EPOCHS} epochs with all encoding, s", *(f"{run[key]:.2f}" for key in ("plain", "cap", "ratio")))
+    memory = results["peak_memory_gb"]
+    table.add_row("peak memory of a run, GB", f"{memory['plain']:.2f}", f"{memory['cap']:.2f}", "")
+    Console().print(table)
+    write_json(Path("outputs/benchmarks/step.json"), results)
+    return float(results["step_masks_every_10"]["ratio"])
+
+
+def time_steps(cfg: DictConfig) -> dict[str, dict[str, float]]:
+    """Alternate plain steps with CAP steps whose masks move every 10 steps and every step."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {
+            "plain": plain_step(new_model(cfg)),
+            "every_10": cap_step(cfg, new_model(cfg), Path(folder), every_n_steps=10),
+            "every_1": cap_step(cfg, new_model(cfg), Path(folder), every_n_steps=1),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for step in tracked(range(N_STEPS), description="steps"):
+            batch = made_up_batch(step)
+            for name, take_step in sides.items():
+                started = time.perf_counter()
+                take_step(step, batch)
+                if step >= 3:  # the first ones allocate
+                    seconds[name].append(time.perf_counter() - started)
+    plain = statistics.median(seconds["plain"])
+    return {
+        f"step_masks_{name}": {
+            "plain": plain,
+            "cap": statistics.median(seconds[name]),
+            "ratio": statistics.median(seconds[name]) / plain,
+        }
+        for name in ("every_10", "every_1")
+    }
+
+
+def new_model(cfg: DictConfig) -> PooledClassifier:
+    """Load the pre-trained model with a fresh head of two classes."""
+    model = cfg.model
+    source = resolve_source(model.name_or_path, package=model.package, sha256=model.sha256, revision=model.revision)
+    loaded = load_classifier(source, labels=("no", "yes"), n_outputs=2)
+    return PooledClassifier(loaded.model, resolve_pooling("cls", has_trained_pooler=loaded.has_trained_pooler)).train()
+
+
+def made_up_batch(seed: int) -> dict[str, Tensor]:
+    """Draw a batch of random tokens, none of it padding."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "input_ids": torch.randint(1000, 30000, (BATCH, TOKENS), generator=generator),
+        "attention_mask": torch.ones(BATCH, TOKENS, dtype=torch.int64),
+        "labels": torch.randint(0, 2, (BATCH,), generator=generator),
+        "example_id": torch.randperm(N_EXAMPLES, generator=generator)[:BATCH],
+    }
+
+
+def plain_step(model: PooledClassifier) -> Step:
+    """Make the floor: stock model, cross-entropy, fused AdamW, clipping, linear schedule."""
+    stock = model.model
+    optimizer = torch.optim.AdamW(stock.parameters(), lr=3e-5, fused=True)
+    scheduler = get_linear_schedule_with_warmup(optimizer, 3, N_STEPS)
+
+    def step(index: int, batch: dict[str, Tensor]) -> None:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        loss = nn.functional.cross_entropy(stock(**inputs).logits, batch["labels"])
+        loss.backward()
+        nn.utils.clip_grad_norm_(stock.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def cap_step(cfg: DictConfig, model: PooledClassifier, folder: Path, *, every_n_steps: int) -> Step:
+    """Make a full CAP step: all three banks with nine snapshots, distillation, pruning, masks on schedule."""
+    settings = cfg.contrast
+    pruning = OmegaConf.to_container(cfg.pruning, resolve=True)
+    pruner = instantiate({key: value for key, value in pruning.items() if key not in ("name", "every_n_steps")})
+    pruner.attach(prunable_linears(model.model), seed=0)
+    module = CapModule(
+        model,
+        distill=Distill(weight=0.9, ce_weight=0.1, temperature=2.0),
+        optimisation=Optimisation(learning_rate=3e-5, weight_decay=0.0, warmup=0.1),
+        metrics={},
+        contrast=Contrast(
+            sources=("pretrained", "snapshots", "finetuned"),
+            unsupervised_weight=settings.unsupervised_weight,
+            supervised_weight=settings.supervised_weight,
+            temperature=settings.temperature,
+            extra_examples=settings.extra_examples,
+            reduction=settings.reduction,
+            anchor_dropout=0.0,
+            seed=0,
+        ),
+        memory=made_up_memory(folder, dim=model.model.config.hidden_size),
+        train_labels=torch.arange(N_EXAMPLES) % 2,
+        pruner=pruner,
+    )
+    groups = module.parameter_groups()
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=3e-5, fused=True)
+    scheduler = get_linear_schedule_with_warmup(optimizer, 3, N_STEPS)
+
+    def step(index: int, batch: dict[str, Tensor]) -> None:
+        if index % every_n_steps == 0:
+            pruner.update_masks(cfg.sparsity * (index + 1) / N_STEPS)
+        loss = torch.stack(list(module.loss_terms(module(batch), batch).values())).sum()
+        loss.backward()
+        pruner.observe_gradients(scale=1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def made_up_memory(folder: Path, *, dim: int) -> Memory:
+    """Fill every bank with random directions."""
+    memory = Memory(n_examples=N_EXAMPLES, budget_gb=4.0)
+    generator = np.random.default_rng(0)
+    path = folder / "encodings.npy"
+    rows = generator.standard_normal((N_EXAMPLES, dim))
+    np.save(path, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
+    memory.add_encodings("pretrained", path)
+    memory.add_encodings("finetuned", path)
+    for _ in range(N_SNAPSHOTS):
+        memory.add_encodings("snapshots", path)
+    np.save(folder / "logits.npy", generator.standard_normal((N_EXAMPLES, 2)).astype(np.float16))
+    memory.set_teacher_logits(folder / "logits.npy")
+    return memory
+
+
+def time_runs() -> dict[str, dict[str, float]]:
+    """Time a whole CAP run, and plain fine-tuning of as many epochs on the same rows, each in a process of its own."""
+    overrides = [
+        *HydraConfig.get().overrides.task,
+        "task=docstrings",
+        f"data.max_train_rows={N_RUN_ROWS}",
+        "data.max_eval_rows=64",
+        "finetune.max_steps=1",
+        f"trainer.max_epochs={N_EPOCHS}",
+        "trainer.limit_val_batches=0",
+        f"contrast.snapshot_count={N_SNAPSHOTS}",
+    ]
+    context = multiprocessing.get_context("spawn")
+    measured: dict[str, dict[str, float]] = {}
+    for side in ("plain", "cap"):
+        with tempfile.TemporaryDirectory() as folder, context.Pool(1) as pool:
+            folders = [f"output_dir={folder}/run", f"cache_dir={folder}/cache"]
+            measured[side] = pool.apply(_run_cap if side == "cap" else _run_plain, ([*overrides, *folders],))
+    seconds = {side: values["seconds"] for side, values in measured.items()}
+    return {
+        "run": {**seconds, "ratio": seconds["cap"] / seconds["plain"]},
+        "peak_memory_gb": {side: values["memory_gb"] for side, values in measured.items()},
+    }
+
+
+def _run_cap(overrides: list[str]) -> dict[str, float]:
+    # The teacher costs one step and is not counted: a grid trains it once.
+    cfg = _compose(overrides)
+    train(cfg)
+    seconds = read_json(Path(cfg.output_dir) / "record.json")["seconds"]
+    return {"seconds": seconds["encode"] + seconds["fit"], "memory_gb": peak_memory_gb()["host"] or 0.0}
+
+
+def _run_plain(overrides: list[str]) -> dict[str, float]:
+    checked = check(_compose(overrides))
+    prepared = prepare(checked)
+    module = CapModule(
+        prepared.pretrained,
+        distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
+        optimisation=Optimisation(learning_rate=3e-5, weight_decay=0.0, warmup=0.1),
+        metrics=prepared.metrics(),
+    )
+    options = dataclasses.asdict(checked.config.trainer)
+    trainer = build_trainer(options, run_dir=Path(checked.config.output_dir or ""), callbacks=[])
+    started = time.perf_counter()
+    trainer.fit(module, datamodule=prepared.datamodule)
+    return {"seconds": time.perf_counter() - started, "memory_gb": peak_memory_gb()["host"] or 0.0}
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", overrides=overrides)
+
+
+main = door(benchmark)
+
+if __name__ == "__main__":
+    main()
