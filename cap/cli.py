@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -130,6 +131,8 @@ def set_up_log() -> None:
         logger.addHandler(handler)
     logger.propagate = False  # Hydra's own handler at the root would say everything twice
     logger.setLevel(logging.INFO)
+    # Lightning 2.6 uses a name that torch 2.13 calls deprecated; a user of cap can do nothing about it.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
     # Lightning's own tips and hardware lines would bury what the run has to say.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 

@@ -89,7 +89,6 @@ class TrainerConfig:
     check_val_every_n_epoch: int | None = MISSING
     limit_train_batches: Any = MISSING
     limit_val_batches: Any = MISSING
-    overfit_batches: Any = MISSING
     log_every_n_steps: int = MISSING
     enable_progress_bar: bool = MISSING
     deterministic: Any = MISSING

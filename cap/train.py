@@ -161,7 +161,8 @@ class Run:
         if trainer.interrupted:
             raise KeyboardInterrupt
         if snapshots:
-            self.seconds["snapshots"] = snapshots[0].seconds  # a part of fit, not beside it
+            self.seconds["snapshots"] = snapshots[0].seconds
+            self.seconds["fit"] -= snapshots[0].seconds  # so that the phases add up
             if memory.n_encodings("snapshots") == 0:
                 self.warnings.append("The run was too short to take a snapshot: loss/snc is left out.")
         self.record["levels"] = scores.levels

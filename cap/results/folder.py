@@ -16,7 +16,7 @@ CONFIG = "config.yaml"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
 # What a run may leave in its folder; anything else was put there by somebody else.
-_OURS = {RECORD, CONFIG, MODEL, CHECKPOINTS, "report.md", "pictures", "logs", "train.log", "wandb"}
+_OURS = {RECORD, CONFIG, MODEL, CHECKPOINTS, "report.md", "pictures", "logs", "train.log", "wandb", "tensorboard"}
 
 log = logging.getLogger(__name__)
 

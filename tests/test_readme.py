@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECORDS = sorted((ROOT / "benchmarks" / "records").glob("*.json"))
+
+
+def test_results_table_is_what_the_committed_records_say():
+    from benchmarks.results_table import BEGIN, END, table
+
+    written = README.partition(BEGIN)[2].partition(END)[0].strip()
+    assert written == table([json.loads(path.read_text(encoding="utf-8")) for path in RECORDS])
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name)
+def test_committed_record_is_complete_and_holds_no_absolute_path(path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["status"] == "completed"
+    assert not re.search(r'"/\w', json.dumps(record))
+
+
+def test_readme_stays_under_200_lines_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) < 200
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^python -m cap\.\w+ ([^#\n]*)", README, flags=re.MULTILINE))
+def test_readmes_commands_pass_the_rules(compose_config, command):
+    from cap.config import check
+
+    overrides = [word.split(",")[0] for word in command.split() if "=" in word]
+    assert check(compose_config(*overrides)).hash

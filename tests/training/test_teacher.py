@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def saved_teacher(tiny_model, tmp_path):
+    """Save a classifier from the tiny model with labels of choice, as a user's teacher would be saved."""
+
+    def save(labels: list[str], *, vocabulary: dict[str, int] | None = None) -> Path:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
+
+        folder = tmp_path / "given"
+        model = AutoModelForSequenceClassification.from_pretrained(
+            tiny_model,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+        )
+        model.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        if vocabulary is not None:
+            tokenizer = BertTokenizerFast(vocab=vocabulary)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def refusal(compose_config, overrides: list[str], folder: Path) -> str:
+    from cap.errors import InputError
+    from cap.train import train
+
+    with pytest.raises(InputError) as caught:
+        train(compose_config(*overrides, f"teacher={folder}"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["happy", "sad"], "must have the labels ['negative', 'positive'], got"),
+        (["positive", "negative"], "['negative', 'positive'] in this order, got"),
+        (["a", "b", "c"], "must have 2 outputs for this task, got folder given with 3"),
+        (["negative", "positive"], "at chance level"),
+    ],
+    ids=["other labels", "other order", "other number", "knows nothing"],
+)
+def test_given_teacher_that_does_not_fit_is_refused_with_what_is_wrong(
+    compose_config, tiny_overrides, saved_teacher, labels, expected
+):
+    assert expected in refusal(compose_config, tiny_overrides, saved_teacher(labels))
+
+
+def test_given_teacher_with_another_tokenizer_is_refused(compose_config, tiny_overrides, saved_teacher):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "is", "the", "a", "very"]
+    folder = saved_teacher(["negative", "positive"], vocabulary={word: i for i, word in enumerate(words)})
+    assert "must share a tokenizer" in refusal(compose_config, tiny_overrides, folder)
+
+
+def test_given_teacher_that_fits_is_used(compose_config, tiny_overrides, tmp_path):
+    from cap.finetune import finetune
+    from cap.train import train
+
+    finetune(compose_config(*tiny_overrides, "finetune.max_epochs=20"))
+    (folder,) = (tmp_path / "cache" / "teachers").glob("[!.]*")
+    train(compose_config(*tiny_overrides, f"teacher={folder}"))
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["scores"]["teacher"]["accuracy"] > 0.9
+
+
+def test_own_teacher_at_chance_is_a_warning_in_log_and_record(compose_config, tiny_overrides, tmp_path, caplog):
+    from cap.train import train
+
+    train(compose_config(*tiny_overrides, "finetune.max_steps=1", "finetune.learning_rate=1e-9"))
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert any("teacher stayed at chance level" in warning for warning in record["warnings"])
+    assert "teacher stayed at chance level" in caplog.text
+
+
+def test_damaged_cached_teacher_is_trained_again_and_said(compose_config, tiny_overrides, tmp_path, caplog):
+    from cap.finetune import finetune
+
+    caplog.set_level(logging.INFO, logger="cap")
+    first = finetune(compose_config(*tiny_overrides))
+    (folder,) = (tmp_path / "cache" / "teachers").glob("[!.]*")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert finetune(compose_config(*tiny_overrides)) == first
+    assert "is damaged; it is trained again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ("sparsity=0.9", True),
+        ("pruning=magnitude", True),
+        ("trainer.max_epochs=3", True),
+        ("data.max_eval_rows=8", True),
+        ("seed=2", False),
+        ("finetune.learning_rate=2e-3", False),
+        ("batch_size=4", False),
+        ("data.max_train_rows=16", False),
+        ("max_length=8", False),
+    ],
+)
+def test_teacher_is_shared_by_runs_that_would_train_the_same(compose_config, tiny_overrides, tmp_path, change, is_same):
+    from cap.finetune import finetune
+
+    finetune(compose_config(*tiny_overrides))
+    finetune(compose_config(*tiny_overrides, change))
+    assert len(list((tmp_path / "cache" / "teachers").glob("[!.]*"))) == (1 if is_same else 2)
+
+
+@pytest.mark.parametrize(
+    ("score", "majority", "n_rows", "expected"),
+    [
+        (0.5, 0.5, 1000, True),
+        (0.52, 0.5, 1000, True),
+        (0.6, 0.5, 1000, False),
+        (0.01, 0.0, 1000, True),
+        (0.5, 0.0, 1000, False),
+    ],
+    ids=["majority", "within two errors", "above", "no correlation", "correlation"],
+)
+def test_chance_level_is_two_standard_errors_above_the_majority(score, majority, n_rows, expected):
+    from cap.training.teacher import is_at_chance
+
+    assert is_at_chance(score, majority, n_rows) is expected
