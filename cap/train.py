@@ -39,7 +39,7 @@ from cap.training.evaluation import evaluate
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.run import build_trainer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("cap.train")  # as a command, __name__ is __main__
 
 
 def train(cfg: DictConfig) -> float:
@@ -63,6 +63,7 @@ def train(cfg: DictConfig) -> float:
         prepared = prepare(checked)
     run.begin(prepared)
     try:
+        run.start_loggers()
         return run.finish(*run.fit(prepared))
     except BaseException as error:
         run.fail(error)
@@ -102,7 +103,7 @@ class Run:
         self.seconds[name] = time.perf_counter() - started
 
     def begin(self, prepared: Prepared) -> None:
-        """Claim the folder and start the loggers."""
+        """Claim the folder; from here on it holds a record that does not look complete."""
         self.record["metric"] = prepared.task.monitored
         self.record["data"] = {
             "source": prepared.rows.source,
@@ -112,6 +113,9 @@ class Run:
         self.record["model"] = prepared.source.label
         self.record["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
         claim(self.run_dir, self.record, OmegaConf.to_yaml(OmegaConf.create(self.checked.resolved)))
+
+    def start_loggers(self) -> None:
+        """Write the log into the folder, too, and start what ``logger=`` chose."""
         self._log_file = logging.FileHandler(self.run_dir / "train.log", encoding="utf-8")
         self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("cap").addHandler(self._log_file)
@@ -192,8 +196,9 @@ class Run:
             )
         if is_constant and not prepared.task.is_regression:
             self.warn(
-                "The pruned model predicts one class only. Give it more steps (trainer.max_epochs), a longer "
-                "schedule.flat_after, student_init=teacher, or a lower sparsity."
+                "The pruned model predicts one class only. Learned scores need a slow rise of sparsity: give it more "
+                "steps (trainer.max_epochs) or, in a short run, pruning=magnitude with student_init=teacher; a lower "
+                "sparsity or a longer schedule.flat_after help, too."
             )
         return self._complete(prepared, saved.cpu(), pruned)
 

@@ -46,6 +46,8 @@ def message_of(compose_config, *overrides: str) -> str:
         (["pruning.every_n_steps=0"], "pruning.every_n_steps must be a whole number of at least 1, got 0"),
         (["pruning=movement", "pruning.scope=layer"], "pruning.scope must be 'matrix' or 'global', got 'layer'"),
         (["pruning.threshold=fixed"], "pruning.threshold must be 'target' or 'published', got 'fixed'"),
+        (["pruning.threshold=published"], "pruning.score_init must be zero, got 'magnitude'"),
+        (["pruning.score_init=one"], "pruning.score_init must be 'zero' or 'magnitude', got 'one'"),
         (["sparsity=0.999"], "sparsity can be at most 0.995, got 0.999; use pruning=movement for more"),
         (["schedule.flat_before=0.6", "schedule.flat_after=0.5"], "must leave room for the pruning itself"),
         (["schedule.warmup=soon"], "schedule.warmup must be a number, got 'soon'"),

@@ -41,15 +41,28 @@ def contrastive_loss(
     Source: supervised contrastive loss, arXiv:2004.11362, mean over positives outside the log; used by CAP,
     arXiv:2112.07198. The reduction ``pairs`` is that of CAP's released code, not of a formula in the paper.
     """
+    _check(temperature, reduction)
+    return _average(_log_probabilities(anchors, candidates, is_self, temperature), is_positive, reduction)
+
+
+def _check(temperature: float, reduction: str) -> None:
     if not temperature > 0:
         raise ValueError(f"contrast.temperature divides the similarities and must be > 0, got {temperature}")
     if reduction not in ("pairs", "anchors"):
         raise ValueError(f"contrast.reduction must be 'pairs' or 'anchors', got {reduction!r}")
+
+
+def _log_probabilities(anchors: Tensor, candidates: Tensor, is_self: Tensor, temperature: float) -> Tensor:
+    """Return the log softmax of each anchor over its candidates, (batch, bank)."""
     dtype = torch.promote_types(anchors.dtype, torch.float32)
     # Autocast would run the product in half precision, whose steps are coarse once divided by the temperature.
     with torch.autocast(anchors.device.type, enabled=False):
         similarity = anchors.to(dtype) @ candidates.to(dtype).T / temperature  # (batch, bank)
-        log_prob = similarity.masked_fill(is_self, torch.finfo(dtype).min).log_softmax(dim=1)
+        return similarity.masked_fill(is_self, torch.finfo(dtype).min).log_softmax(dim=1)
+
+
+def _average(log_prob: Tensor, is_positive: Tensor, reduction: Reduction) -> Tensor:
+    with torch.autocast(log_prob.device.type, enabled=False):
         n_positive = is_positive.sum(dim=1)  # (batch,)
         # clamp: an anchor without positives contributes 0 / 1, not 0 / 0 = nan.
         per_anchor = -torch.where(is_positive, log_prob, 0.0).sum(dim=1) / n_positive.clamp(min=1)
@@ -130,23 +143,19 @@ def bank_loss(
     Returns:
         The weighted sum in nats.
     """
+    _check(temperature, reduction)
     n = candidates.n_batch
     is_self = torch.zeros(n, len(candidates.example_id), dtype=torch.bool, device=anchors.device)
     is_self.fill_diagonal_(True)
+    # Both terms rank the same candidates: one product and one softmax serve them.
+    log_prob = _log_probabilities(anchors, candidates.encodings, is_self, temperature)
     total = anchors.new_zeros(())
     keys = [(candidates.example_id, unsupervised_weight), (candidates.labels, supervised_weight)]
     for key, weight in keys:
         if key is None or weight == 0:
             continue
         is_positive = (key[:n, None] == key[None, :]) & ~is_self  # (batch, bank)
-        total = total + weight * contrastive_loss(
-            anchors,
-            candidates.encodings,
-            is_positive,
-            is_self=is_self,
-            temperature=temperature,
-            reduction=reduction,
-        )
+        total = total + weight * _average(log_prob, is_positive, reduction)
     return total
 
 

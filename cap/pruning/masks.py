@@ -107,12 +107,9 @@ def keep_highest(
         return torch.full_like(importance, n_pruned == 0, dtype=torch.bool)
     threshold = kth_smallest(flat, n_pruned)
     mask = flat > threshold
-    tied = flat == threshold
-    n_missing = len(flat) - n_pruned - int(mask.sum())
-    if n_missing == int(tied.sum()):
-        mask |= tied
-    elif n_missing > 0:
-        where = tied.nonzero().squeeze(1)  # ascending, so a stable sort keeps the lower index first
+    n_missing = len(flat) - n_pruned - int(mask.count_nonzero())
+    if n_missing > 0:
+        where = (flat == threshold).nonzero().squeeze(1)  # ascending, so a stable sort keeps the lower index first
         order = tie_breaker().detach().flatten()[where].float().sort(descending=True, stable=True).indices
         mask[where[order[:n_missing]]] = True
     return mask.view_as(importance)
@@ -139,7 +136,9 @@ def fold(linear: nn.Linear) -> None:
 def count_zeros(linears: dict[str, nn.Linear]) -> dict[str, tuple[int, int]]:
     """Count zeros and weights of each matrix as the forward pass sees them."""
     with torch.no_grad():
-        return {name: (int((linear.weight == 0).sum()), linear.weight.numel()) for name, linear in linears.items()}
+        return {
+            name: (int((linear.weight == 0).count_nonzero()), linear.weight.numel()) for name, linear in linears.items()
+        }
 
 
 def sparsity_fractions(model: PreTrainedModel) -> dict[str, float]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 from cap.pruning.masks import ScoredMask
 from cap.pruning.pruner import Pruner, Scope
 
+ScoreInit = Literal["zero", "magnitude"]
+
 
 class Movement(Pruner):
-    """Prune by scores that are learned with the straight-through estimator and start at 0.
+    """Prune by scores that are learned with the straight-through estimator.
 
     Args:
         scope: ``matrix`` (published) or ``global``.
         score_learning_rate: Peak learning rate of the scores, > 0.
+        score_init: ``zero`` (published) starts every score at 0, so that the first weights to go are all those that
+            the gradient wants smaller: together a step that a model survives only if sparsity rises over very many
+            optimizer steps. ``magnitude`` (ours, the default) starts a score at |w| over its matrix's mean |w|.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -24,11 +32,23 @@ class Movement(Pruner):
     learns_scores = True
     mask_type = ScoredMask
 
-    def __init__(self, *, scope: Scope = "matrix", score_learning_rate: float) -> None:
+    def __init__(self, *, scope: Scope = "matrix", score_learning_rate: float, score_init: ScoreInit) -> None:
         super().__init__(scope=scope)
+        if score_init not in ("zero", "magnitude"):
+            raise ValueError(f"pruning.score_init must be 'zero' or 'magnitude', got {score_init!r}")
         if score_learning_rate <= 0:
             raise ValueError(f"pruning.score_learning_rate must be > 0, got {score_learning_rate}")
         self._score_learning_rate = score_learning_rate
+        self.score_init = score_init
+
+    def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
+        """Put the masks on and start the scores."""
+        super().attach(linears, seed=seed)
+        if self.score_init == "magnitude":
+            with torch.no_grad():
+                for name in linears:
+                    magnitude = self.weight(name).abs()
+                    self.scored(name).scores.copy_(magnitude / magnitude.mean())
 
     @property
     def score_learning_rate(self) -> float:
@@ -44,4 +64,4 @@ class Movement(Pruner):
         return self.scored(name).scores
 
 
-__all__ = ["Movement"]
+__all__ = ["Movement", "ScoreInit"]

@@ -56,6 +56,7 @@ class Pruner(ABC):
             raise ValueError(f"pruning.scope must be 'matrix' or 'global', got {scope!r}")
         self.scope = scope
         self._linears: dict[str, nn.Linear] = {}
+        self._n_pruned = 0
 
     def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
         """Put a mask on every matrix; all weights are kept at first.
@@ -104,12 +105,13 @@ class Pruner(ABC):
         Returns:
             The counts before and after.
         """
-        before = self._n_pruned()
+        before = self._n_pruned
         with torch.no_grad():
             new_masks = self._choose(sparsity)
             for name, mask in self.masks.items():
                 mask.copy_(new_masks[name])
-        return MaskCounts(self.n_weights, before, self._n_pruned())
+        self._n_pruned = sum(mask.numel() - int(mask.count_nonzero()) for mask in self.masks.values())
+        return MaskCounts(self.n_weights, before, self._n_pruned)
 
     def observe_gradients(self, *, scale: float) -> None:  # noqa: B027 - most types look at no gradient
         """See the gradients of an optimizer step before it is taken.
@@ -138,9 +140,6 @@ class Pruner(ABC):
         if not isinstance(module, ScoredMask):
             raise TypeError(f"{type(self).__name__} keeps no scores")
         return module
-
-    def _n_pruned(self) -> int:
-        return int(sum((~mask).sum() for mask in self.masks.values()))
 
     def _choose(self, sparsity: float) -> dict[str, Tensor]:
         """Choose the masks of a target; a subclass with another rule than top-k overrides it."""

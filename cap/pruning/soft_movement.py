@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cap.pruning.masks import keep_highest, n_floor, n_to_prune
-from cap.pruning.movement import Movement
+from cap.pruning.movement import Movement, ScoreInit
 
 # The least that is kept of each matrix, and the final threshold on sigmoid(score): both as released with CAP.
 KEPT_FLOOR = 0.005
@@ -21,6 +21,7 @@ class SoftMovement(Movement):
 
     Args:
         score_learning_rate: Peak learning rate of the scores, > 0.
+        score_init: As in ``Movement``; the published threshold means scores that start at 0.
         threshold: ``target`` sets the threshold where the schedule is met exactly; ``published`` raises it from 0 to
             0.1 along the schedule's shape, and nobody knows the sparsity beforehand.
         regularizer_weight: Final factor of the mean of sigmoid(score) in the loss, >= 0; it follows the schedule.
@@ -39,10 +40,16 @@ class SoftMovement(Movement):
         threshold: Literal["target", "published"],
         regularizer_weight: float,
         final_sparsity: float,
+        score_init: ScoreInit,
     ) -> None:
-        super().__init__(scope="global", score_learning_rate=score_learning_rate)
+        super().__init__(scope="global", score_learning_rate=score_learning_rate, score_init=score_init)
         if threshold not in ("target", "published"):
             raise ValueError(f"pruning.threshold must be 'target' or 'published', got {threshold!r}")
+        if threshold == "published" and score_init != "zero":
+            raise ValueError(
+                f"pruning.threshold=published is about scores that start at 0: pruning.score_init must be zero, "
+                f"got {score_init!r}"
+            )
         if regularizer_weight < 0:
             raise ValueError(f"pruning.regularizer_weight must be >= 0, got {regularizer_weight}")
         if final_sparsity > 1 - KEPT_FLOOR:
@@ -80,7 +87,7 @@ class SoftMovement(Movement):
         n_pruned = n_to_prune(sparsity, self.n_weights)
         importance = {name: self.importance(name) for name in self.masks}
         masks = self.choose_globally(importance, n_pruned)
-        if all(int(mask.sum()) >= n_floor(KEPT_FLOOR, mask.numel()) for mask in masks.values()):
+        if all(int(mask.count_nonzero()) >= n_floor(KEPT_FLOOR, mask.numel()) for mask in masks.values()):
             return masks
         # A matrix fell below its floor: protect the best of each matrix, then rank the rest.
         protected = {
@@ -94,7 +101,7 @@ class SoftMovement(Movement):
         for name in self.masks:
             scores = self.importance(name)
             mask = scores > cut
-            is_below_floor = int(mask.sum()) < n_floor(KEPT_FLOOR, mask.numel())
+            is_below_floor = int(mask.count_nonzero()) < n_floor(KEPT_FLOOR, mask.numel())
             masks[name] = self._best(name, scores) if is_below_floor else mask
         return masks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -22,15 +23,15 @@ PER_MATRIX: dict[str, Make] = {
     "magnitude": Magnitude,
     "random": Random,
     "first_order": FirstOrder,
-    "movement": lambda: Movement(score_learning_rate=0.01),
+    "movement": lambda: Movement(score_learning_rate=0.01, score_init="zero"),
 }
 OVER_ALL: dict[str, Make] = {
     "magnitude_global": lambda: Magnitude(scope="global"),
     "random_global": lambda: Random(scope="global"),
     "first_order_global": lambda: FirstOrder(scope="global"),
-    "movement_global": lambda: Movement(scope="global", score_learning_rate=0.01),
+    "movement_global": lambda: Movement(scope="global", score_learning_rate=0.01, score_init="zero"),
     "soft_movement": lambda: SoftMovement(
-        score_learning_rate=0.01, threshold="target", regularizer_weight=190.0, final_sparsity=0.995
+        score_learning_rate=0.01, score_init="zero", threshold="target", regularizer_weight=190.0, final_sparsity=0.995
     ),
 }
 EVERY = PER_MATRIX | OVER_ALL
@@ -266,7 +267,7 @@ def test_equal_scores_keep_the_larger_weights(scope: str, sparsity: float, linea
     with torch.no_grad():
         for name, part in plain.items():
             part.weight.copy_(linears[name].weight)
-    movement, magnitude = Movement(scope=scope, score_learning_rate=0.01), Magnitude(scope=scope)
+    movement, magnitude = Movement(scope=scope, score_learning_rate=0.01, score_init="zero"), Magnitude(scope=scope)
     movement.attach(linears, seed=0)
     magnitude.attach(plain, seed=0)
     movement.update_masks(sparsity)
@@ -275,7 +276,7 @@ def test_equal_scores_keep_the_larger_weights(scope: str, sparsity: float, linea
 
 
 def test_movement_keeps_the_highest_scores_not_the_largest(linears) -> None:
-    pruner = Movement(score_learning_rate=0.01)
+    pruner = Movement(score_learning_rate=0.01, score_init="zero")
     pruner.attach(linears, seed=0)
     scores = pruner.scored("small").scores
     with torch.no_grad():
@@ -285,7 +286,7 @@ def test_movement_keeps_the_highest_scores_not_the_largest(linears) -> None:
 
 
 def test_a_weight_that_a_step_moves_away_from_zero_gains_score(linears) -> None:
-    pruner = Movement(score_learning_rate=0.01)
+    pruner = Movement(score_learning_rate=0.01, score_init="zero")
     pruner.attach(linears, seed=0)
     weight = linears["query"].parametrizations.weight.original
     scores = pruner.scored("query").scores
@@ -297,7 +298,7 @@ def test_a_weight_that_a_step_moves_away_from_zero_gains_score(linears) -> None:
 
 
 def test_pruned_weights_return_when_their_scores_rise(linears) -> None:
-    pruner = Movement(score_learning_rate=0.01)
+    pruner = Movement(score_learning_rate=0.01, score_init="zero")
     pruner.attach(linears, seed=0)
     pruner.update_masks(0.5)
     was_pruned = ~pruner.masks["query"].clone()
@@ -319,7 +320,7 @@ def test_the_optimizer_trains_one_score_per_weight_at_the_score_learning_rate(ma
 @pytest.mark.parametrize("rate", [0.0, -0.01])
 def test_a_score_learning_rate_that_is_not_positive_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match=rf"pruning\.score_learning_rate must be > 0, got {rate}"):
-        Movement(score_learning_rate=rate)
+        Movement(score_learning_rate=rate, score_init="zero")
 
 
 @pytest.mark.parametrize("make", [EVERY["magnitude"], EVERY["random"]], ids=["magnitude", "random"])
@@ -435,3 +436,21 @@ def test_a_step_that_overflowed_under_a_loss_scaler_leaves_the_average_finite(li
     backward(linears["query"], inputs(1))
     pruner.observe_gradients(scale=32768.0)
     assert bool(pruner.importance("query").isfinite().all())
+
+
+def test_scores_that_start_at_the_magnitude_prune_like_it_before_any_training(linears) -> None:
+    movement, magnitude = Movement(score_learning_rate=0.01, score_init="magnitude"), Magnitude()
+    masks = []
+    for pruner in (movement, magnitude):
+        copies = {name: deepcopy(linear) for name, linear in linears.items()}
+        pruner.attach(copies, seed=0)
+        pruner.update_masks(0.4)
+        masks.append(pruner.masks)
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
+def test_magnitude_start_has_mean_one_in_every_matrix(linears) -> None:
+    pruner = Movement(score_learning_rate=0.01, score_init="magnitude")
+    pruner.attach(linears, seed=0)
+    means = [float(scores.mean()) for scores in pruner.score_parameters()]
+    assert means == pytest.approx([1.0] * len(means))

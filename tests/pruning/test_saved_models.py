@@ -18,7 +18,9 @@ from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 every_family = pytest.mark.parametrize("family", FAMILY_NAMES)
 both_masks = pytest.mark.parametrize(
-    "make", [Magnitude, lambda: Movement(score_learning_rate=0.01)], ids=["fixed_masks", "scored_masks"]
+    "make",
+    [Magnitude, lambda: Movement(score_learning_rate=0.01, score_init="zero")],
+    ids=["fixed_masks", "scored_masks"],
 )
 
 

@@ -18,6 +18,7 @@ def soft(**options: Any) -> SoftMovement:
         "threshold": "target",
         "regularizer_weight": 190.0,
         "final_sparsity": 0.97,
+        "score_init": "zero",
     }
     return SoftMovement(**defaults | options)
 
@@ -240,3 +241,8 @@ def test_there_is_no_regularizer_with_weight_0(linears) -> None:
     pruner = attached(linears, regularizer_weight=0.0)
     pruner.update_masks(0.97)
     assert pruner.regularizer() is None
+
+
+def test_published_threshold_is_refused_for_scores_that_do_not_start_at_zero() -> None:
+    with pytest.raises(ValueError, match="score_init must be zero"):
+        soft(threshold="published", score_init="magnitude")

@@ -19,7 +19,7 @@ def tiny_module(tiny_model):
 
         torch.manual_seed(0)
         loaded = load_classifier(ModelSource(str(tiny_model), "tiny"), labels=("no", "yes"), n_outputs=2)
-        pruner = pruner or Movement(score_learning_rate=1e-2)
+        pruner = pruner or Movement(score_learning_rate=1e-2, score_init="zero")
         pruner.attach(prunable_linears(loaded.model), seed=0)
         return CapModule(
             PooledClassifier(loaded.model, "pooler"),
