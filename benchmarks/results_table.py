@@ -47,7 +47,7 @@ def row(group: list[dict[str, Any]]) -> str:
     switches = [name for name in ("pretrained", "snapshots", "finetuned") if config["contrast"][name]]
     cells = (
         config["task"]["name"],
-        config["pruning"]["name"],
+        pruning_of(config),
         "none" if not switches else "all three" if len(switches) == 3 else ", ".join(switches),
         spread([r["sparsity"]["prunable"] for r in group], 4),
         spread([r["scores"]["teacher"][metric] for r in group], 3),
@@ -61,10 +61,16 @@ def row(group: list[dict[str, Any]]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def pruning_of(config: dict[str, Any]) -> str:
+    """Name the pruning type, and how its scores started if that is not our default."""
+    name = str(config["pruning"]["name"])
+    return f"{name}, scores from 0" if config["pruning"].get("score_init") == "zero" else name
+
+
 def minutes_per_epoch(record: dict[str, Any]) -> float:
     """Divide training, validation and snapshots by the epochs of the run."""
     seconds = record["seconds"]
-    return (seconds["fit"] + seconds.get("snapshots", 0.0)) / record["config"]["trainer"]["max_epochs"] / 60
+    return float((seconds["fit"] + seconds.get("snapshots", 0.0)) / record["config"]["trainer"]["max_epochs"] / 60)
 
 
 def spread(values: list[float], digits: int) -> str:

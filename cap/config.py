@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
@@ -222,7 +222,10 @@ def check(cfg: DictConfig) -> Checked:
 
 
 def _type_problems(key: str, node: dict[str, Any]) -> list[str]:
-    """Compare the values of a node that conf/ chooses by class with that class's own annotations."""
+    """Compare the values of a node that conf/ chooses by class with that class's own annotations.
+
+    A whole number where a number is wanted is one: it is made a float in place.
+    """
     target: Any = get_class(node["_target_"])
     hints = get_type_hints(target.__init__)
     problems = []
@@ -230,6 +233,10 @@ def _type_problems(key: str, node: dict[str, Any]) -> list[str]:
         wanted = hints.get(name)
         if wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, wanted))):
             problems.append(f"{key}.{name} must be {'a whole number' if wanted is int else 'a number'}, got {value!r}")
+        elif wanted is float:
+            node[name] = float(value)
+        elif get_origin(wanted) is Literal and value not in get_args(wanted):
+            problems.append(f"{key}.{name} must be one of {', '.join(get_args(wanted))}, got {value!r}")
     return problems
 
 

@@ -10,6 +10,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def log_as_it_was():
+    """Take the door's handlers off again: they write to this test's stderr."""
+    import logging
+
+    logger = logging.getLogger("cap")
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
 @pytest.fixture
 def run_door(monkeypatch, tmp_path, capsys):
     """Run ``python -m cap.train ...`` in this process; give exit code and what stood on stderr."""

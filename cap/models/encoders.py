@@ -193,17 +193,15 @@ def load_classifier(source: ModelSource, *, labels: tuple[str, ...], n_outputs: 
             problem_type="single_label_classification" if labels else "regression",
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the message can be ours
+            ignore_mismatched_sizes=True,
             **names,
         )
-    if info["mismatched_keys"]:
-        shapes = "; ".join(
-            f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in info["mismatched_keys"]
-        )
-        raise InputError(
-            f"the weights of {source.label} must have the shapes that its configuration and this task's {n_outputs} "
-            f"outputs ask for, got {shapes}; give a model without a task head, or one of this task"
-        )
+    # A head of another width is replaced by a fresh one; anything else that does not fit is a broken folder.
+    prefix = f"{model.base_model_prefix}."
+    mismatches = [key for key in info["mismatched_keys"] if key[0].startswith(prefix)]
+    if mismatches:
+        shapes = "; ".join(f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches)
+        raise InputError(f"the weights of {source.label} must have the shapes that its config.json says, got {shapes}")
     missing = info["missing_keys"]
     has_pooler = any("pooler" in name for name, _ in model.base_model.named_parameters())
     return LoadedModel(model, has_pooler and not any("pooler" in key for key in missing))

@@ -76,7 +76,9 @@ class Memory:
         Raises:
             KeyError: If the source is not filled.
         """
-        return torch.stack([array.index_select(0, example_id) for array in self._encodings[source]], dim=1)
+        # CPU autocast refuses to stack float16; there is nothing here for it to cast.
+        with torch.autocast("cpu", enabled=False):
+            return torch.stack([array.index_select(0, example_id) for array in self._encodings[source]], dim=1)
 
     def teacher_logits(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
         """Read the teacher's logits of some examples, on the CPU.

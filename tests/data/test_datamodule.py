@@ -137,7 +137,7 @@ def test_processes_share_the_training_rows_and_all_score_every_row(make_data: Ma
 def test_rows_are_tokenised_once(make_data: MakeData, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     first = ids(make_data().train_dataloader())
-    assert "tokenising 43 rows of train" in caplog.text
+    assert "tokenising 43 rows" in caplog.text
     caplog.clear()
     assert ids(make_data().train_dataloader()) == first
     assert "tokenising" not in caplog.text
@@ -158,7 +158,7 @@ def test_a_damaged_cache_is_made_again_and_said(
 ) -> None:
     expected = [batch["input_ids"].tolist() for batch in make_data().train_dataloader()]
     folder = tmp_path / "cache" / "tokenised" / make_data().key
-    file = folder / "train" / "input_ids.npy"
+    file = folder / "tokens" / "input_ids.npy"
     harm: dict[str, Callable[[], object]] = {
         "cut": lambda: file.write_bytes(file.read_bytes()[:-4]),
         "changed": lambda: np.save(file, np.load(file) + 1),

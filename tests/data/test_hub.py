@@ -67,7 +67,9 @@ def test_no_network_is_noticed_without_the_offline_switch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import datasets
+    import huggingface_hub
 
+    from cap import network
     from cap.data import hub
     from cap.data.tasks import get_task
     from cap.errors import InputError
@@ -75,8 +77,9 @@ def test_no_network_is_noticed_without_the_offline_switch(
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     # Port 9 of this machine refuses at once.
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(network.urllib.request, "getproxies", dict)
     with pytest.raises(InputError, match="neither the Hub nor the local cache"):
         hub.read_hub(get_task("qqp"))
     assert "does not answer" in caplog.text

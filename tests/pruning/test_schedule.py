@@ -253,7 +253,11 @@ def test_the_higher_of_two_levels_with_one_start_wins() -> None:
 
 @pytest.mark.parametrize(
     ("levels", "starts", "message"),
-    [((0.5,), (0, 1), "every level needs one start"), ((), (), "needs one start"), ((0.1, 0.2), (5, 3), "must rise")],
+    [
+        ((0.5,), (0, 1), "every level needs one start"),
+        ((), (), "needs one start"),
+        ((0.1, 0.2), (5, 3), "must not fall"),
+    ],
     ids=["numbers", "none", "falling"],
 )
 def test_starts_that_do_not_fit_the_levels_are_refused(

@@ -52,11 +52,19 @@ def fit(module, tmp_path, callbacks, *, n_batches: int, **options) -> None:
     from cap.training.run import build_trainer
 
     trainer = build_trainer(
-        {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, **options},
+        {
+            "max_epochs": 1,
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "log_every_n_steps": 1,
+            "limit_val_batches": 0,
+            **options,
+        },
         run_dir=tmp_path,
         callbacks=callbacks,
     )
-    trainer.fit(module, train_dataloaders=loader(n_batches))
+    # Lightning warns of a module that could validate and has no data for it.
+    trainer.fit(module, train_dataloaders=loader(n_batches), val_dataloaders=loader(1))
 
 
 @dataclass

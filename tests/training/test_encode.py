@@ -26,10 +26,16 @@ def batch(ids: list[int]) -> dict[str, torch.Tensor]:
     }
 
 
+def loader(batches):
+    from torch.utils.data import DataLoader
+
+    return DataLoader(batches, batch_size=None)
+
+
 def encode(model, batches):
     from cap.training.encode import encode_rows
 
-    return encode_rows(model, batches, device=torch.device("cpu"), description="rows")
+    return encode_rows(model, loader(batches), device=torch.device("cpu"), description="rows")
 
 
 def frozen(model, batches, cache_dir, **changes):
@@ -38,7 +44,7 @@ def frozen(model, batches, cache_dir, **changes):
     computation = Computation(torch.device("cpu"), changes.get("precision", "32-true"), nullcontext)
     return frozen_outputs(
         model,
-        batches,
+        loader(batches),
         data_key=changes.get("data_key", "rows"),
         cache_dir=cache_dir,
         computation=computation,
@@ -73,7 +79,7 @@ def test_rows_that_are_not_each_there_once_are_refused(model, ids):
 
 def test_second_call_with_the_same_content_computes_nothing(model, tmp_path):
     first = frozen(model, [batch([0, 1])], tmp_path)
-    second = frozen(model, None, tmp_path)  # type: ignore[arg-type]
+    second = frozen(model, [], tmp_path)
     assert not first.was_cached
     assert second.was_cached
     assert second.encodings == first.encodings
