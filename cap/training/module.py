@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -204,9 +205,11 @@ class CapModule(LightningModule):
     def _require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         if bool(total.isfinite()):
             return
-        broken = ", ".join(f"loss/{name} = {float(term)}" for name, term in terms.items() if not term.isfinite())
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        broken = ", ".join(f"loss/{name} = {value}" for name, value in values.items() if not math.isfinite(value))
+        broken = broken or f"loss/total = {float(total.detach())}"
         raise RunError(
-            f"the loss must be finite, but at step {self.global_step} {broken or f'their sum = {float(total)}'}. "
+            f"the loss must be finite, but at step {self.global_step} {broken}. "
             f"Lower learning_rate or pruning.score_learning_rate, or use trainer.precision=32-true; "
             f"the last good checkpoint, if one was due, is kept in the run's folder"
         )
