@@ -1,4 +1,4 @@
-"""``python -m benchmarks.results_table``: write the README's results table from the committed records.
+"""``python -m benchmarks.results_table``: write the README's tables from the committed measurements.
 
 Runs that differ only in their seed are one row: mean, and standard deviation where there are several.
 """
@@ -13,7 +13,8 @@ from typing import Any
 from cap.storage import atomic_file, content_key, read_json
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->"
+RESULTS = ("<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->")
+COST = ("<!-- cost: python -m benchmarks.results_table -->", "<!-- end of cost -->")
 COLUMNS = (
     "task",
     "pruning",
@@ -73,6 +74,19 @@ def minutes_per_epoch(record: dict[str, Any]) -> float:
     return float((seconds["fit"] + seconds.get("snapshots", 0.0)) / record["config"]["trainer"]["max_epochs"] / 60)
 
 
+def cost_table(measured: dict[str, Any]) -> str:
+    """Make the table of what a step and a run cost beside plain fine-tuning."""
+    run, memory = measured["run"], measured["peak_memory_gb"]
+    rows = [
+        ("step, masks moved every 10 steps, s", measured["step_masks_every_10"], 2),
+        ("step, masks moved every step, s", measured["step_masks_every_1"], 2),
+        ("10 epochs with all encoding, s", run, 0),
+        ("peak memory of those, GB", {**memory, "ratio": memory["cap"] / memory["plain"]}, 2),
+    ]
+    lines = [f"| {name} | {v['plain']:.{n}f} | {v['cap']:.{n}f} | {v['ratio']:.2f} |" for name, v, n in rows]
+    return "\n".join(["| | plain fine-tuning | CAP | ratio |", "| --- | --- | --- | --- |", *lines])
+
+
 def spread(values: list[float], digits: int) -> str:
     """Write a mean, with the standard deviation of several values."""
     mean = f"{statistics.mean(values):.{digits}f}"
@@ -80,13 +94,21 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def write() -> None:
-    """Put the table between its two markers in the README."""
-    records = [read_json(path) for path in sorted((ROOT / "benchmarks" / "records").glob("*.json"))]
+    """Put each table between its two markers in the README."""
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    text = readme.read_text(encoding="utf-8")
+    for (begin, end), lines in tables():
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{lines}\n{end}{rest.partition(end)[2]}"
     with atomic_file(readme) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{table(records)}\n{END}{after}", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def tables() -> list[tuple[tuple[str, str], str]]:
+    """Make every table of the README, each with its markers."""
+    folder = ROOT / "benchmarks"
+    records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
+    return [(RESULTS, table(records)), (COST, cost_table(read_json(folder / "results" / "step_minilm.json")))]
 
 
 if __name__ == "__main__":
