@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# e.g. make demo DEMO_ARGS="sparsity=0.7"
+# e.g. make demo DEMO_ARGS="sparsity=0.7 output_dir=outputs/demo-0.7"
 DEMO_ARGS ?=
 
 .PHONY: demo test check format types unit clean

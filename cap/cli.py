@@ -54,7 +54,11 @@ def door(job: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         try:
             return job(cfg)
         except (InputError, RunError) as error:
-            if cfg.traceback or HydraConfig.get().mode == RunMode.MULTIRUN:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                # Hydra shows the first failure only, and that when the whole grid is over.
+                logging.getLogger("cap").error("job %s failed: %s", HydraConfig.get().job.num, error)
+                raise
+            if cfg.traceback:
                 raise
             _leave(error)
 
@@ -68,6 +72,8 @@ def door(job: Callable[[DictConfig], float | None]) -> Callable[[], None]:
             if "traceback=true" in sys.argv or any(argument.startswith("debug=") for argument in sys.argv):
                 raise
             _leave(error)
+        except KeyboardInterrupt:
+            _leave(RunError("stopped by the user"))
         except (HydraException, OmegaConfBaseException) as error:
             _leave(InputError(explain(error)))
 
@@ -135,6 +141,7 @@ def set_up_log() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
     # Lightning's own tips and hardware lines would bury what the run has to say.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # debug=profile is about its table
 
 
 __all__ = ["conf_dir", "door", "explain", "known_keys", "set_up_log"]

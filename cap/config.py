@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cap.errors import InputError
@@ -214,8 +216,13 @@ def check(cfg: DictConfig) -> Checked:
         problems.append(f"pruning.every_n_steps must be a whole number of at least 1, got {every_n_steps!r}")
     if len(parts) == 2:
         problems += _problems_of_parts(parts["pruning"], parts["schedule"])
+    problems += _problems_of_trainer(config.trainer)
     if problems:
         raise InputError("\n".join(problems))
+    n_epochs = parts["schedule"].n_epochs
+    if n_epochs is not None:
+        # The record and the hash say how long the run really is.
+        config.trainer.max_epochs = resolved["trainer"]["max_epochs"] = n_epochs
     return Checked(
         config, {str(k): v for k, v in resolved.items()}, parts["pruning"], name, every_n_steps, parts["schedule"]
     )
@@ -307,6 +314,23 @@ def _problems_of_length(c: TrainConfig) -> list[str]:
             f"trainer.devices must be 1, got {c.trainer.devices}: one run uses one device; "
             f"start several runs for several devices"
         )
+    return problems
+
+
+def _problems_of_trainer(trainer: TrainerConfig) -> list[str]:
+    options = asdict(trainer)
+    if trainer.devices != 1 or "max_epochs" not in options or {trainer.max_epochs, trainer.max_steps} & {0}:
+        return []  # said already
+    problems = []
+    for key in ("limit_train_batches", "gradient_clip_val"):
+        value = options[key]
+        if value is not None and not value > 0:
+            problems.append(f"trainer.{key} must be > 0, got {value}")
+    try:
+        # Lightning knows its own names best: precision, accelerator, strategy, intervals.
+        Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        problems.append(f"trainer.* must be what Lightning's Trainer takes: {error}")
     return problems
 
 

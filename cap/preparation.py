@@ -36,6 +36,7 @@ from cap.training.module import Optimisation
 from cap.training.teacher import (
     cached_scores,
     check_labels,
+    check_size,
     check_tokenizer,
     fine_tune_once,
     is_at_chance,
@@ -176,7 +177,7 @@ def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device) -
         return None
     if wanted == "auto":
         return _own_teacher(checked.config, prepared, device)
-    return _given_teacher(wanted, prepared, device)
+    return _given_teacher(checked.config, prepared, device)
 
 
 def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) -> Teacher:
@@ -230,7 +231,8 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) 
     return Teacher(model, scores, f"auto {made.folder.name}", made.folder, made.was_cached, at_chance)
 
 
-def _given_teacher(wanted: str, prepared: Prepared, device: torch.device) -> Teacher:
+def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.device) -> Teacher:
+    wanted = settings.teacher
     folder = Path(wanted)
     name = f"folder {folder.name}" if folder.is_dir() else wanted
     source = ModelSource(wanted, name)
@@ -238,6 +240,13 @@ def _given_teacher(wanted: str, prepared: Prepared, device: torch.device) -> Tea
     first = prepared.rows.splits["train"][:16]
     texts += [text for column in prepared.task.text_columns for text in first[column]]
     config = load_config(source)
+    check_size(
+        config,
+        prepared.pretrained.model.config,
+        is_encoded=settings.contrast.finetuned,
+        is_start=settings.student_init == "teacher",
+        name=name,
+    )
     check_labels(config, labels=prepared.task.labels, n_outputs=prepared.task.n_outputs, name=name)
     check_tokenizer(load_tokenizer(source), prepared.tokenizer, texts, name=name)
     model = _load_teacher(source, prepared)

@@ -24,12 +24,13 @@ from rich.console import Console
 
 from cap.cli import door
 from cap.config import Checked, check
+from cap.errors import InputError
 from cap.models.encoders import PooledClassifier, load_saved_classifier, save_classifier
 from cap.models.families import prunable_linears
 from cap.objectives.memory import Memory, Source
 from cap.preparation import Prepared, Teacher, chance_message, get_teacher, prepare
 from cap.pruning.masks import count_zeros, sparsity_fractions
-from cap.results.folder import CHECKPOINTS, MODEL, claim, require_free
+from cap.results.folder import CHECKPOINTS, MODEL, claim, hold, require_free
 from cap.results.record import environment, peak_memory_gb, retention, write_record
 from cap.results.report import summary_table, write_report
 from cap.storage import atomic_folder
@@ -88,7 +89,7 @@ class Run:
         self.record: dict[str, Any] = {
             "status": "interrupted",
             "error": None,
-            "command": shlex.join(["python", "-m", "cap.train", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "cap.train", *typed_overrides()]),
             "config": checked.resolved,
             "config_hash": checked.hash,
             "environment": environment(),
@@ -104,6 +105,7 @@ class Run:
 
     def begin(self, prepared: Prepared) -> None:
         """Claim the folder; from here on it holds a record that does not look complete."""
+        self._lock = hold(self.run_dir)
         self.record["metric"] = prepared.task.monitored
         self.record["data"] = {
             "source": prepared.rows.source,
@@ -155,6 +157,7 @@ class Run:
             teacher = get_teacher(self.checked, prepared, device=device)
         if teacher is not None:
             self.record["scores"]["teacher"] = teacher.scores
+            self.record["teacher"] = {"name": teacher.label, "was_cached": teacher.was_cached}
             if teacher.is_at_chance:
                 self.warnings.append(f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}.")
         with self.phase("encode"):
@@ -162,13 +165,11 @@ class Run:
         module = self._module(prepared, teacher, memory)
         with self.phase("fit"):
             trainer.fit(module, datamodule=prepared.datamodule)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         if snapshots:
             self.seconds["snapshots"] = snapshots[0].seconds
             self.seconds["fit"] -= snapshots[0].seconds  # so that the phases add up
             if memory.n_encodings("snapshots") == 0:
-                self.warnings.append("The run was too short to take a snapshot: loss/snc is left out.")
+                self.warnings.append("No snapshot was taken: loss/snc is left out.")
         self.record["levels"] = scores.levels
         self.record["steps"] = trainer.global_step
         self.record["seconds_per_step"] = timer.median()
@@ -196,16 +197,16 @@ class Run:
             )
         if is_constant and not prepared.task.is_regression:
             self.warn(
-                "The pruned model predicts one class only. Learned scores need a slow rise of sparsity: give it more "
-                "steps (trainer.max_epochs) or, in a short run, pruning=magnitude with student_init=teacher; a lower "
-                "sparsity or a longer schedule.flat_after help, too."
+                "The pruned model predicts one class only. Give it more steps (trainer.max_epochs), a lower sparsity "
+                "or student_init=teacher; learned scores that start at 0 need a very slow rise of sparsity."
             )
         return self._complete(prepared, saved.cpu(), pruned)
 
     def fail(self, error: BaseException) -> None:
         """Write down why the run ended early; whatever happens, its folder does not look complete."""
         status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-        message = f"{type(error).__name__}: {error}".strip(": ")
+        message = "stopped from outside" if status == "interrupted" else f"{type(error).__name__}: {error}".strip(": ")
+        log.error("%s: %s", status, message)
         try:
             write_record(self.run_dir, {**self.record, "status": status, "error": message, "warnings": self.warnings})
         except (OSError, ValueError):
@@ -217,8 +218,10 @@ class Run:
         scores = self.record["scores"]
         scores["pruned"] = pruned
         teacher_score = scores["teacher"][metric] if scores["teacher"] else None
-        self.record.update(retention(pruned[metric], teacher_score, scores["majority"][metric]))
+        majority = None if prepared.task.is_regression else scores["majority"][metric]
+        self.record.update(retention(pruned[metric], teacher_score, majority))
         self.record["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
+        self._note_final_level(pruned)
         self.record["matrices"] = {name: list(count) for name, count in count_zeros(prunable_linears(saved)).items()}
         self.seconds["total"] = time.perf_counter() - self.started
         self.record["seconds"] = {name: round(value, 3) for name, value in self.seconds.items()}
@@ -228,13 +231,20 @@ class Run:
         for logger in self.loggers:
             final = {f"final/{name}": value for name, value in pruned.items()}
             logger.log_metrics({**final, "final/sparsity": self.record["sparsity"]["prunable"]}, self.record["steps"])
-        self._close_loggers(succeeded=True)
-        shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
         # The record comes last: it alone says that a run is complete.
         write_report(self.run_dir, self.record)
         write_record(self.run_dir, self.record)
+        self._close_loggers(succeeded=True)
+        shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
         Console().print(summary_table(self.record, str(self.run_dir)))
         return pruned[metric]
+
+    def _note_final_level(self, pruned: dict[str, float]) -> None:
+        """Add the end of the run to the levels, unless a validation fell on the last step."""
+        levels, step = self.record["levels"], self.record["steps"]
+        if not levels or levels[-1]["step"] != step:
+            asked, reached = self.checked.config.sparsity, self.record["sparsity"]["prunable"]
+            levels.append({"step": step, "target": asked, "sparsity": reached, "scores": pruned})
 
     def _close_loggers(self, *, succeeded: bool) -> None:
         for logger in self.loggers:
@@ -246,12 +256,10 @@ class Run:
         if hasattr(self, "_log_file"):
             logging.getLogger("cap").removeHandler(self._log_file)
             self._log_file.close()
+        self._lock.release()
 
     def _trainer_options(self) -> dict[str, Any]:
-        options = dataclasses.asdict(self.checked.config.trainer)
-        if self.checked.plan.n_epochs is not None:
-            options["max_epochs"] = self.checked.plan.n_epochs
-        return options
+        return dataclasses.asdict(self.checked.config.trainer)
 
     def _snapshots(self, prepared: Prepared) -> list[SnapshotCallback]:
         contrast = self.checked.config.contrast
@@ -282,10 +290,11 @@ class Run:
                 cache_dir=prepared.cache_dir,
                 computation=computation_of(trainer),
                 description=f"encoding the training rows with the {source} model",
+                with_logits=source == "finetuned",
             )
             model.cpu()
             memory.add_encodings(source, outputs.encodings)
-            if source == "finetuned":
+            if outputs.logits is not None:
                 memory.set_teacher_logits(outputs.logits)
         return memory
 
@@ -295,7 +304,10 @@ class Run:
         if config.student_init == "teacher" and teacher is not None:
             student.load_state_dict(teacher.model.state_dict())
         pruner = self.checked.pruner
-        pruner.attach(prunable_linears(student.model), seed=config.seed)
+        try:
+            pruner.attach(prunable_linears(student.model), seed=config.seed)
+        except ValueError as error:  # a target that this model's matrices cannot meet
+            raise InputError(str(error)) from error
         frozen = {"pretrained": prepared.pretrained}
         if teacher is not None:
             frozen["teacher"] = teacher.model
@@ -315,8 +327,10 @@ class Run:
 
     def _distill(self, teacher: Teacher | None) -> Distill:
         distill = self.checked.config.distill
-        weight = distill.weight if teacher is not None else 0.0
-        return Distill(weight=weight, ce_weight=distill.ce_weight, temperature=distill.temperature)
+        if teacher is None and distill.weight > 0:
+            self.warn("There is no teacher to distil from: the labels weigh 1, as with distill=none.")
+            return Distill(weight=0.0, ce_weight=1.0, temperature=distill.temperature)
+        return Distill(weight=distill.weight, ce_weight=distill.ce_weight, temperature=distill.temperature)
 
     def _contrast(self, student: PooledClassifier, teacher: Teacher | None) -> Contrast | None:
         contrast = self.checked.config.contrast
@@ -338,6 +352,11 @@ class Run:
             anchor_dropout=student.head_dropout() if contrast.anchor_dropout else 0.0,
             seed=self.checked.config.seed,
         )
+
+
+def typed_overrides() -> list[str]:
+    """Return what was typed for this run; of a multirun, what this job got of it."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
 
 
 def run_folder(checked: Checked) -> Path:

@@ -179,7 +179,7 @@ def test_warns_in_log_and_record_when_one_class_is_predicted(compose_config, tin
 
 def test_run_too_short_for_a_snapshot_says_so(compose_config, tiny_overrides):
     _, _, record = run(compose_config, [*tiny_overrides, "trainer.max_steps=1"])
-    assert any("too short to take a snapshot" in warning for warning in record["warnings"])
+    assert any("No snapshot was taken" in warning for warning in record["warnings"])
 
 
 def test_other_configuration_in_the_folder_is_refused_and_left_as_it_was(compose_config, tiny_overrides):
@@ -263,3 +263,41 @@ def test_masks_saved_are_those_of_the_last_training_step(compose_config, tiny_ov
     weights = load_file(run_dir / "model" / "model.safetensors")
     assert record["steps"] == 8
     assert all(torch.equal(weights[f"{name}.weight"] != 0, mask) for name, mask in seen[-1].items())
+
+
+def test_without_a_teacher_the_labels_weigh_one(compose_config, tiny_overrides, monkeypatch):
+    from cap.training.module import CapModule
+
+    seen = []
+    real = CapModule.__init__
+
+    def remember(self, student, **settings):
+        seen.append(settings["distill"])
+        real(self, student, **settings)
+
+    monkeypatch.setattr(CapModule, "__init__", remember)
+    _, _, record = run(compose_config, [*tiny_overrides, "teacher=none"])
+    assert (seen[-1].weight, seen[-1].ce_weight) == (0.0, 1.0)
+    assert any("no teacher to distil from" in warning for warning in record["warnings"])
+
+
+def test_levels_end_with_the_saved_model_when_no_validation_falls_on_the_last_step(compose_config, tiny_overrides):
+    _, _, record = run(compose_config, [*tiny_overrides, "trainer.max_steps=5", "sparsity=0.5"])
+    assert record["levels"][-1]["step"] == 5
+    assert record["levels"][-1]["scores"] == record["scores"]["pruned"]
+
+
+def test_folder_in_use_by_another_process_is_refused(compose_config, tiny_overrides, tmp_path):
+    from cap.errors import InputError
+    from cap.storage import locked
+    from cap.train import train
+
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="another process is running"):
+        train(compose_config(*tiny_overrides))
+
+
+def test_epochs_per_level_set_the_length_that_the_record_states(compose_config, tiny_overrides):
+    levels = ["schedule=stepwise", "schedule.levels=[0.3,0.6]", "schedule.epochs_per_level=2", "sparsity=0.6"]
+    _, _, record = run(compose_config, [*tiny_overrides, *levels])
+    assert record["config"]["trainer"]["max_epochs"] == 4
+    assert record["steps"] == 16

@@ -76,7 +76,7 @@ def _complaint(task: Task, value: Any, named: list[str], row: int, where: str) -
         )
     if named and isinstance(value, int) and 0 <= value < len(named):
         value = f"{value} ({named[value]})"
-    return f"labels of task={task.name} must be {wanted}, got {value!r} in {place}; correct the row, or use task=custom"
+    return f"labels of task={task.name} must be {wanted}, got {value!r} in {place}; correct the row"
 
 
 __all__ = ["read_labels"]

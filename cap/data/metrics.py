@@ -165,4 +165,4 @@ def _standardised(values: Tensor) -> Tensor:
     return values / values.abs().max()
 
 
-__all__ = ["TaskMetrics", "majority_scores"]
+__all__ = ["TaskMetrics", "majority_scores", "split_metrics"]

@@ -112,7 +112,7 @@ def _require_columns(task: Task, table: pa.Table, where: str) -> None:
     if missing:
         raise InputError(
             f"task={task.name} reads the columns {', '.join(wanted)}; {where} lacks {', '.join(missing)} "
-            f"and has {', '.join(table.column_names) or 'none'}; rename its columns, or use task=custom"
+            f"and has {', '.join(table.column_names) or 'none'}; rename its columns"
         )
     if table.num_rows == 0:
         raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")

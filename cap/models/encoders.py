@@ -154,7 +154,10 @@ def resolve_source(
 def _check_weights(folder: Path, expected: str) -> None:
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise InputError(f"model.sha256 is set, so {weights.name} must be in the model's folder, but it is not there")
+        raise InputError(
+            f"model.sha256 is set, so {weights.name} must lie in the model's folder, got {folder.name} without it; "
+            f"set model.sha256=null to use other weights"
+        )
     found = file_sha256(weights)
     if found != expected:
         raise InputError(
@@ -208,9 +211,9 @@ def load_classifier(source: ModelSource, *, labels: tuple[str, ...], n_outputs: 
 
 
 def load_saved_classifier(folder: Path) -> PreTrainedModel:
-    """Load a classifier exactly as it was saved, with stock transformers."""
+    """Load a saved classifier in float32, with stock transformers."""
     with _quiet_transformers():
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(folder)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     return model
 
 

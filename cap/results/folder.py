@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from cap.errors import InputError
 from cap.results.record import write_record
-from cap.storage import atomic_file, ensure_writable, read_json
+from cap.storage import atomic_file, ensure_writable, locked, read_json
 
 RECORD = "record.json"
 CONFIG = "config.yaml"
@@ -56,17 +58,16 @@ def claim(run_dir: Path, record: dict[str, Any], config_yaml: str) -> None:
     """Take a folder for a run; from here on its record says ``interrupted`` until the run is over.
 
     Args:
-        run_dir: The run's folder, checked by ``require_free``.
+        run_dir: The run's folder, held by ``hold``.
         record: What is known already; needs ``config_hash``.
         config_yaml: The resolved configuration.
 
     Raises:
-        InputError: If the folder cannot be written, or holds something else.
+        InputError: If the folder holds something else.
     """
     require_free(run_dir, record["config_hash"])
-    ensure_writable(run_dir, "output_dir")
     if (run_dir / RECORD).is_file():
-        log.info("%s holds a run of the same configuration; this run replaces it", run_dir)
+        log.warning("%s holds a run of the same configuration; this run replaces it", run_dir)
     write_record(run_dir, {**record, "status": "interrupted"})
     for name in _OURS - {RECORD}:
         path = run_dir / name
@@ -78,4 +79,22 @@ def claim(run_dir: Path, record: dict[str, Any], config_yaml: str) -> None:
         temporary.write_text(config_yaml, encoding="utf-8")
 
 
-__all__ = ["CHECKPOINTS", "CONFIG", "MODEL", "RECORD", "claim", "require_free"]
+def hold(run_dir: Path) -> FileLock:
+    """Keep other processes out of a run's folder until the lock is released or this process ends.
+
+    Raises:
+        InputError: If another process runs in this folder, or it cannot be written.
+    """
+    ensure_writable(run_dir, "output_dir")
+    lock = locked(run_dir)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"output_dir must not be in use, but another process is running this configuration in {run_dir}; "
+            f"wait for it or choose another output_dir"
+        ) from error
+    return lock
+
+
+__all__ = ["CHECKPOINTS", "CONFIG", "MODEL", "RECORD", "claim", "hold", "require_free"]

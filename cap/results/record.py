@@ -12,7 +12,9 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``data``                           ``source``, ``fingerprint``, ``n_rows`` by split: ``{"train": n, ...}``
 ``metric``                         the task's first metric, which retention is computed on
 ``scores``                         ``majority``, ``teacher``, ``pruned``: each ``{metric: x}``, or null (no teacher)
-``levels``                         list of ``{"step", "target", "sparsity", "scores": {metric: x}}``, one per level
+``levels``                         list of ``{"step", "target", "sparsity", "scores": {metric: x}}``: validations,
+                                   ends of levels, and the end of the run
+``teacher``                        its ``name``, and ``was_cached``: made by an earlier run
 ``retention``                      pruned / teacher, or null; ``retention_reason`` then says why
 ``retention_above_majority``       (pruned - majority) / (teacher - majority), or null with its ``..._reason``
 ``sparsity``                       ``asked``, and reached, as a fraction of ``prunable``, ``encoder``, ``model`` weights

@@ -29,8 +29,8 @@ class PruningCallback(Callback):
 
     Args:
         plan: The schedule in fractions of a run.
-        every_n_steps: Move the masks every so many optimizer steps, >= 1; the last step always moves them, so that
-            the run ends on its target.
+        every_n_steps: Move the masks every so many optimizer steps, >= 1; a new level and the last step always move
+            them, so that the run ends on its target.
 
     Raises:
         ValueError: If ``every_n_steps`` is below 1.
@@ -51,6 +51,7 @@ class PruningCallback(Callback):
         """Lay the schedule over the steps of this run."""
         self._n_steps = int(trainer.estimated_stepping_batches)
         self._schedule = self.plan.over(self._n_steps)
+        self._has_levels = self.plan.level_starts(self._n_steps) is not None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Move the masks if this optimizer step is due."""
@@ -66,7 +67,8 @@ class PruningCallback(Callback):
         pl_module.log_dict({"pruning/target": self.target, "pruning/sparsity": self.reached})
 
     def _is_due(self, step: int, target: float) -> bool:
-        is_new_level = target != self.target and target == self._schedule(self._n_steps - 1)
+        is_level = self._has_levels or target == self._schedule(self._n_steps - 1)
+        is_new_level = is_level and target != self.target
         return step % self.every_n_steps == 0 or step == self._n_steps - 1 or is_new_level
 
     def _log_level(self, step: int, target: float, counts: MaskCounts) -> None:
@@ -108,7 +110,7 @@ class SnapshotCallback(Callback):
         """Choose the steps of the snapshots."""
         self._steps = set(snapshot_steps(self.plan, int(trainer.estimated_stepping_batches), self.n_snapshots))
         if not self._steps:
-            log.warning("this run is too short to take a snapshot: the term loss/snc is left out")
+            log.warning("no snapshot is due in this run's schedule and length: the term loss/snc is left out")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take a snapshot if this optimizer step is due."""
@@ -233,24 +235,30 @@ class ScoreCallback(Callback):
 
 
 class StepTimer(Callback):
-    """Measure training batches: moving the masks included; validation, snapshots and loading not."""
+    """Measure optimizer steps: moving the masks included; validation, snapshots and loading not."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._started = 0.0
+        self._step = -1
+        self._so_far = 0.0  # of the batches of an accumulated step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock; this callback stands after those that evaluate and before the one that moves the masks."""
+        if trainer.global_step != self._step:
+            self._step, self._so_far = trainer.global_step, 0.0
         self._started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop the clock."""
-        self.seconds.append(time.perf_counter() - self._started)
+        self._so_far += time.perf_counter() - self._started
+        if trainer.global_step != self._step:
+            self.seconds.append(self._so_far)
 
     def median(self) -> float | None:
-        """Return the median seconds of a batch; None if there was none."""
+        """Return the median seconds of a step; None if there was none."""
         return statistics.median(self.seconds) if self.seconds else None
 
 

@@ -31,12 +31,12 @@ class FrozenOutputs:
 
     Args:
         encodings: ``.npy`` file (examples, dim), float16, ordered by example_id.
-        logits: ``.npy`` file (examples, outputs), float16.
+        logits: ``.npy`` file (examples, outputs), float16; None if they were not asked for.
         was_cached: True if nothing had to be computed.
     """
 
     encodings: Path
-    logits: Path
+    logits: Path | None
     was_cached: bool
 
 
@@ -108,6 +108,7 @@ def frozen_outputs(
     cache_dir: Path,
     computation: Computation,
     description: str,
+    with_logits: bool,
 ) -> FrozenOutputs:
     """Return the outputs of a frozen model over the training set, computed at most once per content.
 
@@ -118,26 +119,31 @@ def frozen_outputs(
         cache_dir: Root of what runs share.
         computation: Where and how to run.
         description: What the progress bar and the log say.
+        with_logits: False for a model whose task head means nothing: its head is then no part of the content, so that
+            runs with other seeds share one entry.
 
     Returns:
         Files under ``cache_dir``.
     """
-    key = content_key([weights_key(model), model.pooling, data_key, computation.precision, computation.device.type])
-    folder = cache_dir / "encodings" / key
+    weights = weights_key(model.model if with_logits else model.model.base_model)
+    names = (_ENCODINGS, _LOGITS) if with_logits else (_ENCODINGS,)
+    where = [computation.precision, computation.device.type]
+    folder = cache_dir / "encodings" / content_key([weights, list(names), model.pooling, data_key, *where])
+    logits_file = folder / _LOGITS if with_logits else None
     with locked(folder):
-        if _is_whole(folder):
+        if _is_whole(folder, names):
             log.info("%s: found in the cache", description)
-            return FrozenOutputs(folder / _ENCODINGS, folder / _LOGITS, was_cached=True)
+            return FrozenOutputs(folder / _ENCODINGS, logits_file, was_cached=True)
         n_batches = len(cast(Sized, loader))
         log.info("%s: %d batches on %s", description, n_batches, computation.device)
         encodings, logits = encode_rows(
             model, loader, device=computation.device, autocast=computation.autocast, description=description
         )
         with atomic_folder(folder) as temporary:
-            for name, array in ((_ENCODINGS, encodings), (_LOGITS, logits)):
+            for name, array in zip(names, (encodings, logits), strict=False):
                 np.save(temporary / name, array, allow_pickle=False)
-            write_json(temporary / _META, {name: file_sha256(temporary / name) for name in (_ENCODINGS, _LOGITS)})
-    return FrozenOutputs(folder / _ENCODINGS, folder / _LOGITS, was_cached=False)
+            write_json(temporary / _META, {name: file_sha256(temporary / name) for name in names})
+    return FrozenOutputs(folder / _ENCODINGS, logits_file, was_cached=False)
 
 
 def save_snapshot(encodings: np.ndarray, path: Path) -> None:
@@ -146,12 +152,12 @@ def save_snapshot(encodings: np.ndarray, path: Path) -> None:
         np.save(file, encodings, allow_pickle=False)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, names: tuple[str, ...]) -> bool:
     if not folder.exists():
         return False
     try:
         expected = read_json(folder / _META)
-        if all(file_sha256(folder / name) == expected[name] for name in (_ENCODINGS, _LOGITS)):
+        if all(file_sha256(folder / name) == expected[name] for name in names):
             return True
     except (OSError, ValueError, KeyError):
         pass

@@ -150,6 +150,32 @@ def check_labels(config: PretrainedConfig, *, labels: tuple[str, ...], n_outputs
     )
 
 
+def check_size(
+    teacher: PretrainedConfig, student: PretrainedConfig, *, is_encoded: bool, is_start: bool, name: str
+) -> None:
+    """Refuse a given teacher whose encodings or weights cannot be set beside the student's.
+
+    Args:
+        teacher: Configuration of the teacher.
+        student: Configuration of the pre-trained model.
+        is_encoded: True if the student is contrasted with the teacher's encodings.
+        is_start: True if the student starts from the teacher's weights, so that every dimension must agree.
+        name: How to call the teacher.
+
+    Raises:
+        InputError: If the family differs, or the width or depth where they matter.
+    """
+    keys = ["model_type"]
+    keys += ["hidden_size"] if is_encoded else []
+    keys += ["num_hidden_layers", "intermediate_size", "vocab_size"] if is_start else []
+    found, wanted = ({key: getattr(config, key, None) for key in keys} for config in (teacher, student))
+    if found != wanted:
+        raise InputError(
+            f"teacher must be like the model in {wanted}, got {name} with {found}; give one fine-tuned from the same "
+            f"model, or teacher=auto; with contrast.finetuned=false the width may differ"
+        )
+
+
 def check_tokenizer(
     teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: list[str], *, name: str
 ) -> None:
@@ -179,4 +205,12 @@ def _is_whole(folder: Path) -> bool:
     return False
 
 
-__all__ = ["FineTuned", "cached_scores", "check_labels", "check_tokenizer", "fine_tune_once", "is_at_chance"]
+__all__ = [
+    "FineTuned",
+    "cached_scores",
+    "check_labels",
+    "check_size",
+    "check_tokenizer",
+    "fine_tune_once",
+    "is_at_chance",
+]

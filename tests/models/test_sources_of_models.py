@@ -100,7 +100,7 @@ def test_a_hash_that_differs_is_refused_with_both_hashes(package: Path) -> None:
 
 
 def test_missing_weights_are_refused_where_a_hash_is_expected(package: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.safetensors must be in the model's folder"):
+    with pytest.raises(InputError, match=r"model\.safetensors must lie in the model's folder"):
         resolve_source(None, package="carried_model_of_tests", sha256="0" * 64, revision=None)
 
 

@@ -49,6 +49,7 @@ def frozen(model, batches, cache_dir, **changes):
         cache_dir=cache_dir,
         computation=computation,
         description="encoding",
+        with_logits=changes.get("with_logits", True),
     )
 
 
@@ -111,3 +112,12 @@ def test_damaged_entry_is_made_again_and_said(model, tmp_path, damage, caplog):
     assert not second.was_cached
     assert second.encodings.read_bytes() == good
     assert "damaged" in caplog.text
+
+
+def test_head_of_a_model_without_logits_is_no_part_of_its_content(model, tmp_path):
+    first = frozen(model, [batch([0, 1])], tmp_path, with_logits=False)
+    with torch.no_grad():
+        model.model.classifier.weight.add_(1.0)  # as another seed would draw it
+    second = frozen(model, [], tmp_path, with_logits=False)
+    assert first.logits is None
+    assert second.was_cached

@@ -131,3 +131,17 @@ def test_chance_level_is_two_standard_errors_above_the_majority(score, majority,
     from cap.training.teacher import is_at_chance
 
     assert is_at_chance(score, majority, n_rows) is expected
+
+
+def test_given_teacher_of_another_width_is_refused_where_it_is_contrasted(
+    compose_config, tiny_overrides, tiny_model, tmp_path
+):
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    config = BertConfig.from_pretrained(tiny_model, hidden_size=16, num_attention_heads=2)
+    config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "given")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "given")
+    message = refusal(compose_config, tiny_overrides, tmp_path / "given")
+    assert "'hidden_size': 32" in message
+    assert "'hidden_size': 16" in message
