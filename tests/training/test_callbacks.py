@@ -114,6 +114,17 @@ def test_masks_move_every_n_steps_and_at_the_last_one(tiny_module, tmp_path, eve
     assert targets == expected
 
 
+def test_last_step_moves_the_masks_of_a_sparsity_that_no_longer_rises(tiny_module, tmp_path):
+    from cap.pruning.schedule import OneShot
+    from cap.training.callbacks import PruningCallback
+
+    module = tiny_module()
+    targets = recorded_targets(module)
+    plan = OneShot(sparsity=0.5, warmup=0.0, flat_before=0.0)
+    fit(module, tmp_path, [PruningCallback(plan, every_n_steps=3)], n_batches=5)
+    assert targets == [0.5, 0.5, 0.5]  # steps 0, 3 and the last, 4: learned scores have moved since 3
+
+
 def test_log_names_target_reached_and_counts(tiny_module, tmp_path, caplog):
     import logging
 
