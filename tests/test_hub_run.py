@@ -10,6 +10,18 @@ from tests.hub_cache import hub_environment, make_hub_dataset, make_hub_model
 COMMAND = "cap.train task=qqp sparsity=0.97 trainer.max_steps=5 finetune.max_steps=5"
 
 
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, "-m", *COMMAND.split()],
+        cwd=folder,
+        env=hub_environment(folder / "hub", OMP_NUM_THREADS="1", PYTHONPATH=str(root)),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
 def test_readmes_command_runs_on_a_hub_cache_without_a_network(tiny_model, tmp_path):
     things = ["film", "book", "play", "song"] * 8
     columns = {
@@ -21,14 +33,7 @@ def test_readmes_command_runs_on_a_hub_cache_without_a_network(tiny_model, tmp_p
     names = {"label": ["not_duplicate", "duplicate"]}
     make_hub_dataset(tmp_path / "hub", {"train": columns, "validation": columns}, class_names=names)
     make_hub_model(tmp_path / "hub", tiny_model)
-    done = subprocess.run(
-        [sys.executable, "-m", *COMMAND.split()],
-        cwd=tmp_path,
-        env=hub_environment(tmp_path / "hub", OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).parent.parent)),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     (record_file,) = (tmp_path / "outputs" / "qqp" / "soft_movement-0.97").glob("*/record.json")
     record = json.loads(record_file.read_text())
@@ -40,14 +45,7 @@ def test_readmes_command_runs_on_a_hub_cache_without_a_network(tiny_model, tmp_p
 
 
 def test_nothing_cached_and_no_network_is_one_message(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", *COMMAND.split()],
-        cwd=tmp_path,
-        env=hub_environment(tmp_path / "hub", OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).parent.parent)),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run(tmp_path)
     assert done.returncode == 2
     assert "hf download google-bert/bert-base-uncased" in done.stderr
     assert "Traceback" not in done.stderr
