@@ -150,7 +150,7 @@ class Run:
         checkpoint = CheckpointCallback(self.run_dir / CHECKPOINTS, **dataclasses.asdict(config.checkpoint))
         callbacks: list[Callback] = [scores, *snapshots, timer, pruning, checkpoint]
         trainer = build_trainer(
-            self._trainer_options(), run_dir=self.run_dir, callbacks=callbacks, loggers=self.loggers
+            dataclasses.asdict(config.trainer), run_dir=self.run_dir, callbacks=callbacks, loggers=self.loggers
         )
         device = trainer.strategy.root_device
         with self.phase("teacher"):
@@ -257,9 +257,6 @@ class Run:
             logging.getLogger("cap").removeHandler(self._log_file)
             self._log_file.close()
         self._lock.release()
-
-    def _trainer_options(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.checked.config.trainer)
 
     def _snapshots(self, prepared: Prepared) -> list[SnapshotCallback]:
         contrast = self.checked.config.contrast
