@@ -27,7 +27,8 @@ from transformers import get_linear_schedule_with_warmup
 
 from cap.cli import conf_dir, door
 from cap.config import check, register
-from cap.models.encoders import PooledClassifier, load_classifier, resolve_pooling, resolve_source
+from cap.heads import Head
+from cap.models.encoders import PooledModel, load_model, resolve_pooling, resolve_source
 from cap.models.families import prunable_linears
 from cap.objectives.memory import Memory
 from cap.preparation import prepare
@@ -92,12 +93,12 @@ def time_steps(cfg: DictConfig) -> dict[str, dict[str, float]]:
     }
 
 
-def new_model(cfg: DictConfig) -> PooledClassifier:
+def new_model(cfg: DictConfig) -> PooledModel:
     """Load the pre-trained model with a fresh head of two classes."""
     model = cfg.model
     source = resolve_source(model.name_or_path, package=model.package, sha256=model.sha256, revision=model.revision)
-    loaded = load_classifier(source, labels=("no", "yes"), n_outputs=2)
-    return PooledClassifier(loaded.model, resolve_pooling("cls", has_trained_pooler=loaded.has_trained_pooler)).train()
+    loaded = load_model(source, head=Head("classes", ("no", "yes")))
+    return PooledModel(loaded.model, resolve_pooling("cls", has_trained_pooler=loaded.has_trained_pooler)).train()
 
 
 def made_up_batch(seed: int) -> dict[str, Tensor]:
@@ -111,7 +112,7 @@ def made_up_batch(seed: int) -> dict[str, Tensor]:
     }
 
 
-def plain_step(model: PooledClassifier) -> Step:
+def plain_step(model: PooledModel) -> Step:
     """Make the floor: stock model, cross-entropy, fused AdamW, clipping, linear schedule."""
     stock = model.model
     optimizer = torch.optim.AdamW(stock.parameters(), lr=3e-5, fused=True)
@@ -129,7 +130,7 @@ def plain_step(model: PooledClassifier) -> Step:
     return step
 
 
-def cap_step(cfg: DictConfig, model: PooledClassifier, folder: Path, *, every_n_steps: int) -> Step:
+def cap_step(cfg: DictConfig, model: PooledModel, folder: Path, *, every_n_steps: int) -> Step:
     """Make a full CAP step: all three banks with nine snapshots, distillation, pruning, masks on schedule."""
     settings = cfg.contrast
     pruning = OmegaConf.to_container(cfg.pruning, resolve=True)

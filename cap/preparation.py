@@ -19,10 +19,10 @@ from cap.data.tasks import Task, get_task
 from cap.errors import InputError
 from cap.models.encoders import (
     ModelSource,
-    PooledClassifier,
+    PooledModel,
     Pooling,
-    load_classifier,
     load_config,
+    load_model,
     load_tokenizer,
     resolve_pooling,
     resolve_source,
@@ -65,7 +65,7 @@ class Prepared:
     source: ModelSource
     tokenizer: PreTrainedTokenizerBase
     datamodule: CapDataModule
-    pretrained: PooledClassifier
+    pretrained: PooledModel
     majority: dict[str, float]
     cache_dir: Path
 
@@ -82,11 +82,11 @@ class Prepared:
         """Count the rows of every split."""
         return {split: len(rows) for split, rows in self.rows.splits.items()}
 
-    def new_student(self, seed: int) -> PooledClassifier:
+    def new_student(self, seed: int) -> PooledModel:
         """Load the pre-trained model with a fresh task head, the same for the same seed."""
         seed_everything(seed, verbose=False)
-        loaded = load_classifier(self.source, labels=self.task.labels, n_outputs=self.task.n_outputs)
-        return PooledClassifier(loaded.model, self.pooling)
+        loaded = load_model(self.source, head=self.task.head)
+        return PooledModel(loaded.model, self.pooling)
 
 
 def prepare(checked: Checked) -> Prepared:
@@ -131,9 +131,9 @@ def prepare(checked: Checked) -> Prepared:
     )
     datamodule.setup()
     seed_everything(config.seed, verbose=False)
-    loaded = load_classifier(source, labels=task.labels, n_outputs=task.n_outputs)
+    loaded = load_model(source, head=task.head)
     pooling = resolve_pooling(config.contrast.pool, has_trained_pooler=loaded.has_trained_pooler)
-    pretrained = PooledClassifier(loaded.model, pooling)
+    pretrained = PooledModel(loaded.model, pooling)
     majority: dict[str, float] = {}
     for split, metrics in split_metrics(task).items():
         labels = datamodule.validation_labels(split)
@@ -154,7 +154,7 @@ class Teacher:
         is_at_chance: True if its score could be that of a model that knows nothing.
     """
 
-    model: PooledClassifier
+    model: PooledModel
     scores: dict[str, float]
     label: str
     folder: Path | None
@@ -205,6 +205,7 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) 
             "device": device.type,
             "seed": config.seed,
         },
+        kind=prepared.task.kind,
         datamodule=prepared.datamodule,
         metrics=prepared.metrics(),
         optimisation=Optimisation(
@@ -247,7 +248,7 @@ def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.devi
         is_start=settings.student_init == "teacher",
         name=name,
     )
-    check_labels(config, labels=prepared.task.labels, n_outputs=prepared.task.n_outputs, name=name)
+    check_labels(config, head=prepared.task.head, name=name)
     check_tokenizer(load_tokenizer(source), prepared.tokenizer, texts, name=name)
     model = _load_teacher(source, prepared)
     scores, _ = evaluate(
@@ -265,9 +266,9 @@ def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.devi
     return Teacher(model, scores, name, None, False, False)
 
 
-def _load_teacher(source: ModelSource, prepared: Prepared) -> PooledClassifier:
-    loaded = load_classifier(source, labels=prepared.task.labels, n_outputs=prepared.task.n_outputs)
-    return PooledClassifier(loaded.model, prepared.pooling)
+def _load_teacher(source: ModelSource, prepared: Prepared) -> PooledModel:
+    loaded = load_model(source, head=prepared.task.head)
+    return PooledModel(loaded.model, prepared.pooling)
 
 
 def _at_chance(scores: dict[str, float], prepared: Prepared) -> bool:

@@ -25,7 +25,7 @@ from rich.console import Console
 from cap.cli import door
 from cap.config import Checked, check
 from cap.errors import InputError
-from cap.models.encoders import PooledClassifier, load_saved_classifier, save_classifier
+from cap.models.encoders import PooledModel, load_saved_model, save_model
 from cap.models.families import prunable_linears
 from cap.objectives.memory import Memory, Source
 from cap.preparation import Prepared, Teacher, chance_message, get_teacher, prepare
@@ -185,17 +185,17 @@ class Run:
             module.pruner.fold()
         model = module.student.model.cpu()
         with atomic_folder(self.run_dir / MODEL) as folder:
-            save_classifier(model, prepared.tokenizer, folder)
-        saved = load_saved_classifier(self.run_dir / MODEL)
+            save_model(model, prepared.tokenizer, folder)
+        saved = load_saved_model(self.run_dir / MODEL, prepared.task.kind)
         with self.phase("evaluate"):
             pruned, is_constant = evaluate(
-                PooledClassifier(saved, prepared.pooling),
+                PooledModel(saved, prepared.pooling),
                 prepared.datamodule.eval_dataloaders(),
                 prepared.metrics(),
                 device=device,
                 description="pruned model's score",
             )
-        if is_constant and not prepared.task.is_regression:
+        if is_constant and prepared.task.kind == "classes":
             self.warn(
                 "The pruned model predicts one class only. Give it more steps (trainer.max_epochs), a lower sparsity "
                 "or student_init=teacher; learned scores that start at 0 need a very slow rise of sparsity."
@@ -218,7 +218,7 @@ class Run:
         scores = self.record["scores"]
         scores["pruned"] = pruned
         teacher_score = scores["teacher"][metric] if scores["teacher"] else None
-        majority = None if prepared.task.is_regression else scores["majority"][metric]
+        majority = scores["majority"][metric] if prepared.task.kind == "classes" else None
         self.record.update(retention(pruned[metric], teacher_score, majority))
         self.record["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
         self._note_final_level(pruned)
@@ -274,7 +274,7 @@ class Run:
     def _fill_memory(self, prepared: Prepared, teacher: Teacher | None, trainer: Trainer) -> Memory:
         config = self.checked.config
         memory = Memory(n_examples=prepared.datamodule.n_train, budget_gb=config.memory.budget_gb)
-        wanted: list[tuple[Source, PooledClassifier]] = []
+        wanted: list[tuple[Source, PooledModel]] = []
         if config.contrast.pretrained:
             wanted.append(("pretrained", prepared.pretrained))
         if teacher is not None and (config.contrast.finetuned or config.distill.weight > 0):
@@ -329,7 +329,7 @@ class Run:
             return Distill(weight=0.0, ce_weight=1.0, temperature=distill.temperature)
         return Distill(weight=distill.weight, ce_weight=distill.ce_weight, temperature=distill.temperature)
 
-    def _contrast(self, student: PooledClassifier, teacher: Teacher | None) -> Contrast | None:
+    def _contrast(self, student: PooledModel, teacher: Teacher | None) -> Contrast | None:
         contrast = self.checked.config.contrast
         switches: dict[Source, bool] = {
             "pretrained": contrast.pretrained,

@@ -148,7 +148,7 @@ class CapDataModule(LightningDataModule):
 
     def _labels(self, split: str) -> Tensor:
         values = self._rows.splits[split].data.column("label").to_numpy()
-        return torch.from_numpy(np.array(values, dtype=np.float32 if self._task.is_regression else np.int64))
+        return torch.from_numpy(np.array(values, dtype=np.float32 if self._task.kind == "number" else np.int64))
 
     @cached_property
     def _tokens(self) -> dict[str, TokenRows]:

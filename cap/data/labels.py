@@ -44,7 +44,7 @@ def read_labels(task: Task, table: pa.Table, where: str) -> pa.Array:
     if len(bad):
         row = int(bad[0])
         raise InputError(_complaint(task, column[row].as_py(), named, row, where))
-    if task.is_regression:
+    if task.kind == "number":
         return pa.array(labels.astype(np.float32))
     return pa.array(labels.astype(np.int64))
 
@@ -59,14 +59,14 @@ def _number(task: Task, value: Any, named: list[str]) -> float:
         number = float(value)
     except (TypeError, ValueError):
         return np.nan
-    if task.is_regression:
+    if task.kind == "number":
         return number
     return number if number in range(len(task.labels)) else np.nan
 
 
 def _complaint(task: Task, value: Any, named: list[str], row: int, where: str) -> str:
     place = f"row {row} (counted from 0) of {where}"
-    if task.is_regression:
+    if task.kind == "number":
         return f"labels of task={task.name} must be finite numbers, got {value!r} in {place}; correct or remove the row"
     wanted = ", ".join(f"{number} ({name})" for number, name in enumerate(task.labels))
     if value in (-1, "-1"):

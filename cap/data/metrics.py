@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -61,10 +61,10 @@ class TaskMetrics:
     """
 
     def __init__(self, task: Task, *, suffix: str = "") -> None:
-        known = _REGRESSION if task.is_regression else _CLASSIFICATION
+        known = _REGRESSION if task.kind == "number" else _CLASSIFICATION
         for name in task.metrics:
             if name not in known:
-                kind = "regression" if task.is_regression else "classification"
+                kind = "regression" if task.kind == "number" else "classification"
                 raise InputError(
                     f"task.metrics of a {kind} task must be among {', '.join(nearest_first(name, known))}; got {name!r}"
                 )
@@ -77,17 +77,17 @@ class TaskMetrics:
         self._predicted: list[Tensor] = []
         self._labels: list[Tensor] = []
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Add one batch.
 
         Args:
             logits: What the model answered, ``(batch, n_outputs)``, any float type, any device.
-            labels: Class numbers or values, ``(batch,)``.
+            batch: Its ``labels`` are class numbers or values, ``(batch,)``.
         """
         # The rows wait on the CPU: a batch's answers are a few numbers, and all splits together fit easily.
         logits = logits.detach().cpu()
-        self._predicted.append(logits.double().reshape(-1) if self._task.is_regression else logits.argmax(dim=-1))
-        self._labels.append(labels.detach().cpu().reshape(-1))
+        self._predicted.append(logits.double().reshape(-1) if self._task.kind == "number" else logits.argmax(dim=-1))
+        self._labels.append(batch["labels"].detach().cpu().reshape(-1))
 
     def compute(self) -> dict[str, float]:
         """Score every row since the last reset.
@@ -102,7 +102,9 @@ class TaskMetrics:
         predicted, labels = self._rows()
         if len(labels) == 0:
             raise ValueError("metrics need at least one row, got none; call update before compute")
-        return {name: float(score(predicted, labels, self._task.n_outputs)) for name, score in self._scores.items()}
+        return {
+            name: float(score(predicted, labels, self._task.head.n_outputs)) for name, score in self._scores.items()
+        }
 
     @property
     def is_constant(self) -> bool:
@@ -110,7 +112,7 @@ class TaskMetrics:
         return _is_constant(self._rows()[0])
 
     def _rows(self) -> tuple[Tensor, Tensor]:
-        label_type = torch.float64 if self._task.is_regression else torch.int64
+        label_type = torch.float64 if self._task.kind == "number" else torch.int64
         if not self._labels:
             return torch.empty(0, dtype=label_type), torch.empty(0, dtype=label_type)
         return torch.cat(self._predicted), torch.cat(self._labels).to(label_type)
@@ -144,14 +146,14 @@ def majority_scores(
     Returns:
         The same keys as ``TaskMetrics.compute``; correlations are 0.0.
     """
-    if task.is_regression:
+    if task.kind == "number":
         answer = train_labels.double().mean().reshape(1, 1)
     else:
-        counts = torch.bincount(train_labels.long(), minlength=task.n_outputs)
-        answer = torch.nn.functional.one_hot(counts.argmax(), task.n_outputs).reshape(1, -1)
+        counts = torch.bincount(train_labels.long(), minlength=task.head.n_outputs)
+        answer = torch.nn.functional.one_hot(counts.argmax(), task.head.n_outputs).reshape(1, -1)
     metrics = metrics or TaskMetrics(task)
     metrics.reset()
-    metrics.update(answer.expand(len(validation_labels), -1), validation_labels)
+    metrics.update(answer.expand(len(validation_labels), -1), {"labels": validation_labels})
     return metrics.compute()
 
 

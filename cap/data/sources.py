@@ -123,7 +123,7 @@ def _checked(task: Task, table: pa.Table, where: str, *, is_fixed: bool) -> Data
     columns["label"] = read_labels(task, table, where)
     columns["example_id"] = pa.array(np.arange(table.num_rows, dtype=np.int64))
     features = {name: Value("string") for name in task.text_columns}
-    features["label"] = Value("float32" if task.is_regression else "int64")
+    features["label"] = Value("float32" if task.kind == "number" else "int64")
     features["example_id"] = Value("int64")
     return Dataset(pa.table(columns).replace_schema_metadata(None).cast(Features(features).arrow_schema))
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cap.errors import InputError, nearest_first
+from cap.heads import Head, Kind
 
 _GLUE = "nyu-mll/glue"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Describe a sentence or sentence-pair task.
+    """Describe a task on sentences or pairs of texts.
 
     Args:
         name: The word that follows ``task=``.
+        kind: What an answer is, see ``cap.heads``.
         text_columns: The columns a model reads, one or two, in the order in which it reads them.
         label_column: The column with the answer.
-        labels: Class names in the Hub's order, which is the order of the outputs; empty for regression.
+        labels: Class names in the Hub's order, which is the order of the outputs; empty unless ``kind`` is ``classes``.
         metrics: Names of the scores, see ``cap.data.metrics``; the first is the one monitored.
         hub_path: Name of the data set on the Hub; None where there is none.
         hub_config: Configuration of that data set; None for its only one.
@@ -25,6 +27,7 @@ class Task:
     """
 
     name: str
+    kind: Kind = "classes"
     text_columns: tuple[str, ...]
     label_column: str = "label"
     labels: tuple[str, ...]
@@ -39,9 +42,11 @@ class Task:
                 f"task.text_columns names the one or two columns a model reads, got {list(self.text_columns)}; "
                 "give one column for single sentences, two for pairs"
             )
-        if len(self.labels) == 1 or len(set(self.labels)) != len(self.labels):
+        has_classes = len(set(self.labels)) == len(self.labels) > 1
+        if has_classes != (self.kind == "classes") or (self.labels and not has_classes):
             raise InputError(
-                f"task.labels are two or more different class names, or empty for regression, got {list(self.labels)}"
+                f"task.labels are two or more different class names, or empty where answers are no classes, "
+                f"got {list(self.labels)} for kind {self.kind!r}"
             )
         if not self.metrics or not self.validation_splits:
             raise InputError(
@@ -50,14 +55,9 @@ class Task:
             )
 
     @property
-    def is_regression(self) -> bool:
-        """Say whether the label is a number instead of a class."""
-        return not self.labels
-
-    @property
-    def n_outputs(self) -> int:
-        """Count the logits of one row: one per class, a single one for regression."""
-        return len(self.labels) or 1
+    def head(self) -> Head:
+        """Describe the head that a model needs for this task."""
+        return Head(self.kind, self.labels)
 
     @property
     def monitored(self) -> str:
@@ -71,9 +71,11 @@ def _glue(
     labels: tuple[str, ...],
     metrics: tuple[str, ...] = ("accuracy",),
     validation_splits: tuple[str, ...] = ("validation",),
+    kind: Kind = "classes",
 ) -> Task:
     return Task(
         name=name,
+        kind=kind,
         text_columns=text_columns,
         labels=labels,
         metrics=metrics,
@@ -99,7 +101,7 @@ _ROWS = (
     _glue("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews",)),
     _glue("rte", _SENTENCES, _ENTAILMENT),
     _glue("qnli", ("question", "sentence"), _ENTAILMENT),
-    _glue("stsb", _SENTENCES, (), ("pearson", "spearman")),
+    _glue("stsb", _SENTENCES, (), ("pearson", "spearman"), kind="number"),
     # The Hub keeps WNLI's two classes the other way round from RTE's and QNLI's.
     _glue("wnli", _SENTENCES, ("not_entailment", "entailment")),
     Task(

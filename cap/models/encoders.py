@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -26,12 +27,18 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cap.errors import InputError
+from cap.heads import Head, Kind
 from cap.network import hub_is_reachable
 from cap.storage import content_key, file_sha256
 
 Pooling = Literal["pooler", "first_token", "mean"]
 _CALL_OPTIONS = ("truncation", "padding")
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_AUTO_CLASSES: dict[Kind, Any] = {
+    "classes": AutoModelForSequenceClassification,
+    "number": AutoModelForSequenceClassification,
+    "span": AutoModelForQuestionAnswering,
+}
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,20 @@ class ModelSource:
 
 
 class EncoderOutput(NamedTuple):
-    """Hold what one forward pass gives: class logits and the pooled vector before normalisation."""
+    """Hold what one forward pass gives: the head's logits and the pooled vector before normalisation.
 
-    logits: Float[Tensor, "batch outputs"]
+    Logits are (batch, outputs); those of a span are (batch, tokens, 2), start and end.
+    """
+
+    logits: Float[Tensor, "batch ..."]
     pooled: Float[Tensor, "batch dim"]
 
 
-class PooledClassifier(nn.Module):
-    """Run a stock sequence classifier and keep its pooled vector.
+class PooledModel(nn.Module):
+    """Run a stock model with a task head and keep its pooled vector.
 
     Args:
-        model: A transformers sequence classifier; it is not changed.
+        model: A transformers model for sequence classification or question answering; it is not changed.
         pooling: ``pooler`` is the base model's pooler output, ``first_token`` the first token's last hidden state,
             ``mean`` the mean of the last hidden states over real tokens.
     """
@@ -82,9 +92,11 @@ class PooledClassifier(nn.Module):
         # One pass gives both: every stock classifier runs its base model and then its head, in its own way.
         hook = self.model.base_model.register_forward_hook(lambda module, args, output: captured.append(output))
         try:
-            logits = self.model(**inputs).logits
+            output = self.model(**inputs)
         finally:
             hook.remove()
+        is_span = "start_logits" in output
+        logits = torch.stack([output.start_logits, output.end_logits], dim=-1) if is_span else output.logits
         return EncoderOutput(logits, self._pool(captured[0], inputs["attention_mask"]))
 
     def _pool(self, base_output: Any, attention_mask: Tensor) -> Tensor:
@@ -174,30 +186,30 @@ class LoadedModel:
     has_trained_pooler: bool
 
 
-def load_classifier(source: ModelSource, *, labels: tuple[str, ...], n_outputs: int) -> LoadedModel:
-    """Load a sequence classifier in float32; head weights that the checkpoint lacks are drawn from the global seed.
+def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
+    """Load a model with a task head in float32; head weights that the checkpoint lacks come from the global seed.
 
     Args:
         source: Where from.
-        labels: Class names in order; empty for regression.
-        n_outputs: Width of the head, at least 1.
+        head: What the task asks of it.
 
     Raises:
-        InputError: If the model is neither a folder nor on the Hub or in its cache, or is no classifier.
+        InputError: If the model is neither a folder nor on the Hub or in its cache, or takes no such head.
     """
-    names: dict[str, Any] = {}
-    if labels:
-        names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    options: dict[str, Any] = {"num_labels": head.n_outputs}
+    if head.kind != "span":
+        options["problem_type"] = "single_label_classification" if head.kind == "classes" else "regression"
+    if head.labels:
+        options["id2label"] = dict(enumerate(head.labels))
+        options["label2id"] = {label: i for i, label in enumerate(head.labels)}
     with _errors_of(source), _quiet_transformers():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = _AUTO_CLASSES[head.kind].from_pretrained(
             source.name_or_path,
             **_where_from(source),
-            num_labels=n_outputs,
-            problem_type="single_label_classification" if labels else "regression",
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **names,
+            **options,
         )
     # A head of another width is replaced by a fresh one; anything else that does not fit is a broken folder.
     prefix = f"{model.base_model_prefix}."
@@ -210,14 +222,14 @@ def load_classifier(source: ModelSource, *, labels: tuple[str, ...], n_outputs: 
     return LoadedModel(model, has_pooler and not any("pooler" in key for key in missing))
 
 
-def load_saved_classifier(folder: Path) -> PreTrainedModel:
-    """Load a saved classifier in float32, with stock transformers."""
+def load_saved_model(folder: Path, kind: Kind) -> PreTrainedModel:
+    """Load a saved model with its head in float32, with stock transformers."""
     with _quiet_transformers():
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        model: PreTrainedModel = _AUTO_CLASSES[kind].from_pretrained(folder, dtype=torch.float32)
     return model
 
 
-def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that stock transformers loads: configuration, safetensors, tokenizer."""
     with _quiet_transformers():
         model.save_pretrained(folder)
@@ -330,17 +342,17 @@ __all__ = [
     "EncoderOutput",
     "LoadedModel",
     "ModelSource",
-    "PooledClassifier",
+    "PooledModel",
     "Pooling",
     "evaluating",
-    "load_classifier",
     "load_config",
-    "load_saved_classifier",
+    "load_model",
+    "load_saved_model",
     "load_tokenizer",
     "normalise",
     "resolve_pooling",
     "resolve_source",
-    "save_classifier",
+    "save_model",
     "tokenizer_key",
     "weights_key",
 ]

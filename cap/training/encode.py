@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from cap.models.encoders import PooledClassifier, evaluating, normalise, weights_key
+from cap.models.encoders import PooledModel, evaluating, normalise, weights_key
 from cap.storage import atomic_file, atomic_folder, content_key, file_sha256, locked, read_json, write_json
 from cap.training.progress import tracked
 
@@ -61,7 +61,7 @@ def computation_of(trainer: Trainer) -> Computation:
 
 
 def encode_rows(
-    model: PooledClassifier,
+    model: PooledModel,
     loader: DataLoader,
     *,
     device: torch.device,
@@ -101,7 +101,7 @@ def encode_rows(
 
 
 def frozen_outputs(
-    model: PooledClassifier,
+    model: PooledModel,
     loader: DataLoader,
     *,
     data_key: str,

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cap.models.encoders import PooledClassifier, evaluating
+from cap.models.encoders import PooledModel, evaluating
 from cap.training.progress import tracked
 
 
@@ -22,8 +22,8 @@ class Metrics(Protocol):
     def is_constant(self) -> bool:
         """True if a classifier predicted one class only since the last reset."""
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in a batch."""
+    def update(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None:
+        """Take in a batch: the model's answers, and the ``labels`` and ``example_id`` they belong to."""
 
     def compute(self) -> dict[str, float]:
         """Return the scores by name."""
@@ -33,7 +33,7 @@ class Metrics(Protocol):
 
 
 def evaluate(
-    model: PooledClassifier,
+    model: PooledModel,
     loaders: Mapping[str, DataLoader],
     metrics: Mapping[str, Metrics],
     *,
@@ -63,7 +63,7 @@ def evaluate(
         with evaluating(model):
             for batch in tracked(loader, description=description, trainer=trainer):
                 moved = {name: value.to(device) for name, value in batch.items()}
-                metric.update(model(moved).logits, moved["labels"])
+                metric.update(model(moved).logits, moved)
         scores.update(metric.compute())
         constant.append(metric.is_constant)
         metric.reset()

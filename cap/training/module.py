@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import get_linear_schedule_with_warmup
 
 from cap.errors import RunError
-from cap.models.encoders import EncoderOutput, PooledClassifier, normalise
+from cap.models.encoders import EncoderOutput, PooledModel, normalise
 from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
 from cap.objectives.distillation import distillation_loss, label_loss
 from cap.objectives.memory import Memory, Source
@@ -101,7 +101,7 @@ class CapModule(LightningModule):
 
     def __init__(
         self,
-        student: PooledClassifier,
+        student: PooledModel,
         *,
         distill: Distill,
         optimisation: Optimisation,
@@ -110,7 +110,7 @@ class CapModule(LightningModule):
         memory: Memory | None = None,
         train_labels: Tensor | None = None,
         pruner: Pruner | None = None,
-        frozen: Mapping[str, PooledClassifier] | None = None,
+        frozen: Mapping[str, PooledModel] | None = None,
     ) -> None:
         super().__init__()
         if memory is None and (contrast is not None or distill.weight > 0):
@@ -217,7 +217,7 @@ class CapModule(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect predictions of a validation batch."""
         split = list(self.metrics)[dataloader_idx]
-        self.metrics[split].update(self(batch).logits, batch["labels"])
+        self.metrics[split].update(self(batch).logits, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all validation splits."""

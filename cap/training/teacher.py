@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cap.errors import InputError
-from cap.models.encoders import PooledClassifier, load_saved_classifier, save_classifier
+from cap.heads import Head, Kind
+from cap.models.encoders import PooledModel, load_saved_model, save_model
 from cap.storage import atomic_folder, content_key, file_sha256, locked, read_json, write_json
 from cap.training.evaluation import Metrics, evaluate
 from cap.training.module import CapModule, Distill, Optimisation
@@ -43,9 +44,10 @@ class FineTuned:
 
 
 def fine_tune_once(
-    make_student: Callable[[], PooledClassifier],
+    make_student: Callable[[], PooledModel],
     *,
     content: Mapping[str, Any],
+    kind: Kind,
     datamodule: LightningDataModule,
     metrics: Mapping[str, Metrics],
     optimisation: Optimisation,
@@ -58,6 +60,7 @@ def fine_tune_once(
     Args:
         make_student: Makes the pre-trained model with a fresh task head; called only if there is something to train.
         content: Everything that changes the result, as JSON; names the teacher in the cache.
+        kind: What an answer of the task is.
         datamodule: Training and validation rows.
         metrics: Validation metrics by split.
         optimisation: Learning rate, decay, warm-up.
@@ -67,7 +70,7 @@ def fine_tune_once(
     """
     folder = cache_dir / "teachers" / content_key(dict(content))
     with locked(folder):
-        if _is_whole(folder):
+        if _is_whole(folder, kind):
             log.info("teacher: found in the cache, %s", folder)
             return FineTuned(folder, was_cached=True)
         log.info("teacher: fine-tuning, kept in %s for every run that would train the same", folder)
@@ -80,7 +83,7 @@ def fine_tune_once(
         with atomic_folder(folder) as temporary:
             trainer = build_trainer(trainer_options, run_dir=temporary, callbacks=[])
             trainer.fit(module, datamodule=datamodule)
-            save_classifier(module.student.model, tokenizer, temporary)
+            save_model(module.student.model, tokenizer, temporary)
             write_json(
                 temporary / _META, {"content": dict(content), "weights_sha256": file_sha256(temporary / _WEIGHTS)}
             )
@@ -88,7 +91,7 @@ def fine_tune_once(
 
 
 def cached_scores(
-    model: PooledClassifier,
+    model: PooledModel,
     folder: Path,
     *,
     data_key: str,
@@ -121,17 +124,17 @@ def is_at_chance(score: float, majority: float, n_rows: int) -> bool:
     return score <= majority + 2 * spread
 
 
-def check_labels(config: PretrainedConfig, *, labels: tuple[str, ...], n_outputs: int, name: str) -> None:
+def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
     """Refuse a given teacher whose outputs mean something else than the task's labels.
 
     Raises:
         InputError: If it has another number of outputs, other labels, or the same ones in another order.
     """
     names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
-    n_found = len(names)
-    if n_found != n_outputs:
+    n_found, labels = len(names), head.labels
+    if n_found != head.n_outputs:
         raise InputError(
-            f"teacher must have {n_outputs} output{'s' if n_outputs > 1 else ''} for this task, "
+            f"teacher must have {head.n_outputs} output{'s' if head.n_outputs > 1 else ''} for this task, "
             f"got {name} with {n_found}; give one fine-tuned on the task, or teacher=auto"
         )
     found = [names[i] for i in range(n_found)]
@@ -192,12 +195,12 @@ def check_tokenizer(
             )
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, kind: Kind) -> bool:
     if not folder.exists():
         return False
     try:
         if file_sha256(folder / _WEIGHTS) == read_json(folder / _META)["weights_sha256"]:
-            load_saved_classifier(folder)
+            load_saved_model(folder, kind)
             return True
     except (OSError, ValueError, KeyError):
         pass

@@ -96,7 +96,7 @@ def test_single_sentences_and_values_are_served(tmp_path: Path, write_split, tok
     for split in ("train", "validation"):
         write_split(tmp_path / "data", split, columns)
     row = {"text_columns": ("sentence",), "label_column": "score", "labels": (), "metrics": ("pearson",)}
-    task = type(get_task("sst2"))(name="custom", hub_path=None, hub_config=None, **row)
+    task = type(get_task("sst2"))(name="custom", kind="number", hub_path=None, hub_config=None, **row)
     rows = load_rows(task, data_dir=tmp_path / "data", max_train_rows=None, max_eval_rows=None)
     common = {"tokenizer_key": "k", "max_length": 8, "batch_size": 3, "seed": 1, "cache_dir": tmp_path}
     batch = next(iter(CapDataModule(rows=rows, task=task, tokenizer=tokenizer, **common).encoding_dataloader()))

@@ -20,7 +20,7 @@ def logits_of(classes: torch.Tensor, n_classes: int = 2) -> torch.Tensor:
 
 def scored(name: str, predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     metrics = TaskMetrics(get_task(name))
-    metrics.update(predicted, labels)
+    metrics.update(predicted, {"labels": labels})
     return metrics.compute()
 
 
@@ -61,8 +61,8 @@ def test_correlations_do_not_depend_on_a_tiny_scale() -> None:
 
 def test_batches_add_up_to_one_score() -> None:
     metrics = TaskMetrics(get_task("qqp"))
-    metrics.update(logits_of(PREDICTED[:3]), LABELS[:3])
-    metrics.update(logits_of(PREDICTED[3:]), LABELS[3:])
+    metrics.update(logits_of(PREDICTED[:3]), {"labels": LABELS[:3]})
+    metrics.update(logits_of(PREDICTED[3:]), {"labels": LABELS[3:]})
     assert metrics.compute() == scored("qqp", logits_of(PREDICTED), LABELS)
 
 
@@ -99,17 +99,17 @@ def test_half_precision_logits_are_taken() -> None:
 
 def test_constant_predictions_are_noticed_over_all_batches() -> None:
     metrics = TaskMetrics(get_task("qqp"))
-    metrics.update(logits_of(torch.zeros(3, dtype=torch.long)), LABELS[:3])
+    metrics.update(logits_of(torch.zeros(3, dtype=torch.long)), {"labels": LABELS[:3]})
     assert metrics.is_constant
-    metrics.update(logits_of(torch.ones(3, dtype=torch.long)), LABELS[:3])
+    metrics.update(logits_of(torch.ones(3, dtype=torch.long)), {"labels": LABELS[:3]})
     assert not metrics.is_constant
 
 
 def test_reset_forgets_the_rows() -> None:
     metrics = TaskMetrics(get_task("qqp"))
-    metrics.update(logits_of(1 - LABELS), LABELS)
+    metrics.update(logits_of(1 - LABELS), {"labels": LABELS})
     metrics.reset()
-    metrics.update(logits_of(LABELS), LABELS)
+    metrics.update(logits_of(LABELS), {"labels": LABELS})
     assert metrics.compute()["accuracy"] == 1.0
 
 

@@ -18,11 +18,11 @@ def test_unknown_task_names_the_nearest_first() -> None:
 
 @pytest.mark.parametrize(("name", "n_outputs"), [("qqp", 2), ("mnli", 3), ("stsb", 1)], ids=["pair", "three", "value"])
 def test_outputs_are_the_classes_or_one_value(name: str, n_outputs: int) -> None:
-    assert get_task(name).n_outputs == n_outputs
+    assert get_task(name).head.n_outputs == n_outputs
 
 
 def test_only_stsb_is_a_regression() -> None:
-    assert [name for name, task in TASKS.items() if task.is_regression] == ["stsb"]
+    assert [name for name, task in TASKS.items() if task.kind == "number"] == ["stsb"]
 
 
 @pytest.mark.parametrize(

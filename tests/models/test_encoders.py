@@ -13,12 +13,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cap.models.encoders import (
-    PooledClassifier,
+    PooledModel,
     evaluating,
-    load_saved_classifier,
+    load_saved_model,
     normalise,
     resolve_pooling,
-    save_classifier,
+    save_model,
     tokenizer_key,
     weights_key,
 )
@@ -32,7 +32,7 @@ def last_hidden(model: PreTrainedModel) -> Tensor:
 
 def pooled(model: PreTrainedModel, pooling: str) -> Tensor:
     with torch.no_grad():
-        return PooledClassifier(model, pooling)(tiny_batch()).pooled
+        return PooledModel(model, pooling)(tiny_batch()).pooled
 
 
 # --- pooling
@@ -65,7 +65,7 @@ def test_padding_changes_nothing(family: str, pooling: str) -> None:
     model = tiny_classifier(family)
     short = {name: values[1:2, :4] for name, values in tiny_batch().items()}
     with torch.no_grad():
-        alone = PooledClassifier(model, pooling)(short)
+        alone = PooledModel(model, pooling)(short)
     torch.testing.assert_close(pooled(model, pooling)[1:2], alone.pooled, rtol=1e-4, atol=1e-5)
 
 
@@ -73,14 +73,14 @@ def test_padding_changes_nothing(family: str, pooling: str) -> None:
 def test_logits_are_those_of_the_stock_model(family: str) -> None:
     model = tiny_classifier(family, num_labels=3)
     with torch.no_grad():
-        assert torch.equal(PooledClassifier(model, "first_token")(tiny_batch()).logits, model(**tiny_batch()).logits)
+        assert torch.equal(PooledModel(model, "first_token")(tiny_batch()).logits, model(**tiny_batch()).logits)
 
 
 def test_the_segments_of_a_pair_reach_the_model() -> None:
     model = tiny_classifier()
     segments = {"token_type_ids": torch.ones(3, 7, dtype=torch.long)}
     with torch.no_grad():
-        given = PooledClassifier(model, "mean")(tiny_batch() | segments).logits
+        given = PooledModel(model, "mean")(tiny_batch() | segments).logits
         assert torch.equal(given, model(**tiny_batch(), **segments).logits)
 
 
@@ -88,20 +88,20 @@ def test_keys_that_are_no_model_input_are_ignored() -> None:
     model = tiny_classifier()
     more = {"label": torch.ones(3, dtype=torch.long), "example_id": torch.arange(3)}
     with torch.no_grad():
-        assert torch.equal(PooledClassifier(model, "mean")(tiny_batch() | more).pooled, pooled(model, "mean"))
+        assert torch.equal(PooledModel(model, "mean")(tiny_batch() | more).pooled, pooled(model, "mean"))
 
 
 def test_one_forward_pass_gives_both_logits_and_pooled() -> None:
     model = tiny_classifier()
     calls: list[int] = []
     model.base_model.register_forward_hook(lambda *_: calls.append(1))
-    PooledClassifier(model, "mean")(tiny_batch())
+    PooledModel(model, "mean")(tiny_batch())
     assert len(calls) == 1
 
 
 def test_no_hook_stays_on_the_stock_model() -> None:
     model = tiny_classifier()
-    PooledClassifier(model, "mean")(tiny_batch())
+    PooledModel(model, "mean")(tiny_batch())
     assert not model.base_model._forward_hooks
 
 
@@ -109,14 +109,14 @@ def test_no_hook_stays_after_a_failed_pass() -> None:
     model = tiny_classifier()
     too_large = tiny_batch() | {"input_ids": torch.full((3, 7), 1000)}
     with pytest.raises(IndexError):
-        PooledClassifier(model, "mean")(too_large)
+        PooledModel(model, "mean")(too_large)
     assert not model.base_model._forward_hooks
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "first_token", "mean"])
 def test_a_gradient_reaches_the_encoder_through_the_pooled_vector(pooling: str) -> None:
     model = tiny_classifier()
-    PooledClassifier(model, pooling)(tiny_batch()).pooled.square().sum().backward()
+    PooledModel(model, pooling)(tiny_batch()).pooled.square().sum().backward()
     assert model.bert.encoder.layer[0].attention.self.query.weight.grad.abs().sum() > 0
 
 
@@ -132,13 +132,13 @@ def test_a_gradient_reaches_the_encoder_through_the_pooled_vector(pooling: str) 
 )
 def test_head_dropout_is_that_of_the_stock_head(family: str, options: dict[str, float]) -> None:
     model = tiny_classifier(family, **options)
-    assert PooledClassifier(model, "mean").head_dropout() == model.dropout.p
+    assert PooledModel(model, "mean").head_dropout() == model.dropout.p
 
 
 @pytest.mark.parametrize("family", ["roberta", "electra"])
 def test_head_dropout_is_that_of_a_two_layer_head(family: str) -> None:
     model = tiny_classifier(family, classifier_dropout=0.4)
-    assert PooledClassifier(model, "mean").head_dropout() == model.classifier.dropout.p
+    assert PooledModel(model, "mean").head_dropout() == model.classifier.dropout.p
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -223,8 +223,8 @@ def test_equal_weights_have_one_key() -> None:
 
 def test_the_key_survives_saving_and_loading(tmp_path: Path) -> None:
     model = tiny_classifier()
-    save_classifier(model, tiny_tokenizer(), tmp_path)
-    assert weights_key(load_saved_classifier(tmp_path)) == weights_key(model)
+    save_model(model, tiny_tokenizer(), tmp_path)
+    assert weights_key(load_saved_model(tmp_path, "classes")) == weights_key(model)
 
 
 @pytest.mark.parametrize(
@@ -279,18 +279,20 @@ def test_the_key_of_a_tokenizer_does_not_depend_on_what_it_was_used_for() -> Non
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_saved_folder_gives_equal_logits(family: str, tmp_path: Path) -> None:
     model = tiny_classifier(family)
-    save_classifier(model, tiny_tokenizer(), tmp_path)
+    save_model(model, tiny_tokenizer(), tmp_path)
     with torch.no_grad():
-        assert torch.equal(load_saved_classifier(tmp_path).eval()(**tiny_batch()).logits, model(**tiny_batch()).logits)
+        assert torch.equal(
+            load_saved_model(tmp_path, "classes").eval()(**tiny_batch()).logits, model(**tiny_batch()).logits
+        )
 
 
 def test_a_saved_folder_keeps_the_names_of_the_classes(tmp_path: Path) -> None:
     model = tiny_classifier(id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
-    save_classifier(model, tiny_tokenizer(), tmp_path)
+    save_model(model, tiny_tokenizer(), tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).id2label == {0: "no", 1: "yes"}
 
 
 def test_saving_leaves_the_verbosity_of_transformers_alone(tmp_path: Path) -> None:
     before = transformers_logging.get_verbosity()
-    save_classifier(tiny_classifier(), tiny_tokenizer(), tmp_path)
+    save_model(tiny_classifier(), tiny_tokenizer(), tmp_path)
     assert transformers_logging.get_verbosity() == before

@@ -12,22 +12,23 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel
 
 from cap.errors import InputError
+from cap.heads import Head
 from cap.models.encoders import (
     LoadedModel,
     ModelSource,
-    load_classifier,
     load_config,
+    load_model,
     load_tokenizer,
     resolve_source,
     tokenizer_key,
 )
 from tests.models.tiny_models import FAMILY_NAMES, tiny_classifier, tiny_tokenizer
 
-LABELS = ("no", "yes")
+HEAD = Head("classes", ("no", "yes"))
 
 
-def load(folder: Path, labels: tuple[str, ...] = LABELS, n_outputs: int = 2) -> LoadedModel:
-    return load_classifier(ModelSource(str(folder), f"folder {folder.name}"), labels=labels, n_outputs=n_outputs)
+def load(folder: Path, head: Head = HEAD) -> LoadedModel:
+    return load_model(ModelSource(str(folder), f"folder {folder.name}"), head=head)
 
 
 def write_weights(folder: Path) -> str:
@@ -104,7 +105,7 @@ def test_missing_weights_are_refused_where_a_hash_is_expected(package: Path) -> 
         resolve_source(None, package="carried_model_of_tests", sha256="0" * 64, revision=None)
 
 
-# --- load_classifier
+# --- load_model
 
 
 def test_a_pooler_from_the_checkpoint_is_trained(base_folder: Path) -> None:
@@ -150,7 +151,7 @@ def test_fresh_heads_of_two_seeds_differ(base_folder: Path) -> None:
 
 
 def test_the_head_knows_the_names_of_its_classes(base_folder: Path) -> None:
-    config = load(base_folder, ("a", "b", "c"), 3).model.config
+    config = load(base_folder, Head("classes", ("a", "b", "c"))).model.config
     assert (config.num_labels, config.id2label, config.label2id) == (
         3,
         {0: "a", 1: "b", 2: "c"},
@@ -159,14 +160,12 @@ def test_the_head_knows_the_names_of_its_classes(base_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "n_outputs", "expected"),
-    [(LABELS, 2, "single_label_classification"), ((), 1, "regression")],
-    ids=["classification", "regression"],
+    ("head", "expected"),
+    [(HEAD, "single_label_classification"), (Head("number"), "regression"), (Head("span"), None)],
+    ids=["classes", "number", "span"],
 )
-def test_the_problem_follows_from_the_labels(
-    base_folder: Path, labels: tuple[str, ...], n_outputs: int, expected: str
-) -> None:
-    assert load(base_folder, labels, n_outputs).model.config.problem_type == expected
+def test_the_problem_follows_from_the_head(base_folder: Path, head: Head, expected: str | None) -> None:
+    assert load(base_folder, head).model.config.problem_type == expected
 
 
 # --- what cannot be loaded
@@ -207,7 +206,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(
     "loader",
-    [load_config, load_tokenizer, lambda source: load_classifier(source, labels=LABELS, n_outputs=2)],
+    [load_config, load_tokenizer, lambda source: load_model(source, head=HEAD)],
     ids=["config", "tokenizer", "classifier"],
 )
 def test_a_hub_name_that_is_not_in_the_cache_is_refused_with_what_to_run(loader) -> None:

@@ -12,17 +12,18 @@ def tiny_module(tiny_model):
     """Make a CapModule that only sees labels, with a movement pruner on the tiny model."""
 
     def make(pruner=None):
-        from cap.models.encoders import ModelSource, PooledClassifier, load_classifier
+        from cap.heads import Head
+        from cap.models.encoders import ModelSource, PooledModel, load_model
         from cap.models.families import prunable_linears
         from cap.pruning.movement import Movement
         from cap.training.module import CapModule, Distill, Optimisation
 
         torch.manual_seed(0)
-        loaded = load_classifier(ModelSource(str(tiny_model), "tiny"), labels=("no", "yes"), n_outputs=2)
+        loaded = load_model(ModelSource(str(tiny_model), "tiny"), head=Head("classes", ("no", "yes")))
         pruner = pruner or Movement(score_learning_rate=1e-2, score_init="zero")
         pruner.attach(prunable_linears(loaded.model), seed=0)
         return CapModule(
-            PooledClassifier(loaded.model, "pooler"),
+            PooledModel(loaded.model, "pooler"),
             distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
             optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
             metrics={},
@@ -215,13 +216,14 @@ def test_student_trains_with_dropout_although_it_was_loaded_in_eval_mode(tiny_mo
 
 
 def test_contrast_without_memory_is_refused(tiny_model):
-    from cap.models.encoders import ModelSource, PooledClassifier, load_classifier
+    from cap.heads import Head
+    from cap.models.encoders import ModelSource, PooledModel, load_model
     from cap.training.module import CapModule, Distill, Optimisation
 
-    loaded = load_classifier(ModelSource(str(tiny_model), "tiny"), labels=("no", "yes"), n_outputs=2)
+    loaded = load_model(ModelSource(str(tiny_model), "tiny"), head=Head("classes", ("no", "yes")))
     with pytest.raises(ValueError, match="a memory is required"):
         CapModule(
-            PooledClassifier(loaded.model, "pooler"),
+            PooledModel(loaded.model, "pooler"),
             distill=Distill(weight=0.9, ce_weight=0.1, temperature=2.0),
             optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
             metrics={},

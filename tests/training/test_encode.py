@@ -9,11 +9,12 @@ import torch
 
 @pytest.fixture
 def model(tiny_model):
-    from cap.models.encoders import ModelSource, PooledClassifier, load_classifier
+    from cap.heads import Head
+    from cap.models.encoders import ModelSource, PooledModel, load_model
 
     torch.manual_seed(0)
-    loaded = load_classifier(ModelSource(str(tiny_model), "tiny"), labels=("no", "yes"), n_outputs=2)
-    return PooledClassifier(loaded.model, "pooler").train()
+    loaded = load_model(ModelSource(str(tiny_model), "tiny"), head=Head("classes", ("no", "yes")))
+    return PooledModel(loaded.model, "pooler").train()
 
 
 def batch(ids: list[int]) -> dict[str, torch.Tensor]:
