@@ -29,7 +29,7 @@ from cap.models.encoders import (
     tokenizer_key,
     weights_key,
 )
-from cap.models.families import family_of
+from cap.models.families import family_of, longest_input
 from cap.storage import ensure_writable
 from cap.training.evaluation import evaluate
 from cap.training.module import Optimisation
@@ -103,10 +103,8 @@ def prepare(checked: Checked) -> Prepared:
     source = resolve_source(model.name_or_path, package=model.package, sha256=model.sha256, revision=model.revision)
     model_config = load_config(source)
     family_of(model_config.model_type)
-    longest = int(getattr(model_config, "max_position_embeddings", config.max_length))
-    # RoBERTa's first positions are taken up by the padding index.
-    longest -= int(model_config.pad_token_id) + 1 if model_config.model_type == "roberta" else 0
-    if config.max_length > longest:
+    longest = longest_input(model_config)
+    if longest is not None and config.max_length > longest:
         raise InputError(
             f"max_length counts tokens and can be at most {longest} for this model, got {config.max_length}; lower it"
         )

@@ -4,7 +4,15 @@ import pytest
 from torch import nn
 
 from cap.errors import InputError
-from cap.models.families import FAMILIES, encoder_layers, family_of, prunable_linears
+from cap.models.families import (
+    FAMILIES,
+    Family,
+    encoder_layers,
+    family_of,
+    longest_input,
+    prunable,
+    prunable_linears,
+)
 from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, INTERMEDIATE, LAYERS, tiny_classifier
 
 
@@ -34,6 +42,8 @@ def test_names_lead_to_the_modules(family: str) -> None:
         ("roberta", "roberta.encoder.layer"),
         ("electra", "electra.encoder.layer"),
         ("distilbert", "distilbert.transformer.layer"),
+        ("mpnet", "mpnet.encoder.layer"),
+        ("deberta-v2", "deberta.encoder.layer"),
     ],
     ids=FAMILY_NAMES,
 )
@@ -59,8 +69,40 @@ def test_an_unknown_family_is_refused_with_the_nearest_known_one_first(given: st
 
 def test_an_unknown_family_is_refused_with_all_known_ones() -> None:
     with pytest.raises(InputError) as error:
-        family_of("mpnet")
+        family_of("xlnet")
     assert all(name in str(error.value) for name in FAMILIES)
+
+
+def test_an_unknown_family_is_refused_with_the_row_that_would_add_it() -> None:
+    with pytest.raises(InputError) as error:
+        family_of("xlnet")
+    row = str(error.value).split("as in\n")[1]
+    assert eval("{" + row + "}", {"Family": Family}) == {"xlnet": FAMILIES["bert"]}
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_units_cover_every_prunable_weight_once(family: str) -> None:
+    found = prunable(tiny_classifier(family))
+    units = [*found.heads.values(), *found.ffn.values()]
+    matrices = [linear for unit in units for linear in (*unit.incoming, unit.outgoing)]
+    assert {id(linear) for linear in matrices} == {id(linear) for linear in found.linears.values()}
+    assert sum(unit.n * unit.weights_per_unit for unit in units) == sum(
+        linear.weight.numel() for linear in found.linears.values()
+    )
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_units_have_the_numbers_and_sizes_of_the_configuration(family: str) -> None:
+    found = prunable(tiny_classifier(family))
+    assert [(unit.n, unit.size) for unit in found.heads.values()] == [(4, HIDDEN // 4)] * LAYERS
+    assert [(unit.n, unit.size) for unit in found.ffn.values()] == [(INTERMEDIATE, 1)] * LAYERS
+
+
+@pytest.mark.parametrize(
+    ("family", "longest"), [("bert", 40), ("distilbert", 40), ("roberta", 38), ("mpnet", 38), ("deberta-v2", 40)]
+)
+def test_the_longest_input_leaves_out_positions_taken_by_padding(family: str, longest: int) -> None:
+    assert longest_input(tiny_classifier(family).config) == longest
 
 
 def test_a_matrix_that_is_no_linear_layer_is_refused() -> None:

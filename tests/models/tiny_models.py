@@ -15,7 +15,7 @@ from transformers import (
 
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY = 32, 64, 2, 30
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-FAMILY_NAMES = ["bert", "roberta", "electra", "distilbert"]
+FAMILY_NAMES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2"]
 
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -38,6 +38,9 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "roberta": _SIZES,
     "electra": _SIZES | {"embedding_size": 16},
     "distilbert": _DISTILBERT_SIZES,
+    "mpnet": _SIZES,
+    "deberta-v2": _SIZES
+    | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 8},
 }
 
 
