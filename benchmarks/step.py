@@ -29,7 +29,7 @@ from cap.cli import conf_dir, door
 from cap.config import check, register
 from cap.heads import Head
 from cap.models.encoders import PooledModel, load_model, resolve_pooling, resolve_source
-from cap.models.families import prunable_linears
+from cap.models.families import prunable
 from cap.objectives.memory import Memory
 from cap.preparation import prepare
 from cap.results.record import environment, peak_memory_gb
@@ -135,7 +135,7 @@ def cap_step(cfg: DictConfig, model: PooledModel, folder: Path, *, every_n_steps
     settings = cfg.contrast
     pruning = OmegaConf.to_container(cfg.pruning, resolve=True)
     pruner = instantiate({key: value for key, value in pruning.items() if key not in ("name", "every_n_steps")})
-    pruner.attach(prunable_linears(model.model), seed=0)
+    pruner.attach(prunable(model.model), seed=0)
     module = CapModule(
         model,
         distill=Distill(weight=0.9, ce_weight=0.1, temperature=2.0),

@@ -26,7 +26,7 @@ from cap.cli import door
 from cap.config import Checked, check
 from cap.errors import InputError
 from cap.models.encoders import PooledModel, load_saved_model, save_model
-from cap.models.families import prunable_linears
+from cap.models.families import prunable, prunable_linears
 from cap.objectives.memory import Memory, Source
 from cap.preparation import Prepared, Teacher, chance_message, get_teacher, prepare
 from cap.pruning.masks import count_zeros, sparsity_fractions
@@ -302,7 +302,7 @@ class Run:
             student.load_state_dict(teacher.model.state_dict())
         pruner = self.checked.pruner
         try:
-            pruner.attach(prunable_linears(student.model), seed=config.seed)
+            pruner.attach(prunable(student.model), seed=config.seed)
         except ValueError as error:  # a target that this model's matrices cannot meet
             raise InputError(str(error)) from error
         frozen = {"pretrained": prepared.pretrained}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cap.models.families import Prunable
 from cap.pruning.masks import ScoredMask
-from cap.pruning.pruner import Pruner
+from cap.pruning.weights import WeightPruner
 
 DECAY = 0.9
 
 
-class FirstOrder(Pruner):
+class FirstOrder(WeightPruner):
     """Prune by the moving average of |w · dL/d(w·mask)|; pruned weights are scored too, so that they can return.
 
     Args:
@@ -23,10 +24,10 @@ class FirstOrder(Pruner):
     learns_scores = True
     mask_type = ScoredMask
 
-    def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
+    def attach(self, prunable: Prunable, *, seed: int) -> None:
         """Put the masks on; every average starts at 0."""
-        super().attach(linears, seed=seed)
-        for name in linears:
+        super().attach(prunable, seed=seed)
+        for name in prunable.linears:
             module = self.scored(name)
             module.register_buffer("average", torch.zeros_like(module.scores))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cap.pruning.pruner import Pruner
+from cap.pruning.weights import WeightPruner
 
 
-class Magnitude(Pruner):
+class Magnitude(WeightPruner):
     """Prune the weights with the smallest absolute value; pruned weights get no gradient.
 
     Source: arXiv:1710.01878.

@@ -7,13 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from cap.models.families import Prunable
 from cap.pruning.masks import ScoredMask
-from cap.pruning.pruner import Pruner, Scope
+from cap.pruning.weights import Scope, WeightPruner
 
 ScoreInit = Literal["zero", "magnitude"]
 
 
-class Movement(Pruner):
+class Movement(WeightPruner):
     """Prune by scores that are learned with the straight-through estimator.
 
     Args:
@@ -41,12 +42,12 @@ class Movement(Pruner):
         self._score_learning_rate = score_learning_rate
         self.score_init = score_init
 
-    def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
+    def attach(self, prunable: Prunable, *, seed: int) -> None:
         """Put the masks on and start the scores."""
-        super().attach(linears, seed=seed)
+        super().attach(prunable, seed=seed)
         if self.score_init == "magnitude":
             with torch.no_grad():
-                for name in linears:
+                for name in prunable.linears:
                     magnitude = self.weight(name).abs()
                     self.scored(name).scores.copy_(magnitude / magnitude.mean())
 

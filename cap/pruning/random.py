@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cap.pruning.pruner import Pruner, Scope
+from cap.models.families import Prunable
+from cap.pruning.weights import Scope, WeightPruner
 
 
-class Random(Pruner):
+class Random(WeightPruner):
     """Prune weights in a random order that is drawn once, so that masks nest as sparsity rises."""
 
     def __init__(self, *, scope: Scope = "matrix") -> None:
         super().__init__(scope=scope)
         self._order: dict[str, Tensor] = {}
 
-    def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
+    def attach(self, prunable: Prunable, *, seed: int) -> None:
         """Put the masks on and draw the order from ``seed``."""
-        super().attach(linears, seed=seed)
+        super().attach(prunable, seed=seed)
         generator = torch.Generator().manual_seed(seed)
-        self._order = {name: torch.rand(linear.weight.shape, generator=generator) for name, linear in linears.items()}
+        self._order = {
+            name: torch.rand(linear.weight.shape, generator=generator) for name, linear in prunable.linears.items()
+        }
 
     def importance(self, name: str) -> Tensor:
         """Return each weight's place in the random order, in [0, 1)."""

@@ -6,8 +6,9 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from cap.models.families import Prunable
 from cap.pruning.masks import keep_highest, n_floor, n_to_prune
 from cap.pruning.movement import Movement, ScoreInit
 
@@ -62,9 +63,9 @@ class SoftMovement(Movement):
         self.final_sparsity = final_sparsity
         self._progress = 0.0
 
-    def attach(self, linears: dict[str, nn.Linear], *, seed: int) -> None:
+    def attach(self, prunable: Prunable, *, seed: int) -> None:
         """Put the masks on, and check that the floor of each matrix leaves room for the target."""
-        super().attach(linears, seed=seed)
+        super().attach(prunable, seed=seed)
         n_kept = sum(n_floor(KEPT_FLOOR, mask.numel()) for mask in self.masks.values())
         highest = 1 - n_kept / self.n_weights
         if n_to_prune(self.final_sparsity, self.n_weights) > self.n_weights - n_kept:

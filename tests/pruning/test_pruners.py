@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from cap.models.families import Prunable
 from cap.pruning.first_order import FirstOrder
 from cap.pruning.magnitude import Magnitude
 from cap.pruning.movement import Movement
@@ -55,7 +56,7 @@ def copies(pruner: Pruner) -> dict[str, list]:
 @every_sparsity
 def test_every_matrix_hits_the_target_exactly(make: Make, sparsity: float, linears, randomise) -> None:
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     randomise(linears)
     pruner.update_masks(sparsity)
     assert n_pruned(pruner) == {
@@ -69,7 +70,7 @@ def test_every_matrix_hits_the_target_exactly(make: Make, sparsity: float, linea
 @every_sparsity
 def test_all_matrices_together_hit_the_target_exactly(make: Make, sparsity: float, linears, randomise) -> None:
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     randomise(linears)
     pruner.update_masks(sparsity)
     assert sum(n_pruned(pruner).values()) == round(sparsity * 2800)
@@ -81,28 +82,28 @@ def test_equal_importance_hits_the_target_too(make: Make, linears) -> None:
         for linear in linears.values():
             linear.weight.fill_(0.5)
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     assert pruner.update_masks(0.97).n_pruned == round(0.97 * 600) + round(0.97 * 2000) + round(0.97 * 200)
 
 
 @every_type
 def test_all_weights_are_kept_before_the_first_move(make: Make, linears) -> None:
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     assert sum(n_pruned(pruner).values()) == 0
 
 
 @every_type
 def test_the_outputs_do_not_change_before_the_first_move(make: Make, linears) -> None:
     before = linears["query"].weight.detach().clone()
-    make().attach(linears, seed=0)
+    make().attach(Prunable(linears), seed=0)
     assert torch.equal(linears["query"].weight, before)
 
 
 @every_type
 def test_a_move_reports_the_counts_before_and_after(make: Make, linears, randomise) -> None:
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     randomise(linears)
     pruner.update_masks(0.5)
     assert pruner.update_masks(0.97) == MaskCounts(n_weights=2800, n_pruned_before=1400, n_pruned=2716)
@@ -115,7 +116,7 @@ def test_the_counts_give_the_sparsity() -> None:
 @every_type
 def test_the_same_target_twice_moves_nothing(make: Make, linears, randomise) -> None:
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     randomise(linears)
     pruner.update_masks(0.5)
     before = copies(pruner)
@@ -127,7 +128,7 @@ def test_the_same_target_twice_moves_nothing(make: Make, linears, randomise) -> 
 def test_a_move_leaves_the_weights_alone(make: Make, linears, randomise) -> None:
     before = {name: linear.weight.detach().clone() for name, linear in linears.items()}
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     randomise(linears)
     pruner.update_masks(0.97)
     assert all(torch.equal(pruner.weight(name), before[name]) for name in linears)
@@ -137,12 +138,12 @@ def test_a_move_leaves_the_weights_alone(make: Make, linears, randomise) -> None
 def test_what_a_checkpoint_holds_gives_the_same_next_masks(make: Make, linears, randomise) -> None:
     model = nn.ModuleDict(linears)
     pruner = make()
-    pruner.attach(linears, seed=4)
+    pruner.attach(Prunable(linears), seed=4)
     randomise(linears)
     pruner.update_masks(0.3)
     resumed_linears = {name: nn.Linear(part.in_features, part.out_features) for name, part in linears.items()}
     resumed = make()
-    resumed.attach(resumed_linears, seed=4)
+    resumed.attach(Prunable(resumed_linears), seed=4)
     nn.ModuleDict(resumed_linears).load_state_dict(model.state_dict())
     masks = copies(resumed)
     assert masks == copies(pruner)
@@ -154,7 +155,7 @@ def test_what_a_checkpoint_holds_gives_the_same_next_masks(make: Make, linears, 
 @every_type
 def test_folding_leaves_stock_modules_with_the_masked_weights(make: Make, linears, randomise) -> None:
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     randomise(linears)
     pruner.update_masks(0.5)
     masked = {name: linear.weight.detach().clone() for name, linear in linears.items()}
@@ -169,7 +170,7 @@ def test_folding_leaves_stock_modules_with_the_masked_weights(make: Make, linear
 @pytest.mark.parametrize("name", ["query", "wide", "small"])
 def test_magnitude_keeps_the_largest_weights_of_each_matrix(name: str, linears) -> None:
     pruner = Magnitude()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(0.6)
     size, mask = pruner.weight(name).abs(), pruner.masks[name]
     assert size[mask].min() >= size[~mask].max()
@@ -179,7 +180,7 @@ def test_global_magnitude_keeps_the_largest_weights_of_all_matrices(linears) -> 
     with torch.no_grad():
         linears["wide"].weight *= 3
     pruner = Magnitude(scope="global")
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(0.6)
     size = torch.cat([pruner.weight(name).abs().flatten() for name in linears])
     mask = torch.cat([mask.flatten() for mask in pruner.masks.values()])
@@ -190,14 +191,14 @@ def test_global_magnitude_may_prune_a_whole_matrix(linears) -> None:
     with torch.no_grad():
         linears["wide"].weight.fill_(100.0)
     pruner = Magnitude(scope="global")
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(800 / 2800)
     assert n_pruned(pruner) == {"query": 600, "wide": 0, "small": 200}
 
 
 def test_magnitude_ranks_the_weights_behind_the_masks(linears) -> None:
     pruner = Magnitude()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(0.97)
     pruner.update_masks(0.1)
     fresh = Magnitude()
@@ -205,14 +206,14 @@ def test_magnitude_ranks_the_weights_behind_the_masks(linears) -> None:
     with torch.no_grad():
         for name, part in weights.items():
             part.weight.copy_(pruner.weight(name))
-    fresh.attach(weights, seed=0)
+    fresh.attach(Prunable(weights), seed=0)
     fresh.update_masks(0.1)
     assert copies(pruner) == copies(fresh)
 
 
 def test_magnitude_gives_pruned_weights_no_gradient(linears) -> None:
     pruner = Magnitude()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(0.5)
     linears["query"](torch.ones(2, 30)).square().sum().backward()
     gradient = linears["query"].parametrizations.weight.original.grad
@@ -223,7 +224,7 @@ def test_magnitude_gives_pruned_weights_no_gradient(linears) -> None:
 @pytest.mark.parametrize(("lower", "higher"), [(0.1, 0.5), (0.5, 0.97), (0.97, 0.995)])
 def test_random_masks_nest(lower: float, higher: float, scope: str, linears) -> None:
     pruner = Random(scope=scope)
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(lower)
     wide = {name: mask.clone() for name, mask in pruner.masks.items()}
     pruner.update_masks(higher)
@@ -233,7 +234,7 @@ def test_random_masks_nest(lower: float, higher: float, scope: str, linears) -> 
 def random_masks(linears: dict[str, nn.Linear], seed: int) -> dict[str, list]:
     fresh = {name: nn.Linear(part.in_features, part.out_features) for name, part in linears.items()}
     pruner = Random()
-    pruner.attach(fresh, seed=seed)
+    pruner.attach(Prunable(fresh), seed=seed)
     pruner.update_masks(0.5)
     return copies(pruner)
 
@@ -248,7 +249,7 @@ def test_random_masks_of_two_seeds_differ(linears) -> None:
 
 def test_random_draws_nothing_from_the_global_generator(linears) -> None:
     torch.manual_seed(5)
-    Random().attach(linears, seed=0)
+    Random().attach(Prunable(linears), seed=0)
     assert torch.initial_seed() == 5
     after = torch.rand(1)
     torch.manual_seed(5)
@@ -268,8 +269,8 @@ def test_equal_scores_keep_the_larger_weights(scope: str, sparsity: float, linea
         for name, part in plain.items():
             part.weight.copy_(linears[name].weight)
     movement, magnitude = Movement(scope=scope, score_learning_rate=0.01, score_init="zero"), Magnitude(scope=scope)
-    movement.attach(linears, seed=0)
-    magnitude.attach(plain, seed=0)
+    movement.attach(Prunable(linears), seed=0)
+    magnitude.attach(Prunable(plain), seed=0)
     movement.update_masks(sparsity)
     magnitude.update_masks(sparsity)
     assert copies(movement) == copies(magnitude)
@@ -277,7 +278,7 @@ def test_equal_scores_keep_the_larger_weights(scope: str, sparsity: float, linea
 
 def test_movement_keeps_the_highest_scores_not_the_largest(linears) -> None:
     pruner = Movement(score_learning_rate=0.01, score_init="zero")
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     scores = pruner.scored("small").scores
     with torch.no_grad():
         scores.copy_(torch.linspace(-3, 1, 200).view(10, 20))
@@ -287,7 +288,7 @@ def test_movement_keeps_the_highest_scores_not_the_largest(linears) -> None:
 
 def test_a_weight_that_a_step_moves_away_from_zero_gains_score(linears) -> None:
     pruner = Movement(score_learning_rate=0.01, score_init="zero")
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     weight = linears["query"].parametrizations.weight.original
     scores = pruner.scored("query").scores
     optimizer = torch.optim.SGD([{"params": [weight, scores], "lr": 1e-4}])
@@ -299,7 +300,7 @@ def test_a_weight_that_a_step_moves_away_from_zero_gains_score(linears) -> None:
 
 def test_pruned_weights_return_when_their_scores_rise(linears) -> None:
     pruner = Movement(score_learning_rate=0.01, score_init="zero")
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(0.5)
     was_pruned = ~pruner.masks["query"].clone()
     with torch.no_grad():
@@ -311,7 +312,7 @@ def test_pruned_weights_return_when_their_scores_rise(linears) -> None:
 @pytest.mark.parametrize("make", [EVERY["movement"], EVERY["soft_movement"]], ids=["movement", "soft_movement"])
 def test_the_optimizer_trains_one_score_per_weight_at_the_score_learning_rate(make: Make, linears) -> None:
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     assert [scores.shape for scores in pruner.score_parameters()] == [(20, 30), (40, 50), (10, 20)]
     assert pruner.score_learning_rate == 0.01
     assert pruner.auxiliary_parameters() == []
@@ -326,13 +327,13 @@ def test_a_score_learning_rate_that_is_not_positive_is_refused(rate: float) -> N
 @pytest.mark.parametrize("make", [EVERY["magnitude"], EVERY["random"]], ids=["magnitude", "random"])
 def test_a_type_without_scores_trains_none(make: Make, linears) -> None:
     pruner = make()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     assert (pruner.score_parameters(), pruner.auxiliary_parameters(), pruner.regularizer()) == ([], [], None)
 
 
 def test_a_type_without_scores_says_so(linears) -> None:
     pruner = Magnitude()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     with pytest.raises(TypeError, match="Magnitude keeps no scores"):
         pruner.scored("query")
 
@@ -366,7 +367,7 @@ def backward(linear: nn.Linear, rows: torch.Tensor, factor: float = 1.0) -> None
 
 def test_the_average_follows_its_formula_over_scaled_steps_and_micro_batches(linears) -> None:
     pruner = FirstOrder()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     linear = linears["query"]
     weight = linear.parametrizations.weight.original
 
@@ -388,7 +389,7 @@ def test_the_average_follows_its_formula_over_scaled_steps_and_micro_batches(lin
 
 def test_pruned_weights_are_scored_so_that_they_can_return(linears) -> None:
     pruner = FirstOrder()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(0.97)
     backward(linears["query"], inputs(1))
     pruner.observe_gradients(scale=1.0)
@@ -397,7 +398,7 @@ def test_pruned_weights_are_scored_so_that_they_can_return(linears) -> None:
 
 def test_the_gradient_is_seen_once(linears) -> None:
     pruner = FirstOrder()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     backward(linears["query"], inputs(1))
     pruner.observe_gradients(scale=1.0)
     before = pruner.importance("query").clone()
@@ -408,13 +409,13 @@ def test_the_gradient_is_seen_once(linears) -> None:
 
 def test_the_average_starts_at_0(linears) -> None:
     pruner = FirstOrder()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     assert all(pruner.importance(name).count_nonzero() == 0 for name in linears)
 
 
 def test_no_optimizer_may_touch_the_scores_of_first_order(linears) -> None:
     pruner = FirstOrder()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     assert pruner.score_parameters() == []
     expected = [id(linear.parametrizations.weight[0].scores) for linear in linears.values()]
     assert [id(parameter) for parameter in pruner.auxiliary_parameters()] == expected
@@ -422,7 +423,7 @@ def test_no_optimizer_may_touch_the_scores_of_first_order(linears) -> None:
 
 def test_first_order_keeps_the_highest_averages(linears) -> None:
     pruner = FirstOrder()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.importance("small").copy_(torch.linspace(0, 1, 200).view(10, 20))
     pruner.update_masks(0.97)
     assert pruner.masks["small"].flatten().nonzero().squeeze(1).tolist() == list(range(194, 200))
@@ -430,7 +431,7 @@ def test_first_order_keeps_the_highest_averages(linears) -> None:
 
 def test_a_step_that_overflowed_under_a_loss_scaler_leaves_the_average_finite(linears) -> None:
     pruner = FirstOrder()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.scored("query").scores.grad = torch.full((20, 30), math.inf)
     pruner.observe_gradients(scale=65536.0)
     backward(linears["query"], inputs(1))
@@ -443,7 +444,7 @@ def test_scores_that_start_at_the_magnitude_prune_like_it_before_any_training(li
     masks = []
     for pruner in (movement, magnitude):
         copies = {name: deepcopy(linear) for name, linear in linears.items()}
-        pruner.attach(copies, seed=0)
+        pruner.attach(Prunable(copies), seed=0)
         pruner.update_masks(0.4)
         masks.append(pruner.masks)
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
@@ -451,6 +452,6 @@ def test_scores_that_start_at_the_magnitude_prune_like_it_before_any_training(li
 
 def test_magnitude_start_has_mean_one_in_every_matrix(linears) -> None:
     pruner = Movement(score_learning_rate=0.01, score_init="magnitude")
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     means = [float(scores.detach().mean()) for scores in pruner.score_parameters()]
     assert means == pytest.approx([1.0] * len(means), abs=1e-5)

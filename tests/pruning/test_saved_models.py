@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from cap.models.families import prunable_linears
+from cap.models.families import prunable, prunable_linears
 from cap.pruning.magnitude import Magnitude
 from cap.pruning.masks import count_zeros, sparsity_fractions
 from cap.pruning.movement import Movement
@@ -30,7 +30,7 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 
 def pruned(model: PreTrainedModel, pruner: Pruner, sparsity: float = 0.9) -> Pruner:
-    pruner.attach(prunable_linears(model), seed=0)
+    pruner.attach(prunable(model), seed=0)
     pruner.update_masks(sparsity)
     return pruner
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cap.models.families import Prunable
 from cap.pruning.soft_movement import SoftMovement
 
 FLOORS = {"query": 3, "wide": 10, "small": 1}  # 0.5 % of 600, 2000 and 200
@@ -26,7 +27,7 @@ def soft(**options: Any) -> SoftMovement:
 def attached(linears: dict[str, nn.Linear], seed: int = 1, **options: Any) -> SoftMovement:
     """Attach a pruner and give it scores that are all different."""
     pruner = soft(**options)
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     order = torch.randperm(2800, generator=torch.Generator().manual_seed(seed)) / 400 - 3.5
     with torch.no_grad():
         for scores, values in zip(pruner.score_parameters(), order.split([600, 2000, 200]), strict=True):
@@ -122,7 +123,7 @@ def test_equal_scores_with_a_floor_hit_the_target(linears) -> None:
     with torch.no_grad():
         linears["small"].weight.fill_(0.0)
     pruner = soft()
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     assert pruner.update_masks(0.97).n_pruned == 2716
     assert n_kept(pruner)["small"] == FLOORS["small"]
 
@@ -138,12 +139,12 @@ def four_small_matrices() -> dict[str, nn.Linear]:
 
 def test_a_floor_that_rounding_makes_too_high_is_refused() -> None:
     with pytest.raises(ValueError, match=r"reaches sparsity 0\.9900 at most, got 0\.995; lower sparsity"):
-        soft(final_sparsity=0.995).attach(four_small_matrices(), seed=0)
+        soft(final_sparsity=0.995).attach(Prunable(four_small_matrices()), seed=0)
 
 
 def test_what_the_rounded_floor_just_allows_is_reached() -> None:
     pruner = soft(final_sparsity=0.99)
-    pruner.attach(four_small_matrices(), seed=0)
+    pruner.attach(Prunable(four_small_matrices()), seed=0)
     assert pruner.update_masks(0.99).n_pruned == 396
 
 
@@ -175,7 +176,7 @@ def test_the_published_threshold_starts_at_0(linears) -> None:
 
 def test_equal_scores_of_0_are_all_above_the_published_threshold(linears) -> None:
     pruner = soft(threshold="published")
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     assert pruner.update_masks(0.97).n_pruned == 0
 
 
@@ -209,7 +210,7 @@ def test_the_regularizer_is_the_mean_of_means_times_its_weight_so_far(share: flo
 
 def test_scores_of_0_cost_half_the_weight(linears) -> None:
     pruner = soft(regularizer_weight=8.0)
-    pruner.attach(linears, seed=0)
+    pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(0.97)
     assert pruner.regularizer().item() == pytest.approx(4.0)
 

@@ -14,14 +14,14 @@ def tiny_module(tiny_model):
     def make(pruner=None):
         from cap.heads import Head
         from cap.models.encoders import ModelSource, PooledModel, load_model
-        from cap.models.families import prunable_linears
+        from cap.models.families import prunable
         from cap.pruning.movement import Movement
         from cap.training.module import CapModule, Distill, Optimisation
 
         torch.manual_seed(0)
         loaded = load_model(ModelSource(str(tiny_model), "tiny"), head=Head("classes", ("no", "yes")))
         pruner = pruner or Movement(score_learning_rate=1e-2, score_init="zero")
-        pruner.attach(prunable_linears(loaded.model), seed=0)
+        pruner.attach(prunable(loaded.model), seed=0)
         return CapModule(
             PooledModel(loaded.model, "pooler"),
             distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),

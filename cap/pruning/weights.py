@@ -1,0 +1,117 @@
+"""Pruning types that score single weights: one mask per matrix, of its shape."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from cap.models.families import Prunable
+from cap.pruning.masks import FixedMask, ScoredMask, fold, keep_highest, n_to_prune
+from cap.pruning.pruner import MaskCounts, Pruner
+
+Scope = Literal["matrix", "global"]
+MaskModule = FixedMask | ScoredMask
+
+
+class WeightPruner(Pruner):
+    """Own one mask per matrix; a subclass says how important each weight is.
+
+    Args:
+        scope: ``matrix`` prunes every matrix to the target, ``global`` ranks the weights of all matrices together.
+
+    Raises:
+        ValueError: If ``scope`` is unknown.
+    """
+
+    mask_type: ClassVar[type[FixedMask] | type[ScoredMask]] = FixedMask
+
+    def __init__(self, *, scope: Scope = "matrix") -> None:
+        if scope not in ("matrix", "global"):
+            raise ValueError(f"pruning.scope must be 'matrix' or 'global', got {scope!r}")
+        self.scope = scope
+        self._linears: dict[str, nn.Linear] = {}
+        self._n_pruned = 0
+
+    def attach(self, prunable: Prunable, *, seed: int) -> None:  # noqa: D102 - as the base class says
+        self._linears = prunable.linears
+        for linear in self._linears.values():
+            parametrize.register_parametrization(linear, "weight", self.mask_type(linear.weight))
+
+    @property
+    def masks(self) -> dict[str, Tensor]:  # noqa: D102
+        return {name: _mask_module(linear).mask for name, linear in self._linears.items()}
+
+    @abstractmethod
+    def importance(self, name: str) -> Tensor:
+        """Score each weight of a matrix, larger = keep."""
+
+    def weight(self, name: str) -> Tensor:
+        """Return the unmasked weight of a matrix."""
+        weight = self._linears[name].get_parameter("parametrizations.weight.original")
+        return weight.detach()
+
+    def update_masks(self, sparsity: float) -> MaskCounts:  # noqa: D102
+        before = self._n_pruned
+        with torch.no_grad():
+            new_masks = self._choose(sparsity)
+            for name, mask in self.masks.items():
+                mask.copy_(new_masks[name])
+        self._n_pruned = sum(mask.numel() - int(mask.count_nonzero()) for mask in self.masks.values())
+        return MaskCounts(self.n_weights, before, self._n_pruned)
+
+    def fold(self) -> None:  # noqa: D102
+        for linear in self._linears.values():
+            fold(linear)
+
+    @property
+    def n_weights(self) -> int:
+        """Count the prunable weights."""
+        return sum(mask.numel() for mask in self.masks.values())
+
+    def scored(self, name: str) -> ScoredMask:
+        """Return the mask module of a matrix whose type keeps scores."""
+        module = _mask_module(self._linears[name])
+        if not isinstance(module, ScoredMask):
+            raise TypeError(f"{type(self).__name__} keeps no scores")
+        return module
+
+    def _choose(self, sparsity: float) -> dict[str, Tensor]:
+        """Choose the masks of a target; a subclass with another rule than top-k overrides it."""
+        importance = {name: self.importance(name) for name in self._linears}
+        if self.scope == "global":
+            return self.choose_globally(importance, n_to_prune(sparsity, self.n_weights))
+        return {
+            name: keep_highest(scores, n_to_prune(sparsity, scores.numel()), tie_breaker=self.weight(name).abs)
+            for name, scores in importance.items()
+        }
+
+    def choose_globally(self, importance: dict[str, Tensor], n_pruned: int) -> dict[str, Tensor]:
+        """Rank the weights of all matrices together.
+
+        Args:
+            importance: By matrix name, larger = keep; among equals the larger |w| is kept.
+            n_pruned: How many weights of all matrices together become False.
+
+        Returns:
+            Masks by matrix name.
+        """
+        flat = torch.cat([scores.detach().flatten() for scores in importance.values()])
+        mask = keep_highest(
+            flat, n_pruned, tie_breaker=lambda: torch.cat([self.weight(name).abs().flatten() for name in importance])
+        )
+        parts = mask.split([scores.numel() for scores in importance.values()])
+        return {name: part.view_as(importance[name]) for name, part in zip(importance, parts, strict=True)}
+
+
+def _mask_module(linear: nn.Linear) -> MaskModule:
+    module = linear.get_submodule("parametrizations.weight.0")
+    if not isinstance(module, FixedMask | ScoredMask):
+        raise TypeError(f"a prunable matrix carries a mask, got {type(module).__name__}")
+    return module
+
+
+__all__ = ["Scope", "WeightPruner"]
