@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -23,9 +24,15 @@ _NOT_IN_HASH = ("output_dir", "cache_dir", "logger", "traceback")
 
 @dataclass
 class TaskConfig:
-    """Hold ``task=``."""
+    """Hold ``task=``; what a task does not use is null."""
 
     name: str = MISSING
+    max_length: int = 128
+    stride: int | None = None
+    text_columns: list[str] | None = None
+    label_column: str | None = None
+    label_type: str | None = None
+    metrics: list[str] | None = None
 
 
 @dataclass
@@ -200,7 +207,8 @@ def check(cfg: DictConfig) -> Checked:
         raise TypeError("the configuration must be a mapping")
     problems = _problems(config)
     pruning = dict(resolved["pruning"])
-    name, every_n_steps = str(pruning.pop("name")), pruning.pop("every_n_steps")
+    # A type whose masks only move with the target has no every_n_steps.
+    name, every_n_steps = str(pruning.pop("name")), pruning.pop("every_n_steps", 1)
     parts: dict[str, Any] = {}
     # A bad sparsity is named once, not again by every part that is built from it.
     if not any(line.startswith("sparsity") for line in problems):
@@ -238,6 +246,11 @@ def _type_problems(key: str, node: dict[str, Any]) -> list[str]:
     problems = []
     for name, value in node.items():
         wanted = hints.get(name)
+        if isinstance(wanted, UnionType):
+            options = [option for option in get_args(wanted) if option is not NoneType]
+            if value is None or len(options) != 1:
+                continue
+            wanted = options[0]
         if wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, wanted))):
             problems.append(f"{key}.{name} must be {'a whole number' if wanted is int else 'a number'}, got {value!r}")
         elif wanted is float:
@@ -345,6 +358,11 @@ def _problems_of_objective(c: TrainConfig) -> list[str]:
 
 
 def _problems_of_parts(pruner: Pruner, plan: SchedulePlan) -> list[str]:
+    if not pruner.moves_within_levels and plan.level_starts(1) is None:
+        return [
+            f"this pruning type prunes at levels with retraining in between: schedule must be stepwise or oneshot, "
+            f"got {type(plan).__name__.lower()}; leave schedule out, or choose another pruning type"
+        ]
     if pruner.learns_scores and isinstance(plan, OneShot) and plan.flat_before == 0:
         return [
             "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "

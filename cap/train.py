@@ -29,12 +29,20 @@ from cap.models.encoders import PooledModel, load_saved_model, save_model
 from cap.models.families import prunable, prunable_linears
 from cap.objectives.memory import Memory, Source
 from cap.preparation import Prepared, Teacher, chance_message, get_teacher, prepare
-from cap.pruning.masks import count_zeros, sparsity_fractions
+from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.results.folder import CHECKPOINTS, MODEL, claim, hold, require_free
 from cap.results.record import environment, peak_memory_gb, retention, write_record
 from cap.results.report import summary_table, write_report
 from cap.storage import atomic_folder
-from cap.training.callbacks import CheckpointCallback, PruningCallback, ScoreCallback, SnapshotCallback, StepTimer
+from cap.training.callbacks import (
+    CheckpointCallback,
+    ImportanceCallback,
+    PruningCallback,
+    RestartCallback,
+    ScoreCallback,
+    SnapshotCallback,
+    StepTimer,
+)
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
@@ -148,7 +156,14 @@ class Run:
         timer = StepTimer()
         snapshots = self._snapshots(prepared)
         checkpoint = CheckpointCallback(self.run_dir / CHECKPOINTS, **dataclasses.asdict(config.checkpoint))
-        callbacks: list[Callback] = [scores, *snapshots, timer, pruning, checkpoint]
+        importance = ImportanceCallback(
+            pruning,
+            loader=prepared.datamodule.train_dataloader,
+            batch_size=config.batch_size,
+            n_rows=prepared.datamodule.n_train,
+        )
+        restart = RestartCallback(self.checked.plan)
+        callbacks: list[Callback] = [scores, importance, *snapshots, timer, pruning, restart, checkpoint]
         trainer = build_trainer(
             dataclasses.asdict(config.trainer), run_dir=self.run_dir, callbacks=callbacks, loggers=self.loggers
         )
@@ -165,11 +180,13 @@ class Run:
         module = self._module(prepared, teacher, memory)
         with self.phase("fit"):
             trainer.fit(module, datamodule=prepared.datamodule)
-        if snapshots:
-            self.seconds["snapshots"] = snapshots[0].seconds
-            self.seconds["fit"] -= snapshots[0].seconds  # so that the phases add up
-            if memory.n_encodings("snapshots") == 0:
-                self.warnings.append("No snapshot was taken: loss/snc is left out.")
+        within_fit = {"importance": importance.seconds, "snapshots": sum(callback.seconds for callback in snapshots)}
+        for name, seconds in within_fit.items():
+            if seconds:
+                self.seconds[name] = seconds
+                self.seconds["fit"] -= seconds  # so that the phases add up
+        if snapshots and memory.n_encodings("snapshots") == 0:
+            self.warnings.append("No snapshot was taken: loss/snc is left out.")
         self.record["levels"] = scores.levels
         self.record["steps"] = trainer.global_step
         self.record["seconds_per_step"] = timer.median()
@@ -223,6 +240,7 @@ class Run:
         self.record["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
         self._note_final_level(pruned)
         self.record["matrices"] = {name: list(count) for name, count in count_zeros(prunable_linears(saved)).items()}
+        self.record["units"] = count_pruned_units(saved)
         self.seconds["total"] = time.perf_counter() - self.started
         self.record["seconds"] = {name: round(value, 3) for name, value in self.seconds.items()}
         self.record["peak_memory_gb"] = peak_memory_gb()
@@ -312,7 +330,10 @@ class Run:
             student,
             distill=self._distill(teacher),
             optimisation=Optimisation(
-                learning_rate=config.learning_rate, weight_decay=config.weight_decay, warmup=self.checked.plan.warmup
+                learning_rate=config.learning_rate,
+                weight_decay=config.weight_decay,
+                warmup=self.checked.plan.warmup,
+                restarts=self.checked.plan.restarts,
             ),
             metrics=prepared.metrics(),
             contrast=self._contrast(student, teacher),

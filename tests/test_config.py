@@ -53,6 +53,13 @@ def message_of(compose_config, *overrides: str) -> str:
         (["schedule.warmup=soon"], "schedule.warmup must be a number, got 'soon'"),
         (["schedule=stepwise", "schedule.levels=[0.5,0.3]"], "schedule.levels must rise and end at sparsity=0.5"),
         (["schedule=oneshot", "schedule.flat_before=0.0"], "needs schedule.flat_before > 0, got 0"),
+        (
+            ["pruning=structured", "schedule=cubic"],
+            "must be stepwise or oneshot, got cubic; leave schedule out",
+        ),
+        (["pruning=structured", "pruning.importance=taylor"], "pruning.importance must be one of gradient, random"),
+        (["pruning=structured", "pruning.importance_rows=0"], "must be at least 1, or null for all, got 0"),
+        (["pruning=structured", "pruning.importance_rows=many"], "must be a whole number, got 'many'"),
         (["trainer.precision=fp16x"], "trainer.* must be what Lightning's Trainer takes"),
         (["trainer.accelerator=abacus"], "trainer.* must be what Lightning's Trainer takes"),
         (["trainer.limit_train_batches=0"], "trainer.limit_train_batches must be > 0, got 0"),
@@ -140,3 +147,18 @@ def test_published_recipe_holds_the_published_numbers(compose_config, recipe, ex
     assert (c.contrast.extra_examples, c.contrast.reduction, c.contrast.anchor_dropout) == (4096, "pairs", True)
     assert (checked.plan.warmup, c.schedule["flat_before"], c.schedule["flat_after"]) == (0.1, 0.2, 0.3)
     assert c.pruning["score_learning_rate"] == 1e-2
+
+
+def test_structured_pruning_brings_levels_of_ten_points_and_two_epochs(compose_config):
+    from cap.config import check
+
+    checked = check(compose_config("pruning=structured", "sparsity=0.5"))
+    assert checked.plan.resolved_levels == (0.1, 0.2, 0.3, 0.4, 0.5)
+    assert checked.config.trainer.max_epochs == 10
+
+
+def test_a_schedule_that_is_typed_wins_over_the_one_that_a_pruning_type_brings(compose_config):
+    from cap.config import check
+
+    checked = check(compose_config("pruning=structured", "schedule=oneshot"))
+    assert type(checked.plan).__name__ == "OneShot"

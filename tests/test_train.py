@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-PRUNING_TYPES = ["magnitude", "movement", "soft_movement", "first_order", "random"]
+PRUNING_TYPES = ["magnitude", "movement", "soft_movement", "first_order", "random"]  # of single weights
 
 
 def run(compose_config, overrides: list[str]) -> tuple[float, Path, dict]:
@@ -137,10 +137,22 @@ def test_logs_the_loss_terms_that_are_switched_on(compose_config, tiny_overrides
     assert {name.removeprefix("loss/") for name in columns if name.startswith("loss/")} == terms
 
 
+@pytest.mark.parametrize("importance", ["gradient", "random"])
+def test_structured_run_prunes_half_of_heads_and_ffn_units(compose_config, tiny_overrides, importance):
+    structured = ["pruning=structured", f"pruning.importance={importance}", "schedule.epochs_per_level=1"]
+    _, run_dir, record = run(compose_config, [*tiny_overrides, *structured, "sparsity=0.5"])
+    weights = load_file(run_dir / "model" / "model.safetensors")
+    names = prunable_names(weights)
+    assert sum(int((weights[name] == 0).sum()) for name in names) == sum(weights[name].numel() for name in names) // 2
+    units = {kind: list(zip(*layers.values(), strict=True)) for kind, layers in record["units"].items()}
+    assert [sum(counts) for counts in units["heads"]] == [4, 8]
+    assert [sum(counts) for counts in units["ffn"]] == [64, 128]
+    assert len(record["levels"]) == 5
+
+
 def test_stepwise_schedule_scores_every_level(compose_config, tiny_overrides):
-    _, _, record = run(
-        compose_config, [*tiny_overrides, "schedule=stepwise", "schedule.levels=[0.2,0.4,0.6]", "sparsity=0.6"]
-    )
+    stepwise = ["schedule=stepwise", "schedule.epochs_per_level=null", "schedule.levels=[0.2,0.4,0.6]"]
+    _, _, record = run(compose_config, [*tiny_overrides, *stepwise, "sparsity=0.6"])
     assert [level["target"] for level in record["levels"]] == pytest.approx([0.2, 0.4, 0.4, 0.6], abs=0.21)
     assert record["levels"][-1]["sparsity"] == pytest.approx(0.6, abs=1e-3)
 
@@ -250,17 +262,17 @@ def test_interrupted_run_never_looks_complete(compose_config, tiny_overrides, tm
 
 
 def test_masks_saved_are_those_of_the_last_training_step(compose_config, tiny_overrides, monkeypatch):
-    from cap.pruning.pruner import Pruner
+    from cap.pruning.weights import WeightPruner
 
     seen: list[dict[str, torch.Tensor]] = []
-    real = Pruner.update_masks
+    real = WeightPruner.update_masks
 
     def remember(self, sparsity):
         counts = real(self, sparsity)
         seen.append({name: mask.clone() for name, mask in self.masks.items()})
         return counts
 
-    monkeypatch.setattr(Pruner, "update_masks", remember)
+    monkeypatch.setattr(WeightPruner, "update_masks", remember)
     _, run_dir, record = run(compose_config, [*tiny_overrides, "sparsity=0.9", "pruning=movement"])
     weights = load_file(run_dir / "model" / "model.safetensors")
     assert record["steps"] == 8

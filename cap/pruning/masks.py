@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from cap.models.families import encoder_layers, prunable_linears
+from cap.models.families import Units, encoder_layers, prunable, prunable_linears
 
 
 class FixedMask(nn.Module):
@@ -141,6 +141,24 @@ def count_zeros(linears: dict[str, nn.Linear]) -> dict[str, tuple[int, int]]:
         }
 
 
+def count_pruned_units(model: PreTrainedModel) -> dict[str, dict[str, list[int]]]:
+    """Count the attention heads and FFN units that a folded model can do without.
+
+    Returns:
+        For ``heads`` and ``ffn``, by layer name: units all of whose outgoing weights are zero, and all units.
+    """
+    found = prunable(model)
+    return {
+        "heads": {name: [_n_silent(units), units.n] for name, units in found.heads.items()},
+        "ffn": {name: [_n_silent(units), units.n] for name, units in found.ffn.items()},
+    }
+
+
+def _n_silent(units: Units) -> int:
+    is_zero = (units.outgoing.weight.detach() == 0).all(dim=0)  # (columns,)
+    return int(is_zero.view(units.n, units.size).all(dim=1).count_nonzero())
+
+
 def sparsity_fractions(model: PreTrainedModel) -> dict[str, float]:
     """State the sparsity of a folded model over three denominators.
 
@@ -159,6 +177,7 @@ def sparsity_fractions(model: PreTrainedModel) -> dict[str, float]:
 __all__ = [
     "FixedMask",
     "ScoredMask",
+    "count_pruned_units",
     "count_zeros",
     "fold",
     "keep_highest",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -19,11 +20,13 @@ class MaskCounts:
         n_weights: Prunable weights.
         n_pruned_before: Pruned before the move.
         n_pruned: Pruned after it.
+        units: Where whole units are pruned, their number by kind: pruned before, pruned after, all.
     """
 
     n_weights: int
     n_pruned_before: int
     n_pruned: int
+    units: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -31,11 +34,39 @@ class MaskCounts:
         return self.n_pruned / self.n_weights
 
 
+@dataclass(frozen=True)
+class ImportancePass:
+    """Ask for a pass over the training rows that differentiates the loss by gates.
+
+    Args:
+        rows: Training rows, rounded up to whole batches; None takes all.
+        loss: ``total`` is what the student trains on, ``task`` the loss against the labels alone.
+    """
+
+    rows: int | None
+    loss: Literal["total", "task"]
+
+
 class Pruner(ABC):
     """Own the masks of a student; a subclass says what they cover and how important it is."""
 
     learns_scores: ClassVar[bool] = False
     """True if importance comes from training: a first step then has nothing to rank by but ties."""
+
+    moves_within_levels: ClassVar[bool] = True
+    """False if masks only move where the target sparsity does."""
+
+    @property
+    def importance_pass(self) -> ImportancePass | None:
+        """Say what has to run before the masks move; None if importance is known at any time."""
+        return None
+
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """List what an importance pass differentiates the loss by."""
+        return []
+
+    def observe_importance(self) -> None:  # noqa: B027 - most types need no pass
+        """Take in the gradients that one batch of an importance pass has left on the gates."""
 
     @abstractmethod
     def attach(self, prunable: Prunable, *, seed: int) -> None:
@@ -94,4 +125,4 @@ class Pruner(ABC):
         return None
 
 
-__all__ = ["MaskCounts", "Pruner"]
+__all__ = ["ImportancePass", "MaskCounts", "Pruner"]

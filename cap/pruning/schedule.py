@@ -30,6 +30,9 @@ class SchedulePlan(Protocol):
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Steps at which sparsity jumps; None when it rises gradually."""
 
+    def restarts(self, n_steps: int) -> list[int]:
+        """Steps, 0 excluded, at which optimizer and learning-rate schedule start anew."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CubicSchedule:
@@ -143,6 +146,10 @@ class Cubic:
         """Return None: sparsity rises gradually."""
         return None
 
+    def restarts(self, n_steps: int) -> list[int]:
+        """Return none: it is one run."""
+        return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stepwise:
@@ -150,11 +157,12 @@ class Stepwise:
 
     Args:
         sparsity: Fraction at the last level, in [0, 1).
-        warmup: Fraction of the run in which the learning rate rises.
+        warmup: Fraction in which the learning rate rises: of each level if ``restart``, else of the run.
         flat_before: Fraction of the run before the first level.
         levels: Rising sparsities that end at ``sparsity``; None takes steps of 10 points up to it.
         epochs_per_level: Epochs of retraining after each level; they set the length of the run unless
             ``trainer.max_steps`` does. None spreads the levels over ``trainer.max_epochs``.
+        restart: Start optimizer and learning-rate schedule anew at each level (published for structured pruning).
     """
 
     sparsity: float
@@ -162,6 +170,7 @@ class Stepwise:
     flat_before: float = 0.0
     levels: tuple[float, ...] | list[float] | None = None
     epochs_per_level: int | None = None
+    restart: bool = True
     resolved_levels: tuple[float, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
@@ -191,6 +200,10 @@ class Stepwise:
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Return the first step of each level."""
         return self._starts(n_steps)
+
+    def restarts(self, n_steps: int) -> list[int]:
+        """Return the first step of each level, if each is a training of its own."""
+        return sorted({start for start in self._starts(n_steps) if start > 0}) if self.restart else []
 
     def _starts(self, n_steps: int) -> list[int]:
         first = self.flat_before * n_steps
@@ -227,6 +240,10 @@ class OneShot:
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Return the step of the jump."""
         return [self._start(n_steps)]
+
+    def restarts(self, n_steps: int) -> list[int]:
+        """Return none: it is one run."""
+        return []
 
     def _start(self, n_steps: int) -> int:
         return min(round(self.flat_before * n_steps), n_steps - 1)

@@ -12,10 +12,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from cap.pruning.pruner import MaskCounts
+from cap.pruning.pruner import MaskCounts, Pruner
 from cap.pruning.schedule import Schedule, SchedulePlan
 from cap.training.encode import computation_of, encode_rows, save_snapshot
 from cap.training.evaluation import evaluate
+from cap.training.importance import measure_importance
 from cap.training.module import CapModule
 
 log = logging.getLogger(__name__)
@@ -58,33 +59,98 @@ class PruningCallback(Callback):
         step = trainer.global_step  # several batches share one under accumulation
         if step == self._last_step:
             return
-        self._last_step = step
-        target = self._schedule(step)
-        if target > 0 and self._is_due(step, target):
-            counts = _module(pl_module).pruner.update_masks(target)  # type: ignore[union-attr]
+        pruner, target = _pruner(pl_module), self._schedule(step)
+        if self.is_due(step, pruner):
+            counts = pruner.update_masks(target)
             self._log_level(step, target, counts)
             self.target, self.reached = target, counts.sparsity
+        self._last_step = step
         pl_module.log_dict({"pruning/target": self.target, "pruning/sparsity": self.reached})
 
-    def _is_due(self, step: int, target: float) -> bool:
+    def is_due(self, step: int, pruner: Pruner) -> bool:
+        """Say whether the masks move at an optimizer step that has not begun."""
+        target = self._schedule(step)
+        if target <= 0 or step == self._last_step:
+            return False
         is_level = self._has_levels or target == self._schedule(self._n_steps - 1)
-        is_new_level = is_level and target != self.target
-        return step % self.every_n_steps == 0 or step == self._n_steps - 1 or is_new_level
+        if is_level and target != self.target:
+            return True
+        return pruner.moves_within_levels and (step % self.every_n_steps == 0 or step == self._n_steps - 1)
 
     def _log_level(self, step: int, target: float, counts: MaskCounts) -> None:
         is_final = target == self._schedule(self._n_steps - 1)
         is_last_line = is_final and self._logged_target != target
         if is_last_line or target - self._logged_target >= _LOG_EVERY or step == self._n_steps - 1:
+            moves = {**counts.units, "prunable weights": (counts.n_pruned_before, counts.n_pruned, counts.n_weights)}
             log.info(
-                "step %d: target sparsity %.4f, reached %.4f; pruned %s -> %s of %s prunable weights",
+                "step %d: target sparsity %.4f, reached %.4f; pruned %s",
                 step,
                 target,
                 counts.sparsity,
-                f"{counts.n_pruned_before:,}",
-                f"{counts.n_pruned:,}",
-                f"{counts.n_weights:,}",
+                ", ".join(f"{before:,} -> {after:,} of {n:,} {what}" for what, (before, after, n) in moves.items()),
             )
             self._logged_target = target
+
+
+class ImportanceCallback(Callback):
+    """Measure importance before the masks move, for a pruner that needs a pass over the training rows.
+
+    It stands before the snapshots: a level's importance is measured against the banks as they were before its snapshot.
+
+    Args:
+        pruning: Knows when the masks move.
+        loader: Makes a loader of training batches.
+        batch_size: Training rows of a batch.
+        n_rows: Training rows there are.
+    """
+
+    def __init__(
+        self, pruning: PruningCallback, *, loader: Callable[[], DataLoader], batch_size: int, n_rows: int
+    ) -> None:
+        self.pruning = pruning
+        self.loader = loader
+        self.batch_size = batch_size
+        self.n_rows = n_rows
+        self.seconds = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if more rows are asked for than there are."""
+        wanted = _pruner(pl_module).importance_pass
+        if wanted is not None and wanted.rows is not None and wanted.rows > self.n_rows:
+            log.warning("pruning.importance_rows=%d, but there are %d: all are used", wanted.rows, self.n_rows)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Run the pass if the masks are about to move."""
+        pruner = _pruner(pl_module)
+        wanted = pruner.importance_pass
+        if wanted is None or not self.pruning.is_due(trainer.global_step, pruner):
+            return
+        started = time.perf_counter()
+        measure_importance(_module(pl_module), self.loader(), wanted, batch_size=self.batch_size, trainer=trainer)
+        self.seconds += time.perf_counter() - started
+
+
+class RestartCallback(Callback):
+    """Forget the optimizer's moving averages where its learning-rate schedule starts anew.
+
+    Args:
+        plan: Names the steps.
+    """
+
+    def __init__(self, plan: SchedulePlan) -> None:
+        self.plan = plan
+        self._steps: set[int] = set()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the steps."""
+        self._steps = set(self.plan.restarts(int(trainer.estimated_stepping_batches)))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start anew if this optimizer step is the first of a level."""
+        if trainer.global_step in self._steps:
+            self._steps.discard(trainer.global_step)
+            for optimizer in trainer.optimizers:
+                optimizer.state.clear()
 
 
 class SnapshotCallback(Callback):
@@ -298,6 +364,13 @@ class CheckpointCallback(Callback):
             self._last_step, self._last_time = step, time.monotonic()
 
 
+def _pruner(pl_module: LightningModule) -> Pruner:
+    pruner = _module(pl_module).pruner
+    if pruner is None:
+        raise ValueError("masks move on a module with a pruner, but it has none")
+    return pruner
+
+
 def _module(pl_module: LightningModule) -> CapModule:
     if not isinstance(pl_module, CapModule):
         raise TypeError(f"this callback works on a CapModule, got {type(pl_module).__name__}")
@@ -306,7 +379,9 @@ def _module(pl_module: LightningModule) -> CapModule:
 
 __all__ = [
     "CheckpointCallback",
+    "ImportanceCallback",
     "PruningCallback",
+    "RestartCallback",
     "ScoreCallback",
     "SnapshotCallback",
     "StepTimer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from cap.errors import RunError
 from cap.models.encoders import EncoderOutput, PooledModel, normalise
@@ -73,11 +73,22 @@ class Optimisation:
         learning_rate: Peak learning rate of the weights.
         weight_decay: Decoupled decay of 2-D weights; biases, LayerNorm and scores have none.
         warmup: Fraction of the run in which the learning rate rises; afterwards it falls linearly to 0.
+        restarts: Of the steps of a run, those at which the schedule starts anew; each part is then a run to it.
     """
 
     learning_rate: float
     weight_decay: float
     warmup: float
+    restarts: Callable[[int], Sequence[int]] = lambda n_steps: ()
+
+    def multiplier(self, step: int, n_steps: int) -> float:
+        """Return the learning rate of a step as a fraction of its peak."""
+        bounds = [0, *self.restarts(n_steps), n_steps]
+        start = max(bound for bound in bounds[:-1] if bound <= step)
+        length = bounds[bounds.index(start) + 1] - start
+        n_warmup = round(self.warmup * length)
+        step -= start
+        return step / n_warmup if step < n_warmup else max(0.0, (length - step) / max(1, length - n_warmup))
 
 
 class CapModule(LightningModule):
@@ -153,7 +164,7 @@ class CapModule(LightningModule):
         example_id = batch["example_id"].cpu()
         terms: dict[str, Tensor] = {}
         if self.distill.ce_weight > 0:
-            terms["ce"] = self.distill.ce_weight * label_loss(output.logits, batch["labels"])
+            terms["ce"] = self.distill.ce_weight * self.task_loss(output, batch)
         if self.distill.weight > 0 and self.memory is not None:
             teacher_logits = self.memory.teacher_logits(example_id).to(output.logits.device)
             loss = distillation_loss(output.logits, teacher_logits, temperature=self.distill.temperature)
@@ -163,6 +174,10 @@ class CapModule(LightningModule):
         if regularizer is not None:
             terms["scores"] = regularizer
         return terms
+
+    def task_loss(self, output: EncoderOutput, batch: Mapping[str, Tensor]) -> Tensor:
+        """Compare the student's answers with the labels, without a weight."""
+        return label_loss(output.logits, batch["labels"])
 
     def _contrastive_terms(
         self, pooled: Tensor, batch: Mapping[str, Tensor], example_id: Tensor
@@ -253,7 +268,7 @@ class CapModule(LightningModule):
             self.parameter_groups(), lr=self.optimisation.learning_rate, eps=_ADAM_EPSILON, fused=self._can_fuse()
         )
         n_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = get_linear_schedule_with_warmup(optimizer, round(self.optimisation.warmup * n_steps), n_steps)
+        scheduler = LambdaLR(optimizer, lambda step: self.optimisation.multiplier(step, n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:

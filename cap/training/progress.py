@@ -13,18 +13,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 
-def tracked(items: Iterable[Item], *, description: str, trainer: Trainer | None = None) -> Iterator[Item]:
+def tracked(
+    items: Iterable[Item], *, description: str, total: int | None = None, trainer: Trainer | None = None
+) -> Iterator[Item]:
     """Iterate with a progress bar and an estimate of what remains.
 
     Args:
-        items: What to iterate over; its length is the total where it has one.
+        items: What to iterate over.
         description: What the bar says.
+        total: How many items to expect; None takes the length of ``items`` where it has one.
         trainer: A trainer that is fitting: the bar then joins its display, since a terminal has room for one only.
 
     Yields:
         The items.
     """
-    total = len(items) if isinstance(items, Sized) else None
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     bar = trainer.progress_bar_callback if trainer is not None else None
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
         task = bar.progress.add_task(f"[white]{description}", total=total)

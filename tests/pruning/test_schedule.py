@@ -276,3 +276,20 @@ def test_one_shot_jumps_once_after_its_flat_phase() -> None:
 
 def test_one_shot_without_a_flat_phase_starts_at_the_target() -> None:
     assert targets(OneShot(sparsity=0.97, warmup=0.1, flat_before=0.0), 3) == [0.97] * 3
+
+
+# --- where optimizer and learning-rate schedule start anew
+
+
+def test_every_level_but_one_at_the_very_start_is_a_restart() -> None:
+    assert Stepwise(sparsity=0.3, warmup=0.1).restarts(30) == [10, 20]
+    assert Stepwise(sparsity=0.3, warmup=0.1, flat_before=0.25).restarts(40) == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Stepwise(sparsity=0.3, warmup=0.1, restart=False), PLANS["cubic"], PLANS["oneshot"]],
+    ids=["restart=false", "cubic", "oneshot"],
+)
+def test_other_plans_are_one_run(plan: SchedulePlan) -> None:
+    assert plan.restarts(30) == []

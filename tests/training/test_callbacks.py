@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 
 
@@ -82,6 +83,9 @@ class Recording:
     def level_starts(self, n_steps: int):
         return None
 
+    def restarts(self, n_steps: int):
+        return []
+
 
 def recorded_targets(module) -> list[float]:
     targets: list[float] = []
@@ -158,6 +162,132 @@ def test_levels_take_a_snapshot_before_each_rise_after_the_first():
 
     plan = Stepwise(sparsity=0.3, warmup=0.1)
     assert snapshot_steps(plan, 30, 9) == [10, 20]
+
+
+# --- levels of structured pruning
+
+
+def levels(**options):
+    from cap.pruning.schedule import Stepwise
+
+    return Stepwise(sparsity=0.5, warmup=0.25, levels=[0.25, 0.5], epochs_per_level=None, **options)
+
+
+def structured(**options):
+    from cap.pruning.structured import Structured
+
+    defaults = {"importance": "gradient", "importance_rows": None, "importance_loss": "total", "final_sparsity": 0.5}
+    return Structured(**(defaults | options))
+
+
+def structured_callbacks(n_rows: int = 32):
+    from cap.training.callbacks import ImportanceCallback, PruningCallback, RestartCallback
+
+    pruning = PruningCallback(levels(), every_n_steps=1)
+    importance = ImportanceCallback(pruning, loader=lambda: loader(8), batch_size=4, n_rows=n_rows)
+    return [importance, pruning, RestartCallback(levels())]
+
+
+def test_units_move_once_a_level(tiny_module, tmp_path):
+    module = tiny_module(structured())
+    targets = recorded_targets(module)
+    fit(module, tmp_path, structured_callbacks(), n_batches=8)
+    assert targets == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_batches"), [(None, 8), (1, 1), (4, 1), (5, 2), (32, 8), (1000, 8)], ids=lambda value: str(value)
+)
+def test_importance_is_measured_on_as_many_rows_as_asked_for(tiny_module, tmp_path, rows, n_batches):
+    module = tiny_module(structured(importance_rows=rows))
+    seen: list[bool] = []
+    real = module.pruner.observe_importance
+    module.pruner.observe_importance = lambda: (seen.append(module.training), real())
+    fit(module, tmp_path, structured_callbacks(), n_batches=8)
+    assert seen == [False] * 2 * n_batches  # in eval mode, at each of two levels
+
+
+def test_more_importance_rows_than_there_are_is_said(tiny_module, tmp_path, caplog):
+    fit(tiny_module(structured(importance_rows=33)), tmp_path, structured_callbacks(), n_batches=8)
+    assert "pruning.importance_rows=33, but there are 32: all are used" in caplog.text
+
+
+def test_an_importance_pass_leaves_weights_modes_and_gradients_as_they_were(tiny_module, tmp_path):
+    from cap.training.importance import measure_importance
+
+    module = tiny_module(structured())
+    weights = {name: value.clone() for name, value in module.student.state_dict().items()}
+    wanted = {name: p.requires_grad for name, p in module.student.named_parameters()}
+    trainer = trainer_of(tmp_path)
+    measure_importance(module, loader(2), module.pruner.importance_pass, batch_size=4, trainer=trainer)
+    assert all(torch.equal(value, weights[name]) for name, value in module.student.state_dict().items())
+    assert {name: p.requires_grad for name, p in module.student.named_parameters()} == wanted
+    assert not [name for name, p in module.student.named_parameters() if p.grad is not None]
+    assert module.training
+
+
+def trainer_of(tmp_path):
+    from cap.training.run import build_trainer
+
+    return build_trainer({"accelerator": "cpu", "enable_progress_bar": False}, run_dir=tmp_path, callbacks=[])
+
+
+def test_the_task_loss_leaves_distillation_out(tiny_module, tmp_path):
+    from dataclasses import replace
+
+    from cap.training.importance import measure_importance
+
+    def importance(loss: str, ce_weight: float) -> list[torch.Tensor]:
+        module = tiny_module(structured(importance_loss=loss))
+        module.distill = replace(module.distill, ce_weight=ce_weight)
+        wanted = module.pruner.importance_pass
+        measure_importance(module, loader(2), wanted, batch_size=4, trainer=trainer_of(tmp_path))
+        return [gated.importance for layers in module.pruner._kinds.values() for gated in layers]
+
+    # The only term here is the labels' own, with a weight in the total and without one in the task's loss.
+    for total, task in zip(importance("total", 0.25), importance("task", 0.25), strict=True):
+        torch.testing.assert_close(total, 0.25 * task)
+
+
+def test_optimizer_starts_anew_at_each_level(tiny_module, tmp_path):
+    module = tiny_module(structured())
+    steps: list[float] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            weight = pl_module.student.model.classifier.weight
+            steps.append(float(trainer.optimizers[0].state[weight]["step"]))
+
+    fit(module, tmp_path, [*structured_callbacks(), Watch()], n_batches=8)
+    assert steps == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_learning_rate_rises_and_falls_in_each_level(tiny_module, tmp_path):
+    from dataclasses import replace
+
+    module = tiny_module(structured())
+    module.optimisation = replace(module.optimisation, warmup=0.25, restarts=levels().restarts)
+    rates: list[float] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"] / 1e-3)
+
+    fit(module, tmp_path, [*structured_callbacks(), Watch()], n_batches=8)
+    assert rates == pytest.approx([0, 1, 2 / 3, 1 / 3, 0, 1, 2 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(("warmup", "n_steps"), [(0.0, 7), (0.1, 30), (0.5, 9)])
+def test_learning_rate_without_restarts_is_transformers_linear_schedule(warmup, n_steps):
+    from transformers import get_linear_schedule_with_warmup
+
+    from cap.training.module import Optimisation
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    (expected,) = get_linear_schedule_with_warmup(optimizer, round(warmup * n_steps), n_steps).lr_lambdas
+    optimisation = Optimisation(learning_rate=1.0, weight_decay=0.0, warmup=warmup)
+    rates = [optimisation.multiplier(step, n_steps) for step in range(n_steps + 1)]
+    assert rates == pytest.approx([expected(step) for step in range(n_steps + 1)])
 
 
 def test_checkpoint_is_written_every_n_steps_and_loads_without_unpickling(tiny_module, tmp_path):

@@ -1,0 +1,180 @@
+"""Prune whole attention heads and FFN units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cap.models.families import Prunable, Units
+from cap.pruning.masks import n_to_prune
+from cap.pruning.pruner import ImportancePass, MaskCounts, Pruner
+from cap.pruning.units import GatedUnits, choose_units
+
+Kind = Literal["attention heads", "FFN units"]
+
+
+class Structured(Pruner):
+    """Prune the same fraction of attention heads and of FFN units, ranked over all layers, each kind on its own.
+
+    A unit's importance is the sum over batches of |d(batch-mean loss)/d(gate)| in eval mode, L2-normalised over the
+    units of its layer. Pruned units stay pruned; the best live head and FFN unit of every layer is kept. As all heads
+    have one size, and all FFN units, the fraction of units is the fraction of prunable weights.
+
+    Args:
+        importance: ``gradient``, or ``random``: the control, an order drawn once.
+        importance_rows: Training rows that importance is measured on, rounded up to whole batches; None takes all.
+        importance_loss: ``total`` (published) differentiates everything the student trains on, distillation and
+            contrast included; ``task`` the loss against the labels alone.
+        final_sparsity: Where the schedule ends, in [0, 1).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source: CAP, arXiv:2112.07198 (CAP-f); the criterion is that of arXiv:1905.10650 with the normalisation of
+    arXiv:1611.06440. The released code protects dead units, too, and has no floor for FFN units.
+    """
+
+    moves_within_levels: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        importance: Literal["gradient", "random"],
+        importance_rows: int | None,
+        importance_loss: Literal["total", "task"],
+        final_sparsity: float,
+    ) -> None:
+        if importance_rows is not None and importance_rows < 1:
+            raise ValueError(f"pruning.importance_rows must be at least 1, or null for all, got {importance_rows}")
+        self.importance = importance
+        self.importance_rows = importance_rows
+        self.importance_loss: Literal["total", "task"] = importance_loss
+        self.final_sparsity = final_sparsity
+        self._kinds: dict[Kind, list[GatedUnits]] = {}
+        self._linears: dict[str, nn.Linear] = {}
+
+    @property
+    def importance_pass(self) -> ImportancePass | None:
+        """Ask for a pass over the training rows before the masks move; a random order needs none."""
+        if self.importance == "random":
+            return None
+        return ImportancePass(rows=self.importance_rows, loss=self.importance_loss)
+
+    def attach(self, prunable: Prunable, *, seed: int) -> None:
+        """Put the gates on; refuse a target that the floors make unreachable, or that rounds to no unit at all."""
+        kinds: dict[Kind, list[Units]] = {
+            "attention heads": list(prunable.heads.values()),
+            "FFN units": list(prunable.ffn.values()),
+        }
+        self._check_target(kinds)
+        self._linears = prunable.linears
+        self._kinds = {kind: [GatedUnits(units) for units in layers] for kind, layers in kinds.items()}
+        if self.importance == "random":
+            generator = torch.Generator().manual_seed(seed)
+            for gated in self._gated():
+                gated.importance.copy_(torch.rand(gated.units.n, generator=generator))
+
+    def _check_target(self, kinds: dict[Kind, list[Units]]) -> None:
+        counts = {kind: sum(units.n for units in layers) for kind, layers in kinds.items()}
+        if self.final_sparsity > 0 and all(n_to_prune(self.final_sparsity, n) == 0 for n in counts.values()):
+            raise ValueError(
+                f"pruning=structured prunes whole units, and sparsity={self.final_sparsity} of "
+                f"{_listed(counts)} rounds to none; raise sparsity, or use another pruning type"
+            )
+        for kind, layers in kinds.items():
+            most = counts[kind] - len(layers)
+            if n_to_prune(self.final_sparsity, counts[kind]) > most:
+                # Rounded down, so that the number in the message works.
+                highest = int(10_000 * min((counts[k] - len(v)) / counts[k] for k, v in kinds.items())) / 10_000
+                raise ValueError(
+                    f"pruning=structured keeps one head and one FFN unit in every layer, so that this model "
+                    f"({_listed(counts)} in {len(layers)} layers) reaches sparsity {highest} at most, "
+                    f"got {self.final_sparsity}; lower sparsity, or use another pruning type"
+                )
+
+    def observe_importance(self) -> None:
+        """Take in the gradients that one batch has left on the gates."""
+        for gated in self._gated():
+            gated.collect()
+
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """List the gates, which only get a gradient during an importance pass."""
+        return [gated.gates for gated in self._gated()]
+
+    def auxiliary_parameters(self) -> list[nn.Parameter]:
+        """List the gates: no optimizer may touch them."""
+        return self.gate_parameters()
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Masks by matrix name, True = kept: whole rows and columns."""
+        by_module = {id(linear): mask for gated in self._gated() for linear, mask in gated.masks()}
+        return {name: by_module[id(linear)] for name, linear in self._linears.items()}
+
+    def update_masks(self, sparsity: float) -> MaskCounts:
+        """Prune units up to a target sparsity, and start measuring importance anew."""
+        before = self._counts()
+        for layers in self._kinds.values():
+            n = sum(gated.units.n for gated in layers)
+            kept = choose_units(
+                [gated.importance if self.importance == "random" else gated.normalised() for gated in layers],
+                [gated.is_kept for gated in layers],
+                n_to_prune(sparsity, n),
+                tie_breaker=partial(_magnitude, layers),
+            )
+            with torch.no_grad():
+                for gated, mask in zip(layers, kept, strict=True):
+                    gated.gates.copy_(mask)
+        if self.importance != "random":
+            for gated in self._gated():
+                gated.importance.zero_()
+        after = self._counts()
+        units: dict[str, tuple[int, int, int]] = {
+            kind: (before[kind].n_pruned, after[kind].n_pruned, after[kind].n) for kind in self._kinds
+        }
+        return MaskCounts(
+            n_weights=sum(count.n * count.weights_per_unit for count in after.values()),
+            n_pruned_before=sum(count.n_pruned * count.weights_per_unit for count in before.values()),
+            n_pruned=sum(count.n_pruned * count.weights_per_unit for count in after.values()),
+            units=units,
+        )
+
+    def fold(self) -> None:
+        """Zero both sides of every pruned unit with the biases of its rows, and take the gates off."""
+        for gated in self._gated():
+            gated.fold()
+
+    def _gated(self) -> list[GatedUnits]:
+        return [gated for layers in self._kinds.values() for gated in layers]
+
+    def _counts(self) -> dict[Kind, _Count]:
+        return {
+            kind: _Count(
+                n=sum(gated.units.n for gated in layers),
+                n_pruned=sum(int((~gated.is_kept).count_nonzero()) for gated in layers),
+                weights_per_unit=layers[0].units.weights_per_unit,
+            )
+            for kind, layers in self._kinds.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Count:
+    n: int
+    n_pruned: int
+    weights_per_unit: int
+
+
+def _magnitude(layers: list[GatedUnits], layer: int) -> Tensor:
+    return layers[layer].magnitude()
+
+
+def _listed(counts: dict[Kind, int]) -> str:
+    return " and ".join(f"{n:,} {kind}" for kind, n in counts.items())
+
+
+__all__ = ["Structured"]
