@@ -134,6 +134,17 @@ def _quality_rows(record: dict[str, Any], metric: str) -> list[list[str]]:
     }
     for name, meaning in denominators.items():
         rows.append([f"sparsity reached, {name}", _number(_at(record, "sparsity", name), ".4f"), f"fraction {meaning}"])
+    return [*rows, *_unit_rows(record)]
+
+
+def _unit_rows(record: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for kind, name in (("heads", "attention heads"), ("ffn", "FFN units")):
+        layers: Mapping[str, Sequence[int]] = _at(record, "units", kind) or {}
+        if layers:
+            n_pruned, n = (sum(counts) for counts in zip(*layers.values(), strict=True))
+            kept = ", ".join(f"{n_units - n_gone:,}" for n_gone, n_units in layers.values())
+            rows.append([f"{name} without effect", f"{n_pruned:,} of {n:,}", f"left, by layer: {kept}"])
     return rows
 
 

@@ -194,3 +194,14 @@ def test_summary_table_shows_a_dash_where_there_is_nothing(record) -> None:
 
 def test_square_brackets_in_a_folder_are_shown_as_they_are(record) -> None:
     assert "runs/[bold]x" in _rendered(record, "runs/[bold]x")
+
+
+def test_units_without_effect_are_counted_and_those_left_listed_by_layer(run_dir: Path, record) -> None:
+    units = {"heads": {"layer.0": [3, 12], "layer.1": [7, 12]}, "ffn": {"layer.0": [0, 1536], "layer.1": [600, 1536]}}
+    page = _page(run_dir, record | {"units": units})
+    assert "| attention heads without effect | 10 of 24 | left, by layer: 9, 5 |" in page
+    assert "| FFN units without effect | 600 of 3,072 | left, by layer: 1,536, 936 |" in page
+
+
+def test_a_record_without_units_says_nothing_of_them(run_dir: Path, record) -> None:
+    assert "without effect" not in _page(run_dir, record)
