@@ -32,6 +32,7 @@ from cap.models.encoders import PooledModel, load_model, resolve_pooling, resolv
 from cap.models.families import prunable
 from cap.objectives.memory import Memory
 from cap.preparation import prepare
+from cap.pruning.pruner import Pruner
 from cap.results.record import environment, peak_memory_gb
 from cap.storage import read_json, write_json
 from cap.train import train
@@ -130,13 +131,13 @@ def plain_step(model: PooledModel) -> Step:
     return step
 
 
-def cap_step(cfg: DictConfig, model: PooledModel, folder: Path, *, every_n_steps: int) -> Step:
-    """Make a full CAP step: all three banks with nine snapshots, distillation, pruning, masks on schedule."""
+def cap_module(cfg: DictConfig, model: PooledModel, folder: Path) -> tuple[CapModule, Pruner]:
+    """Make a module with all three banks, nine snapshots, distillation and the pruner that ``cfg`` names."""
     settings = cfg.contrast
     pruning = OmegaConf.to_container(cfg.pruning, resolve=True)
     pruner = instantiate({key: value for key, value in pruning.items() if key not in ("name", "every_n_steps")})
     pruner.attach(prunable(model.model), seed=0)
-    module = CapModule(
+    return CapModule(
         model,
         distill=Distill(weight=0.9, ce_weight=0.1, temperature=2.0),
         optimisation=Optimisation(learning_rate=3e-5, weight_decay=0.0, warmup=0.1),
@@ -154,7 +155,17 @@ def cap_step(cfg: DictConfig, model: PooledModel, folder: Path, *, every_n_steps
         memory=made_up_memory(folder, dim=model.model.config.hidden_size),
         train_labels=torch.arange(N_EXAMPLES) % 2,
         pruner=pruner,
-    )
+    ), pruner
+
+
+def cap_step(cfg: DictConfig, model: PooledModel, folder: Path, *, every_n_steps: int) -> Step:
+    """Make a full CAP step: loss, pruning, masks on schedule."""
+    module, pruner = cap_module(cfg, model, folder)
+    return training_step(module, pruner, cfg.sparsity, every_n_steps=every_n_steps)
+
+
+def training_step(module: CapModule, pruner: Pruner, sparsity: float, *, every_n_steps: int) -> Step:
+    """Make the step of a module: masks if they are due, loss, clipping, optimizer, schedule."""
     groups = module.parameter_groups()
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=3e-5, fused=True)
@@ -162,7 +173,7 @@ def cap_step(cfg: DictConfig, model: PooledModel, folder: Path, *, every_n_steps
 
     def step(index: int, batch: dict[str, Tensor]) -> None:
         if index % every_n_steps == 0:
-            pruner.update_masks(cfg.sparsity * (index + 1) / N_STEPS)
+            pruner.update_masks(sparsity * (index + 1) / N_STEPS)
         loss = torch.stack(list(module.loss_terms(module(batch), batch).values())).sum()
         loss.backward()
         pruner.observe_gradients(scale=1.0)

@@ -1,0 +1,76 @@
+"""``python -m benchmarks.importance model=minilm pruning=structured``: what structured pruning costs, beside plain fine-tuning.
+
+A pass over training rows that measures importance is compared, batch by batch and alternating in one process, with a
+training step on the same batch: a ratio of at most 1 says that a pass costs no more than an epoch over the same rows.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks.step import BATCH, N_STEPS, Step, cap_module, made_up_batch, new_model, plain_step, training_step
+from cap.cli import door
+from cap.results.record import environment
+from cap.storage import write_json
+from cap.training.importance import measure_importance
+from cap.training.progress import tracked
+from cap.training.run import build_trainer
+
+
+def benchmark(cfg: DictConfig) -> float:
+    """Time the three sides, print the ratios and keep them in outputs/benchmarks/importance.json."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        module, pruner = cap_module(cfg, new_model(cfg), Path(folder))
+        wanted = pruner.importance_pass
+        if wanted is None:
+            raise ValueError("this benchmark times an importance pass: give pruning=structured")
+        trainer = build_trainer(
+            {"enable_progress_bar": False, "accelerator": "cpu"}, run_dir=Path(folder), callbacks=[]
+        )
+
+        def importance_batch(index: int, batch: dict[str, Tensor]) -> None:
+            measure_importance(module, DataLoader([batch], batch_size=None), wanted, batch_size=BATCH, trainer=trainer)
+
+        sides: dict[str, Step] = {
+            "plain": plain_step(new_model(cfg)),
+            # Units move at levels, not while these steps are timed.
+            "structured": training_step(module, pruner, 0.0, every_n_steps=N_STEPS),
+            "importance": importance_batch,
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for step in tracked(range(N_STEPS), description="steps"):
+            batch = made_up_batch(step)
+            for name, take_step in sides.items():
+                started = time.perf_counter()
+                take_step(step, batch)
+                if step >= 3:  # the first ones allocate
+                    seconds[name].append(time.perf_counter() - started)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {
+        "structured step / plain step": median["structured"] / median["plain"],
+        "importance / structured step": median["importance"] / median["structured"],
+    }
+    table = Table("32 rows of 40 tokens", "")
+    for name, value in {**{f"{name}, s": value for name, value in median.items()}, **ratios}.items():
+        table.add_row(name, f"{value:.3f}")
+    Console().print(table)
+    results = {"environment": environment(), "seconds": median, "ratios": ratios}
+    write_json(Path("outputs/benchmarks/importance.json"), results)
+    return ratios["importance / structured step"]
+
+
+main = door(benchmark)
+
+if __name__ == "__main__":
+    main()
