@@ -1,4 +1,4 @@
-"""``python -m benchmarks.importance model=minilm pruning=structured``: what structured pruning costs, beside plain fine-tuning.
+"""``python -m benchmarks.importance model=minilm pruning=structured``: what ranking units costs.
 
 A pass over training rows that measures importance is compared, batch by batch and alternating in one process, with a
 training step on the same batch: a ratio of at most 1 says that a pass costs no more than an epoch over the same rows.

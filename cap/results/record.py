@@ -19,11 +19,11 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``retention_above_majority``       (pruned - majority) / (teacher - majority), or null with its ``..._reason``
 ``sparsity``                       ``asked``, and reached, as a fraction of ``prunable``, ``encoder``, ``model`` weights
 ``matrices``                       ``{module name: [n_pruned, n]}`` for every prunable matrix, ordered by layer
-``units``                          ``heads`` and ``ffn``: by layer ``[n_pruned, n]``, units all of whose outgoing weights
-                                   are zero
+``units``                          ``heads`` and ``ffn``: by layer ``[n_pruned, n]``, units with no outgoing
+                                   weight but zeros
 ``steps``, ``seconds_per_step``    optimizer steps of the run, and the median time of one
-``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance`` and ``snapshots``
-                                   (during the fit, not counted in it), ``evaluate``, and ``total``
+``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance`` and
+                                   ``snapshots`` (during the fit, not counted in it), ``evaluate``, ``total``
 ``peak_memory_gb``                 see ``peak_memory_gb``
 ``warnings``                       list of sentences that a reader of the result must know
 =================================  =====================================================================================
