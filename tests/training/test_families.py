@@ -1,0 +1,81 @@
+"""Every pruning type on every encoder family: train a few steps, fold, save, load with stock transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, INTERMEDIATE, LAYERS, tiny_batch, tiny_classifier
+
+PRUNING_TYPES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "pruning").glob("*.yaml"))
+N_WEIGHTS = LAYERS * (4 * HIDDEN**2 + 2 * HIDDEN * INTERMEDIATE)
+SPARSITY = 0.5
+
+
+@pytest.fixture
+def checked(compose_config):
+    """Choose a pruning type and the schedule that goes with it, as the command line would."""
+
+    def choose(pruning: str):
+        from cap.config import check
+
+        return check(compose_config(f"pruning={pruning}", f"sparsity={SPARSITY}"))
+
+    return choose
+
+
+def batches() -> DataLoader:
+    batch = tiny_batch() | {"labels": torch.tensor([0, 1, 1]), "example_id": torch.arange(3)}
+    return DataLoader([batch] * 10, batch_size=None)
+
+
+def fitted(model, checked, tmp_path):
+    """Train ten steps with the callbacks of a run."""
+    from cap.models.encoders import PooledModel
+    from cap.models.families import prunable
+    from cap.training.callbacks import ImportanceCallback, PruningCallback
+    from cap.training.module import CapModule, Distill, Optimisation
+    from cap.training.run import build_trainer
+
+    checked.pruner.attach(prunable(model), seed=0)
+    module = CapModule(
+        PooledModel(model, "first_token"),
+        distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
+        optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.1),
+        metrics={},
+        pruner=checked.pruner,
+    )
+    pruning = PruningCallback(checked.plan, every_n_steps=checked.every_n_steps)
+    importance = ImportanceCallback(pruning, loader=batches, batch_size=3, n_rows=30)
+    options = {"max_steps": 10, "accelerator": "cpu", "enable_progress_bar": False, "limit_val_batches": 0}
+    trainer = build_trainer(options, run_dir=tmp_path, callbacks=[importance, pruning])
+    trainer.fit(module, train_dataloaders=batches(), val_dataloaders=batches())
+    return module
+
+
+@pytest.mark.parametrize("pruning", PRUNING_TYPES)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_trains_reaches_its_sparsity_saves_and_reloads(family, pruning, checked, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    from cap.models.families import prunable
+
+    model = tiny_classifier(family)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    module = fitted(model, checked(pruning), tmp_path / "run")
+    with torch.no_grad():
+        masked = model.eval()(**tiny_batch()).logits
+    module.pruner.fold()
+    model.save_pretrained(tmp_path / "model")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**tiny_batch()).logits, masked, rtol=0, atol=1e-6)
+    n_zero = sum(int((linear.weight == 0).sum()) for linear in prunable(loaded).linears.values())
+    # Rounded once per matrix at the most.
+    assert abs(n_zero - SPARSITY * N_WEIGHTS) <= 6 * LAYERS
+    assert any(
+        not torch.equal(value, before[name]) for name, value in loaded.state_dict().items() if "LayerNorm" in name
+    )
