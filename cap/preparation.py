@@ -12,6 +12,7 @@ from lightning.pytorch import seed_everything
 from transformers import PreTrainedTokenizerBase
 
 from cap.config import Checked, TrainConfig
+from cap.data.custom import custom_task
 from cap.data.datamodule import CapDataModule
 from cap.data.metrics import TaskMetrics, majority_scores, split_metrics
 from cap.data.sources import Rows, load_rows
@@ -30,7 +31,7 @@ from cap.models.encoders import (
     weights_key,
 )
 from cap.models.families import family_of, longest_input
-from cap.storage import ensure_writable
+from cap.storage import content_key, ensure_writable
 from cap.training.evaluation import evaluate
 from cap.training.module import Optimisation
 from cap.training.teacher import (
@@ -96,7 +97,7 @@ def prepare(checked: Checked) -> Prepared:
         InputError: If the model, the data or a folder is not what is required.
     """
     config = checked.config
-    task = get_task(config.task.name)
+    task = _task(config)
     cache_dir = Path(config.cache_dir)
     ensure_writable(cache_dir, "cache_dir")
     model = config.model
@@ -137,6 +138,26 @@ def prepare(checked: Checked) -> Prepared:
         labels = datamodule.validation_labels(split)
         majority.update(majority_scores(task, datamodule.train_labels, labels, metrics=metrics))
     return Prepared(task, rows, source, tokenizer, datamodule, pretrained, majority, cache_dir)
+
+
+def _task(config: TrainConfig) -> Task:
+    task = config.task
+    if task.name == "custom":
+        return custom_task(
+            data_dir=Path(config.data_dir) if config.data_dir is not None else None,
+            text_columns=task.text_columns,
+            label_column=task.label_column,
+            label_type=task.label_type,
+            metrics=task.metrics,
+        )
+    own = ("text_columns", "label_column", "label_type", "metrics")
+    given = [f"task.{key}={getattr(task, key)}" for key in own if getattr(task, key) is not None]
+    if given:
+        raise InputError(
+            f"task.{', task.'.join(own)} describe your own files and belong to task=custom, got {', '.join(given)} "
+            f"with task={task.name}, whose columns and scores are fixed; leave them out, or set task=custom"
+        )
+    return get_task(task.name)
 
 
 @dataclass(frozen=True)
@@ -219,7 +240,7 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) 
     scores = cached_scores(
         model,
         made.folder,
-        data_key=prepared.rows.fingerprint[:16],
+        data_key=content_key({"rows": prepared.rows.fingerprint, "metrics": prepared.task.metrics}),
         loaders=prepared.datamodule.eval_dataloaders(),
         metrics=prepared.metrics(),
         device=device,

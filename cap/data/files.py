@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,13 @@ def split_file(data_dir: Path, split: str) -> Path:
         Its path.
 
     Raises:
-        InputError: If there is none, or more than one.
+        InputError: If there is no such folder, no such file, or more than one.
     """
+    if not data_dir.is_dir():
+        raise InputError(
+            f"data_dir must be a folder with a file for the split {split}, got {data_dir}, which is "
+            f"{'not a folder' if data_dir.exists() else 'not there'}; correct the path"
+        )
     found = [path for suffix in _READERS if (path := data_dir / f"{split}{suffix}").is_file()]
     if len(found) == 1:
         return found[0]
@@ -46,25 +52,48 @@ def split_file(data_dir: Path, split: str) -> Path:
 
 
 def read_table(file: Path, task: Task) -> pa.Table:
+    """Read the columns of a task from a split's file, see ``read_columns``."""
+    return read_columns(file, (*task.text_columns, task.label_column))
+
+
+def read_columns(file: Path, wanted: tuple[str, ...]) -> pa.Table:
     """Read a split's file.
 
     Args:
         file: One that ``split_file`` found.
-        task: Only its columns are taken where the format allows a choice.
+        wanted: Only these columns are taken where the format allows a choice and the file has all of them.
 
     Returns:
         The file's columns; those of csv and tsv all as strings, "NA", "null" and "None" among them.
 
     Raises:
-        InputError: If the file cannot be read as what its suffix says.
+        InputError: If the file cannot be read as what its suffix says, or has one of the columns twice.
     """
     try:
-        return _READERS[file.suffix](file, (*task.text_columns, task.label_column))
-    except (OSError, ValueError, pa.ArrowException) as error:
+        if file.suffix != ".parquet":
+            _require_utf8(file)
+        table = _READERS[file.suffix](file, wanted)
+        twice = [name for name in wanted if table.column_names.count(name) > 1]
+        if twice:
+            raise ValueError(f"more than one column is called {twice[0]}; rename or remove the others")
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise InputError(
             f"data_dir file {file.name} must be a readable {file.suffix[1:]} file, got: {error}; "
             "write it again, or give it the suffix of its format"
         ) from error
+    return table
+
+
+def _require_utf8(file: Path) -> None:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                # UTF-16 without its mark passes for UTF-8 with zeros in between.
+                is_utf8 = "\0" not in line.decode()
+            except UnicodeDecodeError:
+                is_utf8 = False
+            if not is_utf8:
+                raise ValueError(f"its text must be in UTF-8 and line {number} is not; save it as UTF-8")
 
 
 def _read_parquet(file: Path, wanted: tuple[str, ...]) -> pa.Table:
@@ -76,7 +105,7 @@ def _read_parquet(file: Path, wanted: tuple[str, ...]) -> pa.Table:
 
 def _read_json(file: Path, wanted: tuple[str, ...]) -> pa.Table:
     # Not through pyarrow: its inference turns a column of dates, say, from text into timestamps.
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
         records = json.loads(text)
     else:
@@ -101,8 +130,14 @@ def _parsed(line: str, number: int) -> Any:
 def _array(values: list[Any], name: str) -> pa.Array:
     try:
         return pa.array(values)
-    except pa.ArrowException as error:
-        raise ValueError(f"column {name} mixes kinds of values ({error})") from error
+    except (OverflowError, pa.ArrowException) as error:
+        first_rows: dict[str, int] = {}
+        for row, value in enumerate(values):
+            if value is not None:
+                first_rows.setdefault(_KINDS.get(type(value), "another kind"), row)
+        found = " and ".join(f"{kind} in row {row}" for kind, row in first_rows.items())
+        reason = f"got {found}" if len(first_rows) > 1 else str(error)
+        raise ValueError(f"column {name} must hold one kind of value, {reason} (rows counted from 0)") from error
 
 
 def _read_csv(file: Path, wanted: tuple[str, ...]) -> pa.Table:
@@ -123,16 +158,45 @@ def _unquoted(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return pc.if_else(is_quoted, inner, column)
 
 
-def _read_delimited(file: Path, options: pa.csv.ParseOptions) -> pa.Table:
-    if not file.read_bytes()[:1]:
+def _read_delimited(file: Path, parsing: pa.csv.ParseOptions) -> pa.Table:
+    _require_header(file, parsing.delimiter)
+    # Only one thread counts the rows, for the message about a ragged one.
+    reading = pa.csv.ReadOptions(use_threads=False)
+    try:
+        with pa.csv.open_csv(file, read_options=reading, parse_options=parsing) as opened:
+            names = opened.schema.names
+        texts = pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, quoted_strings_can_be_null=False
+        )
+        return pa.csv.read_csv(file, read_options=reading, parse_options=parsing, convert_options=texts)
+    except pa.ArrowInvalid as error:
+        ragged = _RAGGED.search(str(error))
+        if ragged is None:
+            raise
+        number, n_expected, n_found, text = ragged.groups()
+        rule = "put it in quotation marks" if parsing.delimiter == "," else "replace it by a space"
+        raise ValueError(
+            f"row {int(number) - 2} (counted from 0 after the header, empty lines left out) has {n_found} columns in "
+            f"place of {n_expected}: {text!r}; where the {_DELIMITERS[parsing.delimiter]} is part of a text, {rule}"
+        ) from error
+
+
+def _require_header(file: Path, delimiter: str) -> None:
+    with file.open(encoding="utf-8-sig") as lines:
+        header = next((line.strip("\n") for line in lines if line.strip()), "")
+    if not header:
         raise ValueError("the file is empty; its first line names the columns")
-    names = pa.csv.open_csv(file, parse_options=options).schema.names
-    texts = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, quoted_strings_can_be_null=False
-    )
-    return pa.csv.read_csv(file, parse_options=options, convert_options=texts)
+    others = [name for sign, name in _DELIMITERS.items() if sign in header]
+    if delimiter not in header and others:
+        raise ValueError(
+            f"its header is the single column {header!r}: {file.suffix[1:]} columns are told apart by a "
+            f"{_DELIMITERS[delimiter]}, these seem to be by a {others[0]}"
+        )
 
 
+_DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "vertical bar"}
+_RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
+_KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 _READERS: dict[str, Callable[[Path, tuple[str, ...]], pa.Table]] = {
     ".parquet": _read_parquet,
     ".jsonl": _read_json,
@@ -141,4 +205,4 @@ _READERS: dict[str, Callable[[Path, tuple[str, ...]], pa.Table]] = {
     ".tsv": _read_tsv,
 }
 
-__all__ = ["read_table", "split_file"]
+__all__ = ["read_columns", "read_table", "split_file"]

@@ -2,20 +2,101 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Features
 
 from cap.data.tasks import Task
 from cap.errors import InputError
 
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+_MOST_NAMED = 10
+_READABLE = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_decimal,
+    pa.types.is_null,
+)
+
+
+class LabelColumn:
+    """Count the labels of one file.
+
+    Args:
+        table: Rows as they were read; the schema may carry ``datasets``' features.
+        column: Their label column.
+        where: What to call the rows in a message.
+
+    Attributes:
+        given: Class names of a ``ClassLabel`` in its order; empty where there is none.
+        counts: Rows of every label by its name, see ``class_name``; in the order of their first rows.
+        is_floating: True if labels are stored as floats.
+
+    Raises:
+        InputError: If it holds anything but texts, numbers and booleans, or nothing in some row.
+    """
+
+    def __init__(self, table: pa.Table, column: str, where: str) -> None:
+        self.table = table.select([column])
+        self.where = where
+        self.given = _given_names(table, column)
+        self._values = _values(table, column, where)
+        self.is_floating = bool(pa.types.is_floating(self._values.type))
+        self._require_filled(column)
+        self.counts: Counter[str] = Counter()
+        self._examples: dict[str, Any] = {}
+        for entry in self._values.value_counts().to_pylist():
+            value = entry["values"]
+            is_given = bool(self.given) and 0 <= value < len(self.given)
+            name = self.given[value] if is_given else class_name(value)
+            self.counts[name] += entry["counts"]
+            self._examples.setdefault(name, value)
+
+    def place(self, name: str) -> str:
+        """Show a label as it is written in its first row."""
+        value = self._examples[name]
+        row = pc.index(self._values, pa.scalar(value, self._values.type)).as_py()
+        return f"{value!r} in row {row} (counted from 0) of {self.where}"
+
+    def _require_filled(self, column: str) -> None:
+        is_empty = pc.is_null(self._values, nan_is_null=True)
+        if pa.types.is_string(self._values.type) or pa.types.is_large_string(self._values.type):
+            is_empty = pc.or_kleene(is_empty, pc.equal(pc.utf8_trim_whitespace(self._values), ""))
+        row = pc.index(is_empty, True).as_py()
+        if row >= 0:
+            raise InputError(
+                f"column {column} must hold a label in every row, got {self._values[row].as_py()!r} in row {row} "
+                f"(counted from 0) of {self.where}; fill it in or remove the row"
+            )
+
+
+def class_name(value: Any) -> str:
+    """Name the class that a label stands for: a stripped text, a number's decimal text, ``false`` or ``true``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value).strip()
+
+
+def is_whole_number(name: str) -> bool:
+    """Say whether a class name, or the text of a label, is a whole number."""
+    return _WHOLE_NUMBER.fullmatch(name) is not None
+
 
 def read_labels(task: Task, table: pa.Table, where: str) -> pa.Array:
     """Convert a table's label column.
 
-    Class numbers are kept; names, and numbers that a ``ClassLabel`` names in another order, are mapped by name.
+    Names, and numbers that a ``ClassLabel`` names in another order, are mapped by name. Other numbers are class
+    numbers, unless the task's class names are numbers themselves: then those are names, too.
 
     Args:
         task: Its label column, and its class names in order.
@@ -28,9 +109,8 @@ def read_labels(task: Task, table: pa.Table, where: str) -> pa.Array:
     Raises:
         InputError: If a label is missing, hidden (-1) or not one of the task's, naming the row.
     """
-    column = table.column(task.label_column)
-    feature = Features.from_arrow_schema(table.schema)[task.label_column]
-    named = list(feature.names) if isinstance(feature, ClassLabel) else []
+    column = _values(table, task.label_column, where)
+    named = _given_names(table, task.label_column)
     # Few distinct values stand for all rows of a classification: each is looked up once.
     encoded = column.combine_chunks().dictionary_encode()
     values: list[Any] = encoded.dictionary.to_pylist()
@@ -44,39 +124,64 @@ def read_labels(task: Task, table: pa.Table, where: str) -> pa.Array:
     if len(bad):
         row = int(bad[0])
         raise InputError(_complaint(task, column[row].as_py(), named, row, where))
-    if task.kind == "number":
-        return pa.array(labels.astype(np.float32))
-    return pa.array(labels.astype(np.int64))
+    return pa.array(labels.astype(np.float32 if task.kind == "number" else np.int64))
 
 
-def _number(task: Task, value: Any, named: list[str]) -> float:
+def _values(table: pa.Table, column: str, where: str) -> pa.ChunkedArray:
+    values = table.column(column)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if not any(is_kind(values.type) for is_kind in _READABLE):
+        raise InputError(
+            f"column {column} of {where} must hold a class name or a number in every row, got {values.type}; "
+            "convert it to strings or numbers"
+        )
+    return values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values
+
+
+def _given_names(table: pa.Table, column: str) -> tuple[str, ...]:
+    feature = Features.from_arrow_schema(table.schema)[column]
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
+
+
+def _number(task: Task, value: Any, named: tuple[str, ...]) -> float:
     """Map one value to its class number or value; NaN where it has none."""
     if named and isinstance(value, int):
         value = named[value] if 0 <= value < len(named) else None
-    if isinstance(value, str) and value.strip() in task.labels:
-        return float(task.labels.index(value.strip()))
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return np.nan
     if task.kind == "number":
-        return number
+        number = _as_float(value)
+        return number if abs(number) <= float(np.finfo(np.float32).max) else np.nan
+    name = class_name(value)
+    if name in task.labels:
+        return float(task.labels.index(name))
+    if any(is_whole_number(label) for label in task.labels):
+        return np.nan
+    number = _as_float(value)
     return number if number in range(len(task.labels)) else np.nan
 
 
-def _complaint(task: Task, value: Any, named: list[str], row: int, where: str) -> str:
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return np.nan
+
+
+def _complaint(task: Task, value: Any, named: tuple[str, ...], row: int, where: str) -> str:
     place = f"row {row} (counted from 0) of {where}"
+    is_hidden = value in (-1, "-1")
+    value = f"{value} ({named[value]})" if named and isinstance(value, int) and 0 <= value < len(named) else value
     if task.kind == "number":
         return f"labels of task={task.name} must be finite numbers, got {value!r} in {place}; correct or remove the row"
-    wanted = ", ".join(f"{number} ({name})" for number, name in enumerate(task.labels))
-    if value in (-1, "-1"):
+    names_are_numbers = any(map(is_whole_number, task.labels))
+    choices = [name if names_are_numbers else f"{number} ({name})" for number, name in enumerate(task.labels)]
+    wanted = ", ".join(choices[:_MOST_NAMED]) + (", ..." if len(choices) > _MOST_NAMED else "")
+    if is_hidden:
         return (
             f"labels of task={task.name} must be {wanted}, got -1 in {place}: -1 marks the hidden labels of a test "
             "split; give a split whose labels are known"
         )
-    if named and isinstance(value, int) and 0 <= value < len(named):
-        value = f"{value} ({named[value]})"
     return f"labels of task={task.name} must be {wanted}, got {value!r} in {place}; correct the row"
 
 
-__all__ = ["read_labels"]
+__all__ = ["LabelColumn", "class_name", "is_whole_number", "read_labels"]

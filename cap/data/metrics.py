@@ -7,7 +7,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
-from torchmetrics.functional.classification import binary_f1_score, multiclass_accuracy, multiclass_matthews_corrcoef
+from torchmetrics.functional.classification import (
+    binary_f1_score,
+    multiclass_accuracy,
+    multiclass_f1_score,
+    multiclass_matthews_corrcoef,
+)
 
 from cap.data.tasks import Task
 from cap.errors import InputError, nearest_first
@@ -20,6 +25,10 @@ def _accuracy(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 def _f1(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     # Any other class of a task with more than two counts as "not class 1".
     return binary_f1_score((predicted == 1).long(), (labels == 1).long())
+
+
+def _macro_f1(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    return multiclass_f1_score(predicted, labels, num_classes=n_classes, average="macro")
 
 
 def _matthews(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
@@ -45,7 +54,7 @@ def _spearman(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 
 
 _Score = Callable[[Tensor, Tensor, int], Tensor]
-_CLASSIFICATION: dict[str, _Score] = {"accuracy": _accuracy, "f1": _f1, "matthews": _matthews}
+_CLASSIFICATION: dict[str, _Score] = {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "matthews": _matthews}
 _REGRESSION: dict[str, _Score] = {"pearson": _pearson, "spearman": _spearman}
 
 

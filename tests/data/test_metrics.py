@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cap.data.metrics import TaskMetrics, majority_scores
-from cap.data.tasks import get_task
+from cap.data.tasks import Task, get_task
 from cap.errors import InputError
 
 # 10 rows: 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
@@ -133,3 +133,12 @@ def test_majority_answers_with_the_commonest_training_class() -> None:
 def test_majority_of_a_regression_correlates_with_nothing() -> None:
     scores = majority_scores(get_task("stsb"), torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]))
     assert scores == {"pearson": 0.0, "spearman": 0.0}
+
+
+def test_macro_f1_is_the_mean_of_the_classes_own_f1() -> None:
+    # Class 0: one found of two, one wrong; class 1: the only one found, one wrong; class 2: never found.
+    row = {"name": "mine", "text_columns": ("text",), "labels": ("a", "b", "c"), "hub_path": None, "hub_config": None}
+    metrics = TaskMetrics(Task(metrics=("macro_f1",), **row))
+    metrics.update(logits_of(torch.tensor([0, 1, 1, 0]), 3), {"labels": torch.tensor([0, 0, 1, 2])})
+    of_classes = [2 * 1 / (2 * 1 + 1 + 1), 2 * 1 / (2 * 1 + 1), 0.0]  # 2 TP / (2 TP + FP + FN)
+    assert metrics.compute()["macro_f1"] == pytest.approx(sum(of_classes) / 3)

@@ -216,7 +216,7 @@ def test_a_file_that_is_not_what_its_suffix_says_is_refused(folder: Path, suffix
 def test_a_tsv_row_with_too_few_columns_is_refused(folder: Path) -> None:
     (folder / "train.parquet").unlink()
     (folder / "train.tsv").write_text("question1\tquestion2\tlabel\na\tb\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"train\.tsv must be a readable tsv file, got: .*Expected 3 columns, got 2"):
+    with pytest.raises(InputError, match=r"train\.tsv must .* tsv file, got: row 0 .* has 2 columns in place of 3"):
         load(folder)
 
 

@@ -1,0 +1,225 @@
+"""A user's own task: what its labels are is read off their files."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from cap.data.files import read_columns, split_file
+from cap.data.labels import LabelColumn, is_whole_number, read_labels
+from cap.data.metrics import TaskMetrics
+from cap.data.tasks import Task
+from cap.errors import InputError
+from cap.heads import Kind
+
+_log = logging.getLogger(__name__)
+
+_SPLITS = ("train", "validation")
+# What cap.data.sources calls its own columns.
+_RESERVED = ("label", "example_id")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# Whole numbers beyond this, or labels that hardly repeat, may be classes or not: the user has to say.
+_MOST_CLASSES = 100
+_FEW = 10
+# A column with more numbers than this and some words is rather a damaged column of numbers.
+_MOSTLY = 0.9
+_SCORES_OF_TWO = ("accuracy", "f1")
+_SCORES_OF_MORE = ("accuracy", "macro_f1")
+_SCORES_OF_NUMBERS = ("pearson", "spearman")
+
+
+def custom_task(
+    *,
+    data_dir: Path | None,
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    label_type: str | None,
+    metrics: Sequence[str] | None,
+) -> Task:
+    """Describe a task by its files: ``train.*`` and ``validation.*`` in one folder.
+
+    Words, booleans and whole numbers are classes, other numbers are numbers; texts that are numbers count as numbers.
+    The classes are those of the training rows: words in alphabetical order, whole numbers in their own, ``false``
+    before ``true``, those of a ``ClassLabel`` in its order.
+
+    Args:
+        data_dir: The folder.
+        text_columns: One column of single texts, or two of pairs.
+        label_column: The column with the answers.
+        label_type: ``classes`` or ``number``; None infers it.
+        metrics: Names of the scores, the monitored one first; None takes accuracy and f1
+            (macro_f1 for more than two classes), or pearson and spearman.
+
+    Returns:
+        The task ``custom``; its class names are the texts of the labels.
+
+    Raises:
+        InputError: If the files, the columns or the labels are not what is required, or leave open what they mean.
+    """
+    texts, label = _checked_columns(text_columns, label_column)
+    if label_type not in (None, "classes", "number"):
+        raise InputError(f"task.label_type must be classes, number or null (inferred), got {label_type!r}")
+    if data_dir is None:
+        raise InputError(
+            "task=custom reads your own files and needs data_dir=DIR with train.* and validation.* "
+            "(parquet, jsonl, json, csv or tsv); got none"
+        )
+    train, validation = (_read(split_file(data_dir, split), texts, label) for split in _SPLITS)
+    given: Kind = "number" if label_type == "number" else "classes"
+    kind = _inferred_kind(train, validation) if label_type is None else given
+    labels = _classes(train, validation) if kind == "classes" else ()
+    default = _SCORES_OF_NUMBERS if kind == "number" else _SCORES_OF_TWO if len(labels) == 2 else _SCORES_OF_MORE
+    task = Task(
+        name="custom",
+        kind=kind,
+        text_columns=texts,
+        label_column=label,
+        labels=labels,
+        metrics=default if metrics is None else tuple(metrics),
+        hub_path=None,
+        hub_config=None,
+        validation_splits=_SPLITS[1:],
+    )
+    _check_metrics(task)
+    if kind == "number":
+        _require_spread(task, train, validation)
+    meaning = f"{len(labels)} classes ({_shown(labels)})" if labels else "numbers"
+    scores = [f"f1 of {labels[1]}" if name == "f1" else name for name in task.metrics]
+    _log.info("task=custom: column %s holds %s; scored by %s", label, meaning, ", ".join(scores))
+    if label_type is None and kind == "number" and _look_like_classes(train):
+        _log.warning(
+            "column %s holds few different numbers, all of them whole (%s); set task.label_type=classes if they are "
+            "classes",
+            label,
+            _shown(tuple(train.counts)),
+        )
+    return task
+
+
+def _checked_columns(text_columns: Sequence[str] | None, label_column: str | None) -> tuple[tuple[str, ...], str]:
+    texts = tuple(text_columns or ())
+    if not 1 <= len(texts) <= 2:
+        raise InputError(
+            f"task.text_columns names the one or two columns a model reads, got {list(texts)}; "
+            "give one column for single sentences, two for pairs: task.text_columns=[premise,hypothesis]"
+        )
+    if not label_column:
+        raise InputError("task.label_column names the column with the answers, got none; set it")
+    if len({*texts, label_column}) <= len(texts):
+        raise InputError(
+            f"task.text_columns and task.label_column must name different columns, got {list(texts)} and "
+            f"{label_column!r}; a model must not read the answer"
+        )
+    reserved = [name for name in texts if name in _RESERVED]
+    if reserved:
+        raise InputError(
+            f"task.text_columns must not be called {' or '.join(_RESERVED)}, got {', '.join(reserved)}; "
+            "rename the column in the files"
+        )
+    return texts, label_column
+
+
+def _read(file: Path, texts: tuple[str, ...], label: str) -> LabelColumn:
+    wanted, where = (*texts, label), f"data_dir file {file.name}"
+    table = read_columns(file, wanted)
+    missing = [name for name in wanted if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"task=custom reads the columns {', '.join(wanted)}; {where} lacks {', '.join(missing)} and has "
+            f"{', '.join(table.column_names) or 'none'}; name yours with task.text_columns and task.label_column"
+        )
+    if table.num_rows == 0:
+        raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
+    return LabelColumn(table, label, where)
+
+
+def _inferred_kind(train: LabelColumn, validation: LabelColumn) -> Kind:
+    if train.given or validation.given:
+        return "classes"
+    if train.is_floating or validation.is_floating:
+        return "number"
+    counts = train.counts + validation.counts
+    words = [name for name in counts if not _DECIMAL.fullmatch(name)]
+    n_rows = counts.total()
+    n_numbers = n_rows - sum(counts[word] for word in words)
+    if words and n_numbers > _MOSTLY * n_rows:
+        odd = train if words[0] in train.counts else validation
+        raise InputError(
+            f"labels must be all numbers or all words, got {odd.place(words[0])} where {n_numbers} of {n_rows} rows "
+            "hold numbers; correct or remove such rows, or set task.label_type=classes if these are class names"
+        )
+    if not words and not all(map(is_whole_number, counts)):
+        return "number"
+    n_different, n_train = len(train.counts), train.counts.total()
+    hardly_repeat = n_different > max(_FEW, n_train / 2)
+    if hardly_repeat or (not words and n_different > _MOST_CLASSES):
+        choices = "task.label_type=classes" if words else "task.label_type=number or task.label_type=classes"
+        raise InputError(
+            f"labels must show whether they are classes, got {n_different} different "
+            f"{'words' if words else 'whole numbers'} in the {n_train} rows of {train.where}; set {choices}, or "
+            "another task.label_column"
+        )
+    return "classes"
+
+
+def _look_like_classes(train: LabelColumn) -> bool:
+    # A gap in a column of class numbers makes its readers turn all of them into floats.
+    return len(train.counts) <= _FEW and all(float(name).is_integer() for name in train.counts)
+
+
+def _classes(train: LabelColumn, validation: LabelColumn) -> tuple[str, ...]:
+    for labels in (train, validation):
+        fractions = [name for name in labels.counts if labels.is_floating and not is_whole_number(name)]
+        if fractions:
+            raise InputError(
+                f"task.label_type=classes needs words, whole numbers or booleans, got {labels.place(fractions[0])}; "
+                "convert the labels to strings, or set task.label_type=number"
+            )
+    if train.given:
+        names = train.given
+    elif all(map(is_whole_number, train.counts)):
+        names = tuple(sorted(train.counts, key=lambda name: (int(name), name)))
+    else:
+        names = tuple(sorted(train.counts))
+    if len(names) < 2:
+        raise InputError(
+            f"classes are learned from two different labels at least, got only {names[0]} in {train.where}; "
+            "give rows of another class, or another task.label_column"
+        )
+    unknown = [] if train.given else [name for name in validation.counts if name not in names]
+    if unknown:
+        raise InputError(
+            f"every label must be among those of {train.where} ({_shown(names)}), got {validation.place(unknown[0])}; "
+            "correct or remove such rows, or add training rows of that class"
+        )
+    return names
+
+
+def _check_metrics(task: Task) -> None:
+    TaskMetrics(task)
+    if "f1" in task.metrics and len(task.labels) > 2:
+        raise InputError(
+            f"task.metrics may hold f1 where there are two classes, the second being the positive one; got "
+            f"{len(task.labels)} classes ({_shown(task.labels)}); choose accuracy, say"
+        )
+
+
+def _require_spread(task: Task, *files: LabelColumn) -> None:
+    for labels in files:
+        values = read_labels(task, labels.table, labels.where)
+        if pc.count_distinct(values).as_py() < 2:
+            raise InputError(
+                f"numbers are scored by correlations, which need two different ones at least, got only {values[0]} in "
+                f"{labels.where}; give other rows, or another task.label_column"
+            )
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
+
+
+__all__ = ["custom_task"]
