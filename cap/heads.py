@@ -1,9 +1,12 @@
-"""What a task asks of a model: the kind of its answer, and the names of its classes."""
+"""What a task asks of a model: the kind of its answer, the names of its classes, and how answers are scored."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor
 
 Kind = Literal["classes", "number", "span"]
 
@@ -27,4 +30,22 @@ class Head:
         return {"classes": len(self.labels), "number": 1, "span": 2}[self.kind]
 
 
-__all__ = ["Head", "Kind"]
+@runtime_checkable
+class Metrics(Protocol):
+    """Collect a model's answers to one split and score them."""
+
+    @property
+    def is_constant(self) -> bool:
+        """Say whether one and the same answer was given to everything since the last reset."""
+
+    def update(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None:
+        """Add what a model answered to one batch, with the ``labels`` and ``example_id`` it belongs to."""
+
+    def compute(self) -> dict[str, float]:
+        """Score everything since the last reset, by name."""
+
+    def reset(self) -> None:
+        """Forget everything seen so far."""
+
+
+__all__ = ["Head", "Kind", "Metrics"]

@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from cap.config import Checked, TrainConfig
 from cap.data.custom import custom_task
 from cap.data.datamodule import CapDataModule
-from cap.data.metrics import TaskMetrics, majority_scores, split_metrics
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
 from cap.errors import InputError
+from cap.heads import Metrics
 from cap.models.encoders import (
     ModelSource,
     PooledModel,
@@ -75,9 +75,9 @@ class Prepared:
         """How every model of this run is pooled."""
         return self.pretrained.pooling
 
-    def metrics(self) -> dict[str, TaskMetrics]:
+    def metrics(self) -> dict[str, Metrics]:
         """Make fresh metrics for every validation split."""
-        return split_metrics(self.task)
+        return self.datamodule.metrics()
 
     def n_rows(self) -> dict[str, int]:
         """Count the rows of every split."""
@@ -122,6 +122,7 @@ def prepare(checked: Checked) -> Prepared:
         tokenizer=tokenizer,
         tokenizer_key=tokenizer_key(tokenizer),
         max_length=config.max_length,
+        stride=config.task.stride,
         batch_size=config.batch_size,
         eval_batch_size=config.data.eval_batch_size,
         seed=config.seed,
@@ -133,11 +134,7 @@ def prepare(checked: Checked) -> Prepared:
     loaded = load_model(source, head=task.head)
     pooling = resolve_pooling(config.contrast.pool, has_trained_pooler=loaded.has_trained_pooler)
     pretrained = PooledModel(loaded.model, pooling)
-    majority: dict[str, float] = {}
-    for split, metrics in split_metrics(task).items():
-        labels = datamodule.validation_labels(split)
-        majority.update(majority_scores(task, datamodule.train_labels, labels, metrics=metrics))
-    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, majority, cache_dir)
+    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, datamodule.majority(), cache_dir)
 
 
 def _task(config: TrainConfig) -> Task:

@@ -310,7 +310,7 @@ class Run:
             model.cpu()
             memory.add_encodings(source, outputs.encodings)
             if outputs.logits is not None:
-                memory.set_teacher_logits(outputs.logits)
+                memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)
         return memory
 
     def _module(self, prepared: Prepared, teacher: Teacher | None, memory: Memory) -> CapModule:
@@ -339,6 +339,7 @@ class Run:
             contrast=self._contrast(student, teacher),
             memory=memory,
             train_labels=prepared.datamodule.train_labels,
+            train_groups=prepared.datamodule.train_groups,
             pruner=pruner,
             frozen=frozen,
         )

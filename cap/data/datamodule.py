@@ -1,4 +1,4 @@
-"""Tokenised rows, cached by content, served in batches that are padded to their own longest row."""
+"""Tokenised examples, cached by content, served in batches that are padded to their own longest."""
 
 from __future__ import annotations
 
@@ -7,44 +7,50 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from cap.data.examples import Examples
+from cap.data.metrics import split_suffixes
+from cap.data.question_answering import QuestionExamples
 from cap.data.sampler import LengthGroupedBatchSampler
+from cap.data.sentences import SentenceExamples
 from cap.data.sources import Rows
 from cap.data.tasks import Task
-from cap.data.tokens import FORMAT, TokenRows, is_whole, seal, tokenise
+from cap.data.tokens import FORMAT, TokenRows, is_whole, seal
 from cap.errors import InputError
+from cap.heads import Metrics
 from cap.storage import atomic_folder, content_key, locked
 
 
 class CapDataModule(LightningDataModule):
     """Serve a task's rows as padded batches of tokens.
 
-    Every batch is a dict of tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives
-    them, ``labels``, ``example_id``. Under several processes the training batches are shared out here and every
-    process scores all validation rows, so the trainer must not insert samplers of its own
+    An example is a row, or for tasks with spans one of a row's windows. Every batch is a dict of tensors:
+    ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``, ``example_id``, and
+    for spans ``group_id``, the row number of the window's question. Under several processes the training batches are
+    shared out here and every process scores all validation rows, so the trainer must not insert samplers of its own
     (``use_distributed_sampler=False``).
 
     Args:
         rows: Where the texts and labels come from.
         task: Which columns a model reads.
-        tokenizer: Turns texts into tokens; pairs are truncated ``longest_first``.
+        tokenizer: Turns texts into tokens; sentences and pairs are truncated ``longest_first``.
         tokenizer_key: Content hash of the tokenizer, for the names of cache entries.
-        max_length: Longest row in tokens, special ones included.
-        batch_size: Training rows per batch and process.
-        eval_batch_size: Rows per batch where nothing is learned.
+        max_length: Longest example in tokens, special ones included.
+        stride: Tokens that neighbouring windows of one context share; None unless answers are spans.
+        batch_size: Training examples per batch and process.
+        eval_batch_size: Examples per batch where nothing is learned.
         seed: Fixes the order of the training batches.
         cache_dir: Folder of all caches; tokens go to ``tokenised/<key>`` in it.
         num_workers: Processes that prepare batches; 0 prepares them in this one.
 
     Raises:
-        InputError: If ``max_length`` is more than the tokenizer's model can read or leaves no room for text, or if
-            the tokenizer has no padding token.
+        InputError: If ``max_length`` is more than the tokenizer's model can read or leaves no room for text, if
+            the tokenizer has no padding token, or if ``stride`` does not fit the task.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class CapDataModule(LightningDataModule):
         tokenizer: PreTrainedTokenizerBase,
         tokenizer_key: str,
         max_length: int,
+        stride: int | None = None,
         batch_size: int,
         eval_batch_size: int = 64,
         seed: int,
@@ -62,11 +69,10 @@ class CapDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        _check_tokenizer(tokenizer, max_length, n_texts=len(task.text_columns))
+        self._examples = _examples(task, tokenizer, max_length=max_length, stride=stride)
         self._rows = rows
         self._task = task
         self._tokenizer = tokenizer
-        self._max_length = max_length
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._seed = seed
@@ -78,8 +84,7 @@ class CapDataModule(LightningDataModule):
                     "format": FORMAT,
                     "rows": fingerprint,
                     "tokenizer": tokenizer_key,
-                    "max_length": max_length,
-                    "text_columns": task.text_columns,
+                    **self._examples.settings,
                 }
             )
             for split, fingerprint in rows.fingerprints.items()
@@ -89,21 +94,35 @@ class CapDataModule(LightningDataModule):
 
     @property
     def n_train(self) -> int:
-        """Count the training rows."""
-        return len(self._rows.splits["train"])
+        """Count the training examples: windows where answers are spans, rows otherwise."""
+        return len(self._tokens["train"])
 
-    @cached_property
+    @property
     def train_labels(self) -> Tensor:
-        """Return the training labels, indexed by ``example_id``: int64 classes or float32 values."""
-        return self._labels("train")
+        """Return the training labels, indexed by ``example_id``.
 
-    def validation_labels(self, split: str) -> Tensor:
-        """Return the labels of one validation split, indexed by ``example_id``.
-
-        Args:
-            split: One of the task's validation splits.
+        int64 classes ``(n,)``, float32 values ``(n,)``, or int64 first and last tokens of the answers ``(n, 2)``.
         """
-        return self._labels(split)
+        return self._tokens["train"].labels
+
+    @property
+    def train_groups(self) -> Tensor | None:
+        """Return the row number of each training window's question; None where every row is one example."""
+        return self._tokens["train"].groups
+
+    def metrics(self) -> dict[str, Metrics]:
+        """Make fresh metrics for every validation split, in the task's order."""
+        return {
+            split: self._examples.metrics(self._rows.splits[split], self._arrays[split], suffix=suffix)
+            for split, suffix in split_suffixes(self._task).items()
+        }
+
+    def majority(self) -> dict[str, float]:
+        """Score the model that learned nothing on every validation split, by the names that the metrics give."""
+        scores: dict[str, float] = {}
+        for split, suffix in split_suffixes(self._task).items():
+            scores |= self._examples.majority(self.train_labels, self._tokens[split].labels, suffix=suffix)
+        return scores
 
     def setup(self, stage: str | None = None) -> None:  # noqa: D102 - Lightning's hook
         _ = self._tokens
@@ -124,11 +143,11 @@ class CapDataModule(LightningDataModule):
         return list(self.eval_dataloaders().values())
 
     def eval_dataloaders(self) -> dict[str, DataLoader]:
-        """Return a loader per validation split, in the task's order, longest rows first."""
+        """Return a loader per validation split, in the task's order, longest examples first."""
         return {split: self._sorted_loader(split) for split in self._task.validation_splits}
 
     def encoding_dataloader(self) -> DataLoader:
-        """Return a loader that gives every training row once, longest rows first, on every process."""
+        """Return a loader that gives every training example once, longest first, on every process."""
         return self._sorted_loader("train")
 
     def _sorted_loader(self, split: str) -> DataLoader:
@@ -146,27 +165,30 @@ class CapDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _labels(self, split: str) -> Tensor:
-        values = self._rows.splits[split].data.column("label").to_numpy()
-        return torch.from_numpy(np.array(values, dtype=np.float32 if self._task.kind == "number" else np.int64))
-
     @cached_property
     def _tokens(self) -> dict[str, TokenRows]:
-        return {split: self._tokens_of(split, folder) for split, folder in self._folders.items()}
+        return {split: self._tokens_of(split, folder) for split, folder in self._arrays.items()}
 
     def _tokens_of(self, split: str, folder: Path) -> TokenRows:
+        labels = self._examples.labels(self._rows.splits[split], folder)
+        return TokenRows(folder, labels, self._tokenizer, groups=self._examples.groups(folder))
+
+    @cached_property
+    def _arrays(self) -> dict[str, Path]:
+        """The folder of each split's arrays, made if the cache lacks it."""
+        return {split: self._arrays_of(split, folder) for split, folder in self._folders.items()}
+
+    def _arrays_of(self, split: str, folder: Path) -> Path:
         with locked(folder):
             if not is_whole(folder):
                 with atomic_folder(folder) as temporary:
-                    tokenise(
+                    self._examples.tokenise(
                         self._rows.splits[split],
                         temporary / "tokens",
-                        text_columns=self._task.text_columns,
-                        tokenizer=self._tokenizer,
-                        max_length=self._max_length,
+                        where=f"the split {split} of {self._rows.source}",
                     )
                     seal(temporary)
-        return TokenRows(folder / "tokens", self._labels(split), self._tokenizer)
+        return folder / "tokens"
 
 
 class _ResumableLoader(DataLoader[dict[str, Tensor]]):
@@ -199,17 +221,15 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, *, n_texts: int) -> None:
-    if tokenizer.pad_token_id is None:
+def _examples(task: Task, tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int | None) -> Examples:
+    if task.kind == "span":
+        return QuestionExamples(task, tokenizer, max_length=max_length, stride=stride)
+    if stride is not None:
         raise InputError(
-            f"batches need a padding token and the tokenizer {tokenizer.name_or_path!r} has none; choose another model"
+            f"task.stride belongs to tasks whose answers are spans of a context, got {stride} for task={task.name}; "
+            "leave it null"
         )
-    shortest = tokenizer.num_special_tokens_to_add(pair=n_texts == 2) + n_texts
-    if not shortest <= max_length <= tokenizer.model_max_length:
-        raise InputError(
-            f"max_length counts the tokens of one row and must lie between {shortest} and what the model reads "
-            f"({tokenizer.model_max_length}), got {max_length}"
-        )
+    return SentenceExamples(task, tokenizer, max_length=max_length)
 
 
 __all__ = ["CapDataModule"]

@@ -69,8 +69,9 @@ def _unreachable(task: Task, error: Exception) -> str:
     reason = str(error).splitlines()[0] if str(error) else ""
     return (
         f"task={task.name} needs the data set {_named(task)}, and neither the Hub nor the local cache has it "
-        f"({type(error).__name__}: {reason}). Either give data_dir=DIR with {files} (or jsonl, json, csv, tsv) and "
-        f"the columns {', '.join((*task.text_columns, task.label_column))}; or run on a machine with network\n"
+        f"({type(error).__name__}: {reason}). Either give data_dir=DIR with {files} (or jsonl, json, and, where no "
+        f"column holds lists, csv, tsv) and the columns {', '.join((*task.text_columns, task.label_column))}; or run "
+        "on a machine with network\n"
         f'    HF_HOME=DIR python -c "from datasets import load_dataset; load_dataset({call})"\n'
         "copy DIR here, and set HF_HOME=DIR HF_HUB_OFFLINE=1"
     )

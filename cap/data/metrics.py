@@ -1,8 +1,8 @@
-"""Scores of a task as GLUE defines them, as fractions, and never NaN."""
+"""Scores of sentences and pairs as GLUE defines them, as fractions, and never NaN."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -71,12 +71,7 @@ class TaskMetrics:
 
     def __init__(self, task: Task, *, suffix: str = "") -> None:
         known = _REGRESSION if task.kind == "number" else _CLASSIFICATION
-        for name in task.metrics:
-            if name not in known:
-                kind = "regression" if task.kind == "number" else "classification"
-                raise InputError(
-                    f"task.metrics of a {kind} task must be among {', '.join(nearest_first(name, known))}; got {name!r}"
-                )
+        check_metrics(task, known, kind="regression" if task.kind == "number" else "classification")
         self._task = task
         self._scores = {f"{name}{suffix}": known[name] for name in task.metrics}
         self.reset()
@@ -127,22 +122,37 @@ class TaskMetrics:
         return torch.cat(self._predicted), torch.cat(self._labels).to(label_type)
 
 
-def split_metrics(task: Task) -> dict[str, TaskMetrics]:
-    """Make the metrics of every validation split of a task.
+def check_metrics(task: Task, known: Iterable[str], *, kind: str) -> None:
+    """Check that a task asks for scores that exist.
+
+    Args:
+        task: Its metrics.
+        known: The names there are for its kind of answer.
+        kind: What that kind is called in a message.
+
+    Raises:
+        InputError: If a metric is not among them.
+    """
+    for name in task.metrics:
+        if name not in known:
+            raise InputError(
+                f"task.metrics of a {kind} task must be among {', '.join(nearest_first(name, known))}; got {name!r}"
+            )
+
+
+def split_suffixes(task: Task) -> dict[str, str]:
+    """Say what follows the names of the scores of every validation split of a task.
 
     Returns:
         By split. The first split's scores bear the bare names; those of a further one end like its name, so that
         MNLI has ``accuracy`` (matched) and ``accuracy_mismatched``.
     """
     first, *others = task.validation_splits
-    return {
-        first: TaskMetrics(task),
-        **{split: TaskMetrics(task, suffix=f"_{split.removeprefix('validation_')}") for split in others},
-    }
+    return {first: "", **{split: f"_{split.removeprefix('validation_')}" for split in others}}
 
 
 def majority_scores(
-    task: Task, train_labels: Tensor, validation_labels: Tensor, *, metrics: TaskMetrics | None = None
+    task: Task, train_labels: Tensor, validation_labels: Tensor, *, suffix: str = ""
 ) -> dict[str, float]:
     """Score the model that learned nothing: always the commonest training class, or the training mean.
 
@@ -150,7 +160,7 @@ def majority_scores(
         task: Whose metrics to compute.
         train_labels: Labels the answer is taken from, ``(n_train,)``; of equally common classes the lowest number.
         validation_labels: Labels it is scored on, ``(n_validation,)``.
-        metrics: Of the split, for the names of its scores; None takes the bare names.
+        suffix: Follows the name of every score.
 
     Returns:
         The same keys as ``TaskMetrics.compute``; correlations are 0.0.
@@ -160,8 +170,7 @@ def majority_scores(
     else:
         counts = torch.bincount(train_labels.long(), minlength=task.head.n_outputs)
         answer = torch.nn.functional.one_hot(counts.argmax(), task.head.n_outputs).reshape(1, -1)
-    metrics = metrics or TaskMetrics(task)
-    metrics.reset()
+    metrics = TaskMetrics(task, suffix=suffix)
     metrics.update(answer.expand(len(validation_labels), -1), {"labels": validation_labels})
     return metrics.compute()
 
@@ -176,4 +185,4 @@ def _standardised(values: Tensor) -> Tensor:
     return values / values.abs().max()
 
 
-__all__ = ["TaskMetrics", "majority_scores", "split_metrics"]
+__all__ = ["TaskMetrics", "check_metrics", "majority_scores", "split_suffixes"]

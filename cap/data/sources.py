@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Value
+from datasets import Dataset
 
+from cap.data.answers import read_answers
 from cap.data.docstrings import docstring_rows, docstring_source
 from cap.data.files import read_table, split_file
 from cap.data.hub import read_hub
@@ -28,8 +29,10 @@ class Rows:
     """Hold the rows of a task that a run uses.
 
     Args:
-        splits: ``train`` and the task's validation splits, with exactly the text columns, ``label`` (int64, or
-            float32 for regression) and ``example_id`` (int64 row number within the split).
+        splits: ``train`` and the task's validation splits, with exactly the text columns, the answer and
+            ``example_id`` (int64 row number within the split). The answer is ``label`` (int64, or float32 for
+            regression), or for spans ``answers`` (all accepted texts) and ``answer_starts`` (their first characters
+            in the context).
         source: Where the rows come from, for the record; never an absolute path.
         fingerprints: Hash of each split's content, the same for any file format and place.
     """
@@ -120,12 +123,13 @@ def _require_columns(task: Task, table: pa.Table, where: str) -> None:
 
 def _checked(task: Task, table: pa.Table, where: str, *, is_fixed: bool) -> Dataset:
     columns = {name: _texts(table.column(name), name, where, is_fixed=is_fixed) for name in task.text_columns}
-    columns["label"] = read_labels(task, table, where)
+    if task.kind == "span":
+        context = columns[task.text_columns[1]]
+        columns |= read_answers(task, table, where, contexts=context, is_fixed=is_fixed)
+    else:
+        columns["label"] = read_labels(task, table, where)
     columns["example_id"] = pa.array(np.arange(table.num_rows, dtype=np.int64))
-    features = {name: Value("string") for name in task.text_columns}
-    features["label"] = Value("float32" if task.kind == "number" else "int64")
-    features["example_id"] = Value("int64")
-    return Dataset(pa.table(columns).replace_schema_metadata(None).cast(Features(features).arrow_schema))
+    return Dataset(pa.table(columns))
 
 
 def _texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: bool) -> pa.ChunkedArray:
@@ -154,15 +158,21 @@ def _fingerprint(rows: Dataset) -> str:
     """Hash the content column by column; neither the chunks of a table nor its file format show."""
     digest = hashlib.sha256(f"{rows.num_rows}\0".encode())
     for name in rows.column_names:
-        column = rows.data.column(name)
         digest.update(f"{name}\0".encode())
-        if not pa.types.is_string(column.type):
-            digest.update(column.to_numpy().tobytes())
-            continue
+        _update_with_values(digest, rows.data.column(name))
+    return digest.hexdigest()[:16]
+
+
+def _update_with_values(digest: hashlib._Hash, column: pa.ChunkedArray) -> None:
+    if pa.types.is_list(column.type):
+        digest.update(pc.list_value_length(column).to_numpy().tobytes())
+        _update_with_values(digest, pc.list_flatten(column))
+    elif pa.types.is_string(column.type):
         digest.update(pc.binary_length(column).to_numpy().tobytes())
         for chunk in column.chunks:
             _update_with_bytes(digest, chunk)
-    return digest.hexdigest()[:16]
+    else:
+        digest.update(column.to_numpy().tobytes())
 
 
 def _update_with_bytes(digest: hashlib._Hash, chunk: pa.Array) -> None:

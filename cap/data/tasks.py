@@ -12,15 +12,16 @@ _GLUE = "nyu-mll/glue"
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Describe a task on sentences or pairs of texts.
+    """Describe a task on sentences, pairs of texts, or questions about contexts.
 
     Args:
         name: The word that follows ``task=``.
         kind: What an answer is, see ``cap.heads``.
-        text_columns: The columns a model reads, one or two, in the order in which it reads them.
-        label_column: The column with the answer.
+        text_columns: The columns a model reads, one or two, in the order in which it reads them; for spans the
+            question, then the context.
+        label_column: The column with the answer, or with the accepted answers and where they begin.
         labels: Class names in the Hub's order, which is the order of the outputs; empty unless ``kind`` is ``classes``.
-        metrics: Names of the scores, see ``cap.data.metrics``; the first is the one monitored.
+        metrics: Names of the scores, see ``cap.data.metrics`` and ``cap.data.spans``; the first is the one monitored.
         hub_path: Name of the data set on the Hub; None where there is none.
         hub_config: Configuration of that data set; None for its only one.
         validation_splits: Splits that are scored, each on its own.
@@ -41,6 +42,11 @@ class Task:
             raise InputError(
                 f"task.text_columns names the one or two columns a model reads, got {list(self.text_columns)}; "
                 "give one column for single sentences, two for pairs"
+            )
+        if self.kind == "span" and len(self.text_columns) != 2:
+            raise InputError(
+                f"task.text_columns names the question and its context where answers are spans, got "
+                f"{list(self.text_columns)}; give both"
             )
         has_classes = len(set(self.labels)) == len(self.labels) > 1
         if has_classes != (self.kind == "classes") or (self.labels and not has_classes):
@@ -104,6 +110,16 @@ _ROWS = (
     _glue("stsb", _SENTENCES, (), ("pearson", "spearman"), kind="number"),
     # The Hub keeps WNLI's two classes the other way round from RTE's and QNLI's.
     _glue("wnli", _SENTENCES, ("not_entailment", "entailment")),
+    Task(
+        name="squad",
+        kind="span",
+        text_columns=("question", "context"),
+        label_column="answers",
+        labels=(),
+        metrics=("f1", "exact_match"),
+        hub_path="rajpurkar/squad",
+        hub_config=None,
+    ),
     Task(
         name="docstrings",
         text_columns=("name", "description"),

@@ -1,11 +1,13 @@
-"""Tokens of a split's rows, end to end in files of numbers, and padded batches of them."""
+"""Tokens of a split's examples, end to end in files of numbers, and padded batches of them."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from cap.errors import InputError
 from cap.storage import file_sha256, read_json, write_json
 
 _log = logging.getLogger(__name__)
@@ -27,22 +30,44 @@ _ROWS_PER_CALL = 2000
 _ROWS_WORTH_A_BAR = 20_000
 
 
-def tokenise(
-    rows: datasets.Dataset,
-    folder: Path,
-    *,
-    text_columns: tuple[str, ...],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, *, shortest: int, room_for: str = "a row"
 ) -> None:
-    """Write the tokens of every row: one flat int32 array per tokenizer output, and the rows' lengths.
+    """Check that padded batches of a length can be made.
 
     Args:
-        rows: Rows with the text columns.
+        tokenizer: The one that will make them.
+        max_length: Longest example in tokens, special ones included.
+        shortest: The least length that leaves room for anything.
+        room_for: What needs that room, for the message.
+
+    Raises:
+        InputError: If the tokenizer has no padding token, or the length is too short or more than its model reads.
+    """
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"batches need a padding token and the tokenizer {tokenizer.name_or_path!r} has none; choose another model"
+        )
+    if not shortest <= max_length <= tokenizer.model_max_length:
+        raise InputError(
+            f"max_length counts the tokens of one example, which must hold {room_for}, and must lie between "
+            f"{shortest} and what the model reads ({tokenizer.model_max_length}), got {max_length}"
+        )
+
+
+_Encode = Callable[[dict[str, list[Any]], int], dict[str, np.ndarray]]
+
+
+def write_arrays(rows: datasets.Dataset, folder: Path, encode: _Encode) -> dict[str, np.ndarray]:
+    """Encode rows part by part, and write every array whole.
+
+    Args:
+        rows: What to encode.
         folder: New folder for the arrays.
-        text_columns: One column of single texts, or two of pairs.
-        tokenizer: What turns them into tokens.
-        max_length: Longest row in tokens; of a pair the longer text is cut first.
+        encode: Makes arrays of the columns of some rows and the number of the first of them.
+
+    Returns:
+        The arrays that were written, by name.
     """
     _log.info("tokenising %s rows", f"{rows.num_rows:,}")
     started = time.perf_counter()
@@ -51,48 +76,83 @@ def tokenise(
     starts = range(0, rows.num_rows, _ROWS_PER_CALL)
     bar = track(starts, "tokenising", console=Console(stderr=True), transient=True, disable=is_quiet)
     for start in bar:
-        texts = rows[start : start + _ROWS_PER_CALL]
-        encoded = tokenizer(
-            *(list(texts[column]) for column in text_columns),
-            truncation="longest_first",
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-        )
-        lengths = np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64)
-        parts.setdefault("lengths", []).append(lengths)
-        for name, lists in encoded.items():
-            parts.setdefault(name, []).append(np.concatenate([np.asarray(ids, dtype=np.int32) for ids in lists]))
+        for name, array in encode(rows[start : start + _ROWS_PER_CALL], start).items():
+            parts.setdefault(name, []).append(array)
     folder.mkdir()
-    for name, arrays in parts.items():
-        np.save(folder / f"{name}.npy", np.concatenate(arrays), allow_pickle=False)
+    whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    for name, array in whole.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
     _log.info("tokenised in %.1f s", time.perf_counter() - started)
+    return whole
+
+
+def flatten(encoded: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Lay a tokenizer's lists end to end, int32, and add their ``lengths``, int64."""
+    lengths = np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64)
+    flat = {name: np.concatenate([np.asarray(ids, dtype=np.int32) for ids in lists]) for name, lists in encoded.items()}
+    return {"lengths": lengths, **flat}
+
+
+def read_array(folder: Path, name: str) -> np.ndarray:
+    """Map one of a folder's arrays into memory, read-only."""
+    array: np.ndarray = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    return array
+
+
+class Layout:
+    """Say where the tokens of each example lie in a flat array.
+
+    Args:
+        lengths: Tokens of every example.
+    """
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self.lengths = lengths
+        self.starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+
+    def places(self, example_id: np.ndarray, *, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Find the tokens of some examples, as a rectangle.
+
+        Args:
+            example_id: Their numbers.
+            width: Columns of the rectangle; None takes the longest of the examples.
+
+        Returns:
+            Positions in the flat array and where they are tokens, not padding; both ``(examples, width)``.
+        """
+        lengths = self.lengths[example_id]
+        columns = np.arange(lengths.max() if width is None else width)
+        is_token = columns < lengths[:, None]
+        # Positions behind a row's end would lie in the next row, or behind the last: point them at the row's start.
+        return self.starts[example_id][:, None] + np.where(is_token, columns, 0), is_token
 
 
 class TokenRows(Dataset[dict[str, Tensor]]):
     """Gather padded batches of one split from memory-mapped arrays.
 
     Args:
-        folder: What ``tokenise`` wrote.
-        labels: The rows' labels, indexed by row number.
+        folder: What ``write_arrays`` wrote.
+        labels: The examples' labels, indexed by example number.
         tokenizer: Says what padding is.
+        groups: What the examples belong to, indexed by example number; None leaves ``group_id`` out of the batches.
     """
 
-    def __init__(self, folder: Path, labels: Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
-        lengths = np.load(folder / "lengths.npy", allow_pickle=False)
-        self.lengths = torch.from_numpy(lengths)
-        self._lengths = lengths
-        self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        self._labels = labels
+    def __init__(
+        self, folder: Path, labels: Tensor, tokenizer: PreTrainedTokenizerBase, *, groups: Tensor | None = None
+    ) -> None:
+        self._layout = Layout(np.load(folder / "lengths.npy", allow_pickle=False))
+        self.lengths = torch.from_numpy(self._layout.lengths)
+        self.labels = labels
+        self.groups = groups
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         self._columns = {
-            name: (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False), value)
+            name: (read_array(folder, name), value)
             for name, value in padding.items()
             if (folder / f"{name}.npy").is_file()
         }
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self.lengths)
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         return self.__getitems__([row])
@@ -100,18 +160,16 @@ class TokenRows(Dataset[dict[str, Tensor]]):
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
         """Gather a batch; a loader calls this with all row numbers of it at once."""
         example_id = np.asarray(rows, dtype=np.int64)
-        lengths = self._lengths[example_id]
-        columns = np.arange(lengths.max())
-        is_token = columns < lengths[:, None]  # (batch, longest)
-        # Positions behind a row's end would lie in the next row, or behind the last: point them at the row's start.
-        positions = self._starts[example_id][:, None] + np.where(is_token, columns, 0)
+        positions, is_token = self._layout.places(example_id)
         batch = {
             name: torch.from_numpy(np.where(is_token, tokens[positions], padding).astype(np.int64))
             for name, (tokens, padding) in self._columns.items()
         }
         batch["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
         batch["example_id"] = torch.from_numpy(example_id)
-        batch["labels"] = self._labels[batch["example_id"]]
+        batch["labels"] = self.labels[batch["example_id"]]
+        if self.groups is not None:
+            batch["group_id"] = self.groups[batch["example_id"]]
         return batch
 
 
@@ -143,4 +201,14 @@ def is_whole(folder: Path) -> bool:
     return whole
 
 
-__all__ = ["FORMAT", "TokenRows", "is_whole", "seal", "tokenise"]
+__all__ = [
+    "FORMAT",
+    "Layout",
+    "TokenRows",
+    "check_tokenizer",
+    "flatten",
+    "is_whole",
+    "read_array",
+    "seal",
+    "write_arrays",
+]

@@ -77,14 +77,17 @@ class Candidates:
     Args:
         encodings: In this order: the batch itself, the bank rows of the batch, the bank rows of the extras.
         example_id: The example each row belongs to.
-        labels: The class of each row; None for regression.
+        labels: The class of each row; None where answers are no classes.
         n_batch: How many rows at the start are the batch itself.
+        group_id: The question each row is a window of: other windows of an anchor's question are neither positives
+            nor negatives. None where examples stand alone.
     """
 
     encodings: Float[Tensor, "bank dim"]
     example_id: Int64[Tensor, " bank"]
     labels: Int64[Tensor, " bank"] | None
     n_batch: int
+    group_id: Int64[Tensor, " bank"] | None = None
 
 
 def collect_candidates(
@@ -95,6 +98,8 @@ def collect_candidates(
     bank_id: Int64[Tensor, " rows"],
     batch_labels: Int64[Tensor, " batch"] | None,
     bank_labels: Int64[Tensor, " rows"] | None,
+    batch_groups: Int64[Tensor, " batch"] | None = None,
+    bank_groups: Int64[Tensor, " rows"] | None = None,
 ) -> Candidates:
     """Line up the candidates of one bank.
 
@@ -103,21 +108,27 @@ def collect_candidates(
         bank_encodings: Rows of the batch's examples, then of the extras, each with its encodings.
         batch_id: Example ids of the batch.
         bank_id: Example ids of the bank rows.
-        batch_labels: Classes of the batch; None for regression.
-        bank_labels: Classes of the bank rows; None for regression.
+        batch_labels: Classes of the batch; None where answers are no classes.
+        bank_labels: Classes of the bank rows; None where answers are no classes.
+        batch_groups: The question that each example of the batch is a window of; None where examples stand alone.
+        bank_groups: The same of the bank rows.
 
     Returns:
         The candidates of every anchor of the batch.
     """
     n_snapshots = bank_encodings.shape[1]
-    labels = None
-    if batch_labels is not None and bank_labels is not None:
-        labels = torch.cat([batch_labels, bank_labels.repeat_interleave(n_snapshots)])
+
+    def line_up(batch: Tensor | None, bank: Tensor | None) -> Tensor | None:
+        if batch is None or bank is None:
+            return None
+        return torch.cat([batch, bank.repeat_interleave(n_snapshots)])
+
     return Candidates(
         encodings=torch.cat([batch_encodings.detach(), bank_encodings.flatten(0, 1).to(batch_encodings.dtype)]),
         example_id=torch.cat([batch_id, bank_id.repeat_interleave(n_snapshots)]),
-        labels=labels,
+        labels=line_up(batch_labels, bank_labels),
         n_batch=len(batch_id),
+        group_id=line_up(batch_groups, bank_groups),
     )
 
 
@@ -145,18 +156,27 @@ def bank_loss(
     """
     _check(temperature, reduction)
     n = candidates.n_batch
-    is_self = torch.zeros(n, len(candidates.example_id), dtype=torch.bool, device=anchors.device)
-    is_self.fill_diagonal_(True)
+    is_excluded = _excluded(candidates)
     # Both terms rank the same candidates: one product and one softmax serve them.
-    log_prob = _log_probabilities(anchors, candidates.encodings, is_self, temperature)
+    log_prob = _log_probabilities(anchors, candidates.encodings, is_excluded, temperature)
     total = anchors.new_zeros(())
     keys = [(candidates.example_id, unsupervised_weight), (candidates.labels, supervised_weight)]
     for key, weight in keys:
         if key is None or weight == 0:
             continue
-        is_positive = (key[:n, None] == key[None, :]) & ~is_self  # (batch, bank)
+        is_positive = (key[:n, None] == key[None, :]) & ~is_excluded  # (batch, bank)
         total = total + weight * _average(log_prob, is_positive, reduction)
     return total
+
+
+def _excluded(candidates: Candidates) -> Tensor:
+    """Mark what an anchor is not compared with: itself and other windows of its question, (batch, bank)."""
+    n, example_id, group_id = candidates.n_batch, candidates.example_id, candidates.group_id
+    is_excluded = torch.zeros(n, len(example_id), dtype=torch.bool, device=example_id.device)
+    is_excluded.fill_diagonal_(True)
+    if group_id is not None:
+        is_excluded |= (group_id[:n, None] == group_id[None, :]) & (example_id[:n, None] != example_id[None, :])
+    return is_excluded
 
 
 __all__ = ["Candidates", "Reduction", "bank_loss", "collect_candidates", "contrastive_loss"]

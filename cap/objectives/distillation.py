@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
+
+# Softmax gives it exactly 0 whatever the temperature, and divided by one it stays finite: -inf would make NaN in KL.
+_PADDED = -1e20
+
+
+def span_rows(
+    logits: Float[Tensor, "batch tokens 2"], is_token: Bool[Tensor, "batch tokens"] | Int64[Tensor, "batch tokens"]
+) -> Float[Tensor, "2*batch tokens"]:
+    """Turn the logits of spans into rows over tokens: question answering is classification over tokens, twice.
+
+    Args:
+        logits: Start and end logits of every token, any float type; real tokens get the gradient.
+        is_token: True or 1 for real tokens, as in an attention mask.
+
+    Returns:
+        The start row and the end row of each example in turn, float32; softmax gives padded tokens exactly 0. Labels
+        of shape (batch, 2), flattened, are the classes of these rows.
+    """
+    rows = logits.float().transpose(1, 2)  # (batch, 2, tokens)
+    return rows.masked_fill(~is_token.bool().unsqueeze(1), _PADDED).flatten(0, 1)
 
 
 def label_loss(
@@ -56,4 +76,4 @@ def distillation_loss(
     return temperature**2 * divergence
 
 
-__all__ = ["distillation_loss", "label_loss"]
+__all__ = ["distillation_loss", "label_loss", "span_rows"]

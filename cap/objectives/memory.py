@@ -37,6 +37,8 @@ class Memory:
         self.budget_bytes = int(budget_gb * _BYTES_PER_GB)
         self._encodings: dict[Source, list[Float[Tensor, "examples dim"]]] = {}
         self._teacher_logits: Tensor | None = None
+        # Of spans: where each example's tokens begin in the flat array, and where the last one's end.
+        self._offsets: Int64[Tensor, " bounds"] | None = None
         self._bytes_in_memory = 0
 
     @property
@@ -63,12 +65,28 @@ class Memory:
         Raises:
             ValueError: If the rows are not those of this training set.
         """
-        array = self._open(path)  # first: a refused file must not leave an empty source behind
+        # First: a refused file must not leave an empty source behind.
+        array = self._open(path, n_rows=self.n_examples, what="training examples")
         self._encodings.setdefault(source, []).append(array)
 
-    def set_teacher_logits(self, path: Path) -> None:
-        """Take the teacher's logits from an ``.npy`` file of shape (examples, outputs), float16."""
-        self._teacher_logits = self._open(path)
+    def set_teacher_logits(self, path: Path, *, lengths: Path | None = None) -> None:
+        """Take the teacher's logits from disk.
+
+        Args:
+            path: An ``.npy`` file of shape (examples, outputs), or (tokens of all examples, 2) for spans; float16,
+                ordered by example_id.
+            lengths: Of spans: an ``.npy`` file with the number of tokens of each example, int64. They stay in memory
+                beside the budget, 8 bytes an example.
+
+        Raises:
+            ValueError: If the rows are not those of this training set.
+        """
+        offsets = None if lengths is None else self._read_offsets(lengths)
+        n_rows, what = self.n_examples, "training examples"
+        if offsets is not None:
+            n_rows, what = int(offsets[-1]), "tokens of the training examples"
+        self._teacher_logits = self._open(path, n_rows=n_rows, what=what)
+        self._offsets = offsets
 
     def gather(self, source: Source, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows snapshots dim"]:
         """Read the encodings of some examples, on the CPU.
@@ -80,15 +98,26 @@ class Memory:
         with torch.autocast("cpu", enabled=False):
             return torch.stack([array.index_select(0, example_id) for array in self._encodings[source]], dim=1)
 
-    def teacher_logits(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
+    def teacher_logits(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
         """Read the teacher's logits of some examples, on the CPU.
+
+        Returns:
+            Of shape (rows, outputs); of spans (rows, tokens, 2), padded with zeros to the longest of these examples.
 
         Raises:
             KeyError: If there are none.
         """
         if self._teacher_logits is None:
             raise KeyError("the memory holds no teacher logits")
-        return self._teacher_logits.index_select(0, example_id)
+        if self._offsets is None:
+            return self._teacher_logits.index_select(0, example_id)
+        start = self._offsets[example_id]
+        lengths = self._offsets[example_id + 1] - start
+        position = torch.arange(int(lengths.max()) if len(lengths) else 0)
+        is_token = position < lengths[:, None]  # (rows, tokens)
+        padded = self._teacher_logits.new_zeros(*is_token.shape, self._teacher_logits.shape[1])
+        padded[is_token] = self._teacher_logits.index_select(0, (start[:, None] + position)[is_token])
+        return padded
 
     def draw_extras(
         self, n: int, *, exclude: Int64[Tensor, " batch"], generator: torch.Generator
@@ -108,12 +137,20 @@ class Memory:
         order = torch.randperm(self.n_examples, generator=generator)[: n + len(exclude)]
         return order[~torch.isin(order, exclude)][:n]
 
-    def _open(self, path: Path) -> Tensor:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.ndim != 2 or len(array) != self.n_examples or array.dtype != np.float16:
+    def _read_offsets(self, path: Path) -> Tensor:
+        lengths = np.load(path, allow_pickle=False)
+        if lengths.shape != (self.n_examples,) or lengths.dtype != np.int64 or lengths.min() < 1:
             raise ValueError(
-                f"a bank needs float16 rows for all {self.n_examples} training examples, "
-                f"got {array.dtype} of shape {array.shape}"
+                f"lengths are how many tokens (int64, >= 1) each of the {self.n_examples} training examples has, "
+                f"got {lengths.dtype} of shape {lengths.shape} from {lengths.min(initial=1)} up"
+            )
+        return torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))
+
+    def _open(self, path: Path, *, n_rows: int, what: str) -> Tensor:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim != 2 or len(array) != n_rows or array.dtype != np.float16:
+            raise ValueError(
+                f"a bank needs float16 rows for all {n_rows} {what}, got {array.dtype} of shape {array.shape}"
             )
         if self._bytes_in_memory + array.nbytes <= self.budget_bytes:
             self._bytes_in_memory += array.nbytes

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cap.models.encoders import PooledModel, evaluating, normalise, weights_key
@@ -22,7 +23,21 @@ log = logging.getLogger(__name__)
 
 _ENCODINGS = "encodings.npy"
 _LOGITS = "logits.npy"
+_LENGTHS = "lengths.npy"
 _META = "meta.json"
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Hold the logits of a whole training set, float16, ordered by example_id.
+
+    Args:
+        values: (examples, outputs); of spans (tokens of all examples, 2), without padding.
+        lengths: Of spans: the number of tokens of each example, int64; else None.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -31,12 +46,14 @@ class FrozenOutputs:
 
     Args:
         encodings: ``.npy`` file (examples, dim), float16, ordered by example_id.
-        logits: ``.npy`` file (examples, outputs), float16; None if they were not asked for.
+        logits: ``.npy`` file with the values of ``Logits``; None if they were not asked for.
+        lengths: ``.npy`` file with the lengths of ``Logits``; None if it has none.
         was_cached: True if nothing had to be computed.
     """
 
     encodings: Path
     logits: Path | None
+    lengths: Path | None
     was_cached: bool
 
 
@@ -68,7 +85,7 @@ def encode_rows(
     description: str,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     trainer: Trainer | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Logits]:
     """Run a model in eval mode over the training set.
 
     Args:
@@ -80,24 +97,38 @@ def encode_rows(
         trainer: A trainer that is fitting at the moment, for its progress display.
 
     Returns:
-        Encodings (examples, dim) and logits (examples, outputs), float16, ordered by example_id.
+        Encodings (examples, dim), float16, ordered by example_id, and the logits.
 
     Raises:
         ValueError: If the loader does not give every row exactly once.
     """
-    encodings, logits, ids = [], [], []
+    encodings, logits, lengths, ids = [], [], [], []
     model.to(device)
     with evaluating(model), autocast():
         for batch in tracked(loader, description=description, trainer=trainer):
-            output = model({name: value.to(device) for name, value in batch.items()})
+            moved = {name: value.to(device) for name, value in batch.items()}
+            output = model(moved)
             encodings.append(normalise(output.pooled).half().cpu())
-            logits.append(output.logits.half().cpu())
+            is_token = moved["attention_mask"].bool()
+            is_span = output.logits.ndim == 3
+            logits.append((output.logits[is_token] if is_span else output.logits).half().cpu())
+            if is_span:
+                lengths.append(is_token.sum(dim=1).cpu())
             ids.append(batch["example_id"])
     example_id = torch.cat(ids)
     order = example_id.argsort()
     if not torch.equal(example_id[order], torch.arange(len(example_id))):
         raise ValueError("encoding needs every training row exactly once, numbered from 0")
-    return torch.cat(encodings)[order].numpy(), torch.cat(logits)[order].numpy()
+    return torch.cat(encodings)[order].numpy(), _ordered(logits, lengths, order)
+
+
+def _ordered(logits: list[Tensor], lengths: list[Tensor], order: Tensor) -> Logits:
+    values = torch.cat(logits)
+    if not lengths:
+        return Logits(values[order].numpy(), None)
+    n_tokens = torch.cat(lengths)
+    rows = values.split(n_tokens.tolist())
+    return Logits(torch.cat([rows[row] for row in order.tolist()]).numpy(), n_tokens[order].numpy())
 
 
 def frozen_outputs(
@@ -129,21 +160,35 @@ def frozen_outputs(
     names = (_ENCODINGS, _LOGITS) if with_logits else (_ENCODINGS,)
     where = [computation.precision, computation.device.type]
     folder = cache_dir / "encodings" / content_key([weights, list(names), model.pooling, data_key, *where])
-    logits_file = folder / _LOGITS if with_logits else None
     with locked(folder):
         if _is_whole(folder, names):
             log.info("%s: found in the cache", description)
-            return FrozenOutputs(folder / _ENCODINGS, logits_file, was_cached=True)
+            return _files(folder, with_logits, was_cached=True)
         n_batches = len(cast(Sized, loader))
         log.info("%s: %d batches on %s", description, n_batches, computation.device)
         encodings, logits = encode_rows(
             model, loader, device=computation.device, autocast=computation.autocast, description=description
         )
+        arrays = {_ENCODINGS: encodings}
+        if with_logits:
+            arrays[_LOGITS] = logits.values
+            if logits.lengths is not None:
+                arrays[_LENGTHS] = logits.lengths
         with atomic_folder(folder) as temporary:
-            for name, array in zip(names, (encodings, logits), strict=False):
+            for name, array in arrays.items():
                 np.save(temporary / name, array, allow_pickle=False)
-            write_json(temporary / _META, {name: file_sha256(temporary / name) for name in names})
-    return FrozenOutputs(folder / _ENCODINGS, logits_file, was_cached=False)
+            write_json(temporary / _META, {name: file_sha256(temporary / name) for name in arrays})
+    return _files(folder, with_logits, was_cached=False)
+
+
+def _files(folder: Path, with_logits: bool, *, was_cached: bool) -> FrozenOutputs:
+    lengths = folder / _LENGTHS
+    return FrozenOutputs(
+        encodings=folder / _ENCODINGS,
+        logits=folder / _LOGITS if with_logits else None,
+        lengths=lengths if lengths.exists() else None,
+        was_cached=was_cached,
+    )
 
 
 def save_snapshot(encodings: np.ndarray, path: Path) -> None:
@@ -157,12 +202,21 @@ def _is_whole(folder: Path, names: tuple[str, ...]) -> bool:
         return False
     try:
         expected = read_json(folder / _META)
-        if all(file_sha256(folder / name) == expected[name] for name in names):
+        # Lengths are there for spans only, and only the list of files knows.
+        if expected.keys() >= set(names) and all(file_sha256(folder / name) == sha for name, sha in expected.items()):
             return True
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, AttributeError):
         pass
     log.warning("the cached encodings %s are damaged; they are made again", folder.name)
     return False
 
 
-__all__ = ["Computation", "FrozenOutputs", "computation_of", "encode_rows", "frozen_outputs", "save_snapshot"]
+__all__ = [
+    "Computation",
+    "FrozenOutputs",
+    "Logits",
+    "computation_of",
+    "encode_rows",
+    "frozen_outputs",
+    "save_snapshot",
+]

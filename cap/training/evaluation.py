@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cap.heads import Metrics
 from cap.models.encoders import PooledModel, evaluating
 from cap.training.progress import tracked
-
-
-@runtime_checkable
-class Metrics(Protocol):
-    """What training needs of a task's metrics."""
-
-    @property
-    def is_constant(self) -> bool:
-        """True if a classifier predicted one class only since the last reset."""
-
-    def update(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None:
-        """Take in a batch: the model's answers, and the ``labels`` and ``example_id`` they belong to."""
-
-    def compute(self) -> dict[str, float]:
-        """Return the scores by name."""
-
-    def reset(self) -> None:
-        """Forget all batches."""
 
 
 def evaluate(
@@ -70,4 +51,4 @@ def evaluate(
     return scores, constant[0]
 
 
-__all__ = ["Metrics", "evaluate"]
+__all__ = ["evaluate"]

@@ -14,12 +14,12 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from cap.errors import RunError
+from cap.heads import Metrics
 from cap.models.encoders import EncoderOutput, PooledModel, normalise
 from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
-from cap.objectives.distillation import distillation_loss, label_loss
+from cap.objectives.distillation import distillation_loss, label_loss, span_rows
 from cap.objectives.memory import Memory, Source
 from cap.pruning.pruner import Pruner
-from cap.training.evaluation import Metrics
 
 _TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
 _ADAM_EPSILON = 1e-8
@@ -104,7 +104,9 @@ class CapModule(LightningModule):
         metrics: Validation metrics by split, in the order of the validation data loaders.
         contrast: Weights of the contrastive terms; None for none.
         memory: Encodings and teacher logits by ``example_id``; needed by ``contrast`` and by distillation.
-        train_labels: Labels by ``example_id``; classes (int64) give supervised positives, numbers give none.
+        train_labels: Labels by ``example_id``; classes (int64) give supervised positives, numbers and spans none.
+        train_groups: The question that each example is a window of, by ``example_id``; windows of one question are
+            not contrasted with each other. None where examples stand alone.
         pruner: Owns the masks of the student; None trains it dense.
         frozen: The pre-trained model and the teacher by name. They are encoded once and then only kept for whoever
             asks; a plain mapping keeps them out of checkpoints, devices and optimizers.
@@ -120,6 +122,7 @@ class CapModule(LightningModule):
         contrast: Contrast | None = None,
         memory: Memory | None = None,
         train_labels: Tensor | None = None,
+        train_groups: Tensor | None = None,
         pruner: Pruner | None = None,
         frozen: Mapping[str, PooledModel] | None = None,
     ) -> None:
@@ -135,6 +138,7 @@ class CapModule(LightningModule):
         self.optimisation = optimisation
         self.metrics = dict(metrics)
         self._train_labels = train_labels
+        self._train_groups = train_groups
         self._extras = torch.Generator().manual_seed(contrast.seed if contrast else 0)
 
     def forward(self, batch: Mapping[str, Tensor]) -> EncoderOutput:
@@ -166,8 +170,9 @@ class CapModule(LightningModule):
         if self.distill.ce_weight > 0:
             terms["ce"] = self.distill.ce_weight * self.task_loss(output, batch)
         if self.distill.weight > 0 and self.memory is not None:
-            teacher_logits = self.memory.teacher_logits(example_id).to(output.logits.device)
-            loss = distillation_loss(output.logits, teacher_logits, temperature=self.distill.temperature)
+            student_logits = _rows(output.logits, batch)
+            teacher_logits = _rows(self.memory.teacher_logits(example_id).to(student_logits.device), batch)
+            loss = distillation_loss(student_logits, teacher_logits, temperature=self.distill.temperature)
             terms["kd"] = self.distill.weight * loss
         terms.update(self._contrastive_terms(output.pooled, batch, example_id))
         regularizer = self.pruner.regularizer() if self.pruner is not None else None
@@ -177,7 +182,7 @@ class CapModule(LightningModule):
 
     def task_loss(self, output: EncoderOutput, batch: Mapping[str, Tensor]) -> Tensor:
         """Compare the student's answers with the labels, without a weight."""
-        return label_loss(output.logits, batch["labels"])
+        return label_loss(_rows(output.logits, batch), batch["labels"].flatten())
 
     def _contrastive_terms(
         self, pooled: Tensor, batch: Mapping[str, Tensor], example_id: Tensor
@@ -199,6 +204,8 @@ class CapModule(LightningModule):
                 bank_id=bank_id.to(anchors.device, non_blocking=True),
                 batch_labels=self._classes(example_id, anchors.device),
                 bank_labels=self._classes(bank_id, anchors.device),
+                batch_groups=self._groups(example_id, anchors.device),
+                bank_groups=self._groups(bank_id, anchors.device),
             )
             yield (
                 _TERMS[source],
@@ -213,9 +220,15 @@ class CapModule(LightningModule):
             )
 
     def _classes(self, example_id: Tensor, device: torch.device) -> Tensor | None:
-        if self._train_labels is None or self._train_labels.is_floating_point():
+        labels = self._train_labels
+        if labels is None or labels.is_floating_point() or labels.ndim != 1:
             return None
-        return self._train_labels[example_id].to(device, non_blocking=True)
+        return labels[example_id].to(device, non_blocking=True)
+
+    def _groups(self, example_id: Tensor, device: torch.device) -> Tensor | None:
+        if self._train_groups is None:
+            return None
+        return self._train_groups[example_id].to(device, non_blocking=True)
 
     def _require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         if bool(total.isfinite()):
@@ -294,6 +307,16 @@ class CapModule(LightningModule):
     def _loss_scale(self) -> float | None:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return float(scaler.get_scale()) if scaler is not None else None
+
+
+def _rows(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return one row of logits per classification: an answer in the text is two, over its tokens."""
+    if logits.ndim == 2:
+        return logits
+    is_token = batch["attention_mask"]
+    # What the memory gives ends with the longest example, a batch perhaps later.
+    padding = is_token.shape[1] - logits.shape[1]
+    return span_rows(functional.pad(logits, (0, 0, 0, padding)), is_token)
 
 
 __all__ = ["CapModule", "Contrast", "Distill", "Optimisation"]

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cap.errors import InputError
-from cap.heads import Head, Kind
+from cap.heads import Head, Kind, Metrics
 from cap.models.encoders import PooledModel, load_saved_model, save_model
 from cap.storage import atomic_folder, content_key, file_sha256, locked, read_json, write_json
-from cap.training.evaluation import Metrics, evaluate
+from cap.training.evaluation import evaluate
 from cap.training.module import CapModule, Distill, Optimisation
 from cap.training.run import build_trainer
 
@@ -128,10 +128,18 @@ def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
     """Refuse a given teacher whose outputs mean something else than the task's labels.
 
     Raises:
-        InputError: If it has another number of outputs, other labels, or the same ones in another order.
+        InputError: If it has another number of outputs, other labels, or the same ones in another order; where answers
+            are spans, if it is no question-answering model.
     """
     names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
     n_found, labels = len(names), head.labels
+    architectures = config.architectures or []
+    # Every classifier of two classes has as many outputs as a span.
+    if head.kind == "span" and not any(architecture.endswith("ForQuestionAnswering") for architecture in architectures):
+        raise InputError(
+            f"teacher must be a question-answering model for this task, got {name} with {list(architectures)} as its "
+            f"architectures; give one fine-tuned on the task, or teacher=auto"
+        )
     if n_found != head.n_outputs:
         raise InputError(
             f"teacher must have {head.n_outputs} output{'s' if head.n_outputs > 1 else ''} for this task, "

@@ -88,7 +88,29 @@ def test_labels_are_indexed_by_example_id(make_data: MakeData, pair_columns) -> 
     data = make_data()
     assert data.n_train == N_TRAIN
     assert data.train_labels.tolist() == pair_columns(N_TRAIN)["label"]
-    assert data.validation_labels("validation").tolist() == pair_columns(N_VALIDATION)["label"]
+    assert data.train_groups is None
+
+
+def test_every_split_is_scored_by_names_of_its_own(tmp_path: Path, write_split, tokenizer) -> None:
+    columns = {"premise": ["the cat"] * 4, "hypothesis": ["a dog"] * 4}
+    labels = {"train": [2, 2, 2, 0], "validation_matched": [2, 2, 0, 1], "validation_mismatched": [2, 0, 0, 1]}
+    for split, values in labels.items():
+        write_split(tmp_path / "data", split, columns | {"label": values})
+    task = get_task("mnli")
+    rows = load_rows(task, data_dir=tmp_path / "data", max_train_rows=None, max_eval_rows=None)
+    common = {"tokenizer_key": "k", "max_length": 8, "batch_size": 3, "seed": 1, "cache_dir": tmp_path}
+    data = CapDataModule(rows=rows, task=task, tokenizer=tokenizer, **common)
+    assert data.majority() == {"accuracy": pytest.approx(2 / 4), "accuracy_mismatched": pytest.approx(1 / 4)}
+    scores = {}
+    for split, metrics in data.metrics().items():
+        metrics.update(torch.tensor([[1.0, 0.0, 0.0]]), {"labels": torch.tensor([0])})
+        scores[split] = metrics.compute()
+    assert scores == {"validation_matched": {"accuracy": 1.0}, "validation_mismatched": {"accuracy_mismatched": 1.0}}
+
+
+def test_a_stride_without_windows_is_refused(make_data: MakeData) -> None:
+    with pytest.raises(InputError, match=r"task\.stride belongs to .* got 128 for task=qqp"):
+        make_data(stride=128)
 
 
 def test_single_sentences_and_values_are_served(tmp_path: Path, write_split, tokenizer) -> None:

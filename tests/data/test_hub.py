@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.questions import question_columns
 from tests.hub_cache import DATASET_REVISION, hub_environment, make_hub_dataset, make_hub_model
 
 LOAD_QQP = """
@@ -20,6 +21,14 @@ try:
     print(json.dumps({"source": rows.source, **{split: part[:] for split, part in rows.splits.items()}}))
 except InputError as error:
     print(json.dumps({"error": str(error)}))
+"""
+LOAD_SQUAD = """
+import json
+from cap.data.sources import load_rows
+from cap.data.tasks import get_task
+rows = load_rows(get_task("squad"), data_dir=None, max_train_rows=None, max_eval_rows=None)
+train = rows.splits["train"]
+print(json.dumps({"source": rows.source, "answers": train["answers"][:], "starts": train["answer_starts"][:]}))
 """
 LOAD_MODEL = """
 import json
@@ -52,6 +61,16 @@ def test_rows_come_from_a_cache_without_a_network(tmp_path: Path) -> None:
     }
     assert rows["validation"]["question1"] == ["NA", "b", ""]
     assert "examples/s" not in log
+
+
+def test_the_only_configuration_of_a_data_set_needs_no_name(tmp_path: Path) -> None:
+    columns = question_columns(id=[str(row) for row in range(12)])
+    splits = {"train": columns, "validation": columns}
+    make_hub_dataset(tmp_path, splits, path="rajpurkar/squad", config="plain_text")
+    answer, _ = run(LOAD_SQUAD, tmp_path)
+    assert answer["source"] == f"hub rajpurkar/squad at {DATASET_REVISION}"
+    assert answer["answers"] == [columns["answers"][row]["text"] for row in range(12)]
+    assert answer["starts"] == [columns["answers"][row]["answer_start"] for row in range(12)]
 
 
 def test_nothing_cached_and_no_network_says_both_ways_forward(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ def test_unknown_task_names_the_nearest_first() -> None:
         get_task("qpq")
 
 
-@pytest.mark.parametrize(("name", "n_outputs"), [("qqp", 2), ("mnli", 3), ("stsb", 1)], ids=["pair", "three", "value"])
-def test_outputs_are_the_classes_or_one_value(name: str, n_outputs: int) -> None:
+@pytest.mark.parametrize(("name", "n_outputs"), [("qqp", 2), ("mnli", 3), ("stsb", 1), ("squad", 2)])
+def test_outputs_are_the_classes_one_value_or_a_start_and_an_end(name: str, n_outputs: int) -> None:
     assert get_task(name).head.n_outputs == n_outputs
 
 
@@ -33,10 +33,11 @@ def test_only_stsb_is_a_regression() -> None:
         ("mrpc", ("accuracy", "f1")),
         ("cola", ("matthews",)),
         ("stsb", ("pearson", "spearman")),
+        ("squad", ("f1", "exact_match")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_metrics_are_those_of_glue(name: str, metrics: tuple[str, ...]) -> None:
+def test_metrics_are_those_of_glue_and_squad(name: str, metrics: tuple[str, ...]) -> None:
     assert get_task(name).metrics == metrics
     assert get_task(name).monitored == metrics[0]
 
@@ -54,8 +55,9 @@ def test_mnli_is_scored_on_both_of_its_splits() -> None:
         {"labels": ("twice", "twice")},
         {"metrics": ()},
         {"validation_splits": ()},
+        {"kind": "span", "labels": ()},
     ],
-    ids=["no text", "three texts", "one label", "equal labels", "no metric", "no split"],
+    ids=["no text", "three texts", "one label", "equal labels", "no metric", "no split", "no context"],
 )
 def test_a_row_that_makes_no_sense_is_refused(wrong: dict) -> None:
     row = {

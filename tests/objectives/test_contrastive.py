@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -55,24 +56,31 @@ class Scene:
         labels: tuple[int, ...],
         n_snapshots: int,
         dtype: torch.dtype = torch.float64,
+        groups: tuple[int, ...] | None = None,
     ) -> None:
         generator = torch.Generator().manual_seed(7)
         bank = normalize(torch.randn(len(labels), n_snapshots, 6, generator=generator, dtype=torch.float64), dim=-1)
         batch = normalize(torch.randn(len(batch_id), 6, generator=generator, dtype=torch.float64), dim=-1)
         self.bank, self.anchors = bank.to(dtype), batch.to(dtype)
-        self.batch_id, self.extra_id, self.labels = batch_id, extra_id, labels
+        self.batch_id, self.extra_id, self.labels, self.groups = batch_id, extra_id, labels, groups
 
     def collect(self) -> Candidates:
         bank_id = torch.tensor(self.batch_id + self.extra_id)
-        labels = torch.tensor(self.labels)
+        batch_id, labels = torch.tensor(self.batch_id), torch.tensor(self.labels)
+        groups = None if self.groups is None else torch.tensor(self.groups)
         return collect_candidates(
             self.anchors,
             self.bank[bank_id],
-            batch_id=torch.tensor(self.batch_id),
+            batch_id=batch_id,
             bank_id=bank_id,
-            batch_labels=labels[torch.tensor(self.batch_id)],
+            batch_labels=labels[batch_id],
             bank_labels=labels[bank_id],
+            batch_groups=None if groups is None else groups[batch_id],
+            bank_groups=None if groups is None else groups[bank_id],
         )
+
+    def is_sibling(self, example: int, other: int) -> bool:
+        return self.groups is not None and example != other and self.groups[example] == self.groups[other]
 
     def slow_terms(self, kind: Kind, temperature: float) -> list[tuple[float, int]]:
         """Follow the definition one pair at a time: the term and the number of positives of each anchor."""
@@ -83,6 +91,7 @@ class Scene:
             for other in self.batch_id + self.extra_id:
                 for encoding in bank[other]:
                     others.append((other, encoding))
+            others = [(other, encoding) for other, encoding in others if not self.is_sibling(example, other)]
             exponents = [sum(a * b for a, b in zip(anchors[i], c, strict=True)) / temperature for _, c in others]
             largest = max(exponents)
             log_denominator = largest + math.log(sum(math.exp(x - largest) for x in exponents))
@@ -473,6 +482,80 @@ def test_without_labels_there_are_none() -> None:
 
 def test_the_first_candidates_are_the_batch() -> None:
     assert _lined_up(None, None).n_batch == 2
+
+
+# --- windows of one question -------------------------------------------------------------------------------------
+
+# Questions by example id; several windows of one lie in the batch, among the extras, and on both sides.
+GROUPED = {
+    "one-encoding": {"batch_id": (0, 1, 5), "extra_id": (2, 3, 6), "n_snapshots": 1},
+    "9-encodings": {"batch_id": (3, 0, 1, 5), "extra_id": (2, 4, 6, 7), "n_snapshots": 9},
+    "one-question-fills-the-batch": {"batch_id": (0, 2, 1), "extra_id": (3, 4), "n_snapshots": 2},
+    "siblings-among-the-extras-alone": {"batch_id": (0, 3), "extra_id": (1, 2, 4, 7), "n_snapshots": 3},
+    "nothing-but-siblings": {"batch_id": (0, 1), "extra_id": (2,), "n_snapshots": 2},
+    "one-window-twice": {"batch_id": (1, 2, 1), "extra_id": (0, 3), "n_snapshots": 2},
+}
+QUESTIONS = (4, 4, 4, 9, 9, 0, 1, 9)
+
+grouped = pytest.mark.parametrize("scene", GROUPED.values(), ids=GROUPED)
+
+
+def _windows(scene: dict[str, Any], groups: tuple[int, ...] | None = QUESTIONS) -> Scene:
+    return Scene(labels=(0, 1, 0, 0, 1, 1, 0, 1), groups=groups, **scene)
+
+
+@grouped
+@kinds
+@reductions
+@pytest.mark.parametrize("temperature", [0.05, 0.3], ids=["T-0.05", "T-0.3"])
+def test_windows_agree_with_a_loop_over_anchors_and_candidates(
+    scene: dict[str, Any], kind: Kind, reduction: Reduction, temperature: float
+) -> None:
+    made = _windows(scene)
+    weights = {"unsupervised": (0.5, 0.0), "supervised": (0.0, 0.5)}[kind]
+    loss = _weighed(made.anchors, made.collect(), *weights, temperature=temperature, reduction=reduction)
+    assert loss.item() == pytest.approx(0.5 * made.slow_loss(kind, temperature, reduction), abs=1e-9, rel=1e-9)
+
+
+@grouped
+def test_questions_of_one_window_change_no_digit(scene: dict[str, Any]) -> None:
+    alone, without = _windows(scene, groups=tuple(range(8))), _windows(scene, groups=None)
+    expected = _weighed(without.anchors, without.collect(), 0.3, 3.0)
+    torch.testing.assert_close(_weighed(alone.anchors, alone.collect(), 0.3, 3.0), expected, atol=0, rtol=0)
+
+
+def test_candidates_without_groups_have_none() -> None:
+    assert _lined_up(None, None).group_id is None
+
+
+def test_each_candidate_knows_its_question() -> None:
+    made = Scene(batch_id=(2, 0), extra_id=(1,), labels=(0, 0, 0), n_snapshots=2, groups=(7, 8, 7))
+    assert made.collect().group_id.tolist() == [7, 7, 7, 7, 7, 7, 8, 8]
+
+
+def test_another_window_of_the_question_gets_no_say() -> None:
+    scene = Scene(batch_id=(0, 1), extra_id=(2, 3), labels=(0, 0, 0, 0), n_snapshots=1, groups=(5, 5, 5, 6))
+    candidates = scene.collect()
+    loss = _weighed(scene.anchors[:1], _first(candidates), 1.0, 0.0)
+    candidates.encodings[[1, 3, 4]] *= -1  # window 1 in the batch and in the bank, window 2 among the extras
+    assert _weighed(scene.anchors[:1], _first(candidates), 1.0, 0.0).item() == loss.item()
+
+
+def test_a_window_without_other_questions_is_certain() -> None:
+    scene = Scene(batch_id=(0,), extra_id=(1, 2), labels=(0, 0, 0), n_snapshots=1, groups=(5, 5, 5))
+    assert _weighed(scene.anchors, scene.collect(), 1.0, 0.0).item() == 0.0
+
+
+def test_gradient_of_windows_is_that_of_finite_differences() -> None:
+    scene = _windows(GROUPED["9-encodings"])
+    candidates = scene.collect()
+    anchors = scene.anchors.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: _weighed(z, candidates, 0.3, 2.0, temperature=0.5), (anchors,))
+
+
+def _first(candidates: Candidates) -> Candidates:
+    """Leave the first anchor alone before the same candidates."""
+    return dataclasses.replace(candidates, n_batch=1)
 
 
 # --- weights of a bank -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cap.objectives.distillation import distillation_loss, label_loss
+from cap.objectives.distillation import distillation_loss, label_loss, span_rows
 
 
 def _logits(*shape: int, seed: int) -> Tensor:
@@ -131,3 +131,132 @@ def test_labels_that_are_numbers_give_the_mean_squared_error(n_rows: int) -> Non
 def test_half_logits_are_compared_with_labels_in_float32(shape: tuple[int, int], labels: Tensor) -> None:
     logits = _logits(*shape, seed=4).half()
     torch.testing.assert_close(label_loss(logits, labels), label_loss(logits.float(), labels), atol=0, rtol=0)
+
+
+# --- spans -------------------------------------------------------------------------------------------------------
+
+# Windows of other lengths than the batch is wide: 9, 1, 6 and 4 real tokens of 9.
+N_REAL = (9, 1, 6, 4)
+# First and last answer token; (0, 0) where the answer lies outside the window.
+ANSWERS = ((3, 8), (0, 0), (5, 5), (0, 2))
+IS_TOKEN = torch.tensor([[token < n for token in range(max(N_REAL))] for n in N_REAL])
+
+span_temperatures = pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0], ids=["T-0.1", "T-1", "T-10"])
+halves = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+
+
+def _span_logits(seed: int) -> Tensor:
+    return _logits(len(N_REAL), max(N_REAL), 2, seed=seed)
+
+
+def _slow_log_softmax(column: Tensor, temperature: float) -> list[float]:
+    scaled = [x / temperature for x in column.double().tolist()]
+    largest = max(scaled)
+    log_sum = largest + math.log(sum(math.exp(x - largest) for x in scaled))
+    return [x - log_sum for x in scaled]
+
+
+def _slow_span_label_loss(logits: Tensor) -> float:
+    """Average over examples and over start and end, softmax over the real tokens alone."""
+    total = 0.0
+    for example, (n_real, answer) in enumerate(zip(N_REAL, ANSWERS, strict=True)):
+        for end, token in enumerate(answer):
+            total -= _slow_log_softmax(logits[example, :n_real, end], 1.0)[token] / 2
+    return total / len(N_REAL)
+
+
+def _slow_span_distillation(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    total = 0.0
+    for example, n_real in enumerate(N_REAL):
+        for end in (0, 1):
+            q = _slow_log_softmax(student[example, :n_real, end], temperature)
+            p = _slow_log_softmax(teacher[example, :n_real, end], temperature)
+            total += sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)) / 2
+    return temperature**2 * total / len(N_REAL)
+
+
+def _span_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return distillation_loss(span_rows(student, IS_TOKEN), span_rows(teacher, IS_TOKEN), temperature=temperature)
+
+
+def test_rows_are_start_and_end_of_each_example_in_turn() -> None:
+    logits = torch.arange(12.0).view(2, 3, 2)
+    rows = span_rows(logits, torch.ones(2, 3, dtype=torch.bool))
+    assert rows.tolist() == [[0, 2, 4], [1, 3, 5], [6, 8, 10], [7, 9, 11]]
+
+
+def test_an_attention_mask_marks_the_tokens_as_booleans_do() -> None:
+    logits = _span_logits(1)
+    torch.testing.assert_close(span_rows(logits, IS_TOKEN.long()), span_rows(logits, IS_TOKEN), atol=0, rtol=0)
+
+
+def test_labels_of_spans_agree_with_a_loop_over_examples() -> None:
+    logits = _span_logits(1)
+    loss = label_loss(span_rows(logits, IS_TOKEN), torch.tensor(ANSWERS).flatten())
+    assert loss.item() == pytest.approx(_slow_span_label_loss(logits), rel=1e-5)
+
+
+@span_temperatures
+def test_distillation_of_spans_agrees_with_a_loop_over_examples(temperature: float) -> None:
+    student, teacher = _span_logits(1), _span_logits(2)
+    loss = _span_distillation(student, teacher, temperature)
+    assert loss.item() == pytest.approx(_slow_span_distillation(student, teacher, temperature), rel=1e-5)
+
+
+@halves
+@span_temperatures
+def test_half_span_logits_are_compared_in_float32(dtype: torch.dtype, temperature: float) -> None:
+    student, teacher = _span_logits(1).to(dtype), _span_logits(2).to(dtype)
+    loss = _span_distillation(student, teacher, temperature)
+    assert loss.item() == pytest.approx(_slow_span_distillation(student, teacher, temperature), rel=1e-5)
+
+
+@span_temperatures
+def test_distillation_of_equal_spans_is_zero(temperature: float) -> None:
+    logits = _span_logits(1)
+    assert _span_distillation(logits, logits.clone(), temperature).item() == pytest.approx(0.0, abs=1e-5)
+
+
+@span_temperatures
+def test_softmax_gives_padded_tokens_exactly_nothing(temperature: float) -> None:
+    rows = span_rows(_span_logits(1) - 1000.0, IS_TOKEN)
+    shares = (rows / temperature).softmax(dim=-1).view(len(N_REAL), 2, -1).transpose(1, 2)
+    assert shares[~IS_TOKEN].count_nonzero() == 0
+
+
+@span_temperatures
+def test_what_stands_in_padded_tokens_does_not_matter(temperature: float) -> None:
+    student, teacher = _span_logits(1), _span_logits(2)
+    expected = _span_distillation(student, teacher, temperature)
+    student[~IS_TOKEN], teacher[~IS_TOKEN] = 500.0, -torch.inf
+    torch.testing.assert_close(_span_distillation(student, teacher, temperature), expected, atol=0, rtol=0)
+
+
+@span_temperatures
+def test_gradient_of_a_span_never_reaches_padded_tokens(temperature: float) -> None:
+    student = _span_logits(1).requires_grad_()
+    labels = torch.tensor(ANSWERS).flatten()
+    loss = label_loss(span_rows(student, IS_TOKEN), labels) + _span_distillation(student, _span_logits(2), temperature)
+    loss.backward()
+    assert student.grad.isfinite().all()
+    assert student.grad[~IS_TOKEN].count_nonzero() == 0
+
+
+def test_gradient_of_a_span_reaches_its_real_tokens() -> None:
+    student = _span_logits(1).requires_grad_()
+    label_loss(span_rows(student, IS_TOKEN), torch.tensor(ANSWERS).flatten()).backward()
+    longer_than_one = torch.tensor([0, 2, 3])  # one token alone is certain
+    assert student.grad[longer_than_one][IS_TOKEN[longer_than_one]].count_nonzero() == 2 * (9 + 6 + 4)
+
+
+def test_an_undecided_reader_pays_the_log_of_its_tokens() -> None:
+    loss = label_loss(span_rows(torch.zeros(len(N_REAL), 9, 2), IS_TOKEN), torch.tensor(ANSWERS).flatten())
+    assert loss.item() == pytest.approx(sum(math.log(n) for n in N_REAL) / len(N_REAL), rel=1e-6)
+
+
+def test_autocast_changes_no_digit_of_a_span() -> None:
+    student, teacher = _span_logits(1).half(), _span_logits(2).half()
+    expected = _span_distillation(student, teacher, 2.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = _span_distillation(student, teacher, 2.0)
+    torch.testing.assert_close(loss, expected, atol=0, rtol=0)

@@ -218,6 +218,89 @@ def test_missing_teacher_logits_are_a_key_error() -> None:
         _memory().teacher_logits(torch.tensor([0]))
 
 
+# --- teacher logits of spans -------------------------------------------------------------------------------------
+
+LENGTHS = np.random.default_rng(6).integers(1, 12, N)
+N_TOKENS = int(LENGTHS.sum())
+budgets = pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
+
+
+def _spans(folder: Path, *, budget_gb: float = 1.0, lengths: np.ndarray = LENGTHS, n_tokens: int = N_TOKENS) -> Memory:
+    memory = _memory(budget_gb=budget_gb)
+    logits = _saved(folder / "logits.npy", _array(7, n=n_tokens, dim=2))
+    memory.set_teacher_logits(logits, lengths=_saved(folder / "lengths.npy", lengths))
+    return memory
+
+
+def _slow_spans(ids: list[int]) -> list[list[list[float]]]:
+    """Walk to each example's tokens one at a time, and pad with zeros."""
+    flat = _array(7, n=N_TOKENS, dim=2).tolist()
+    rows, position = [], 0
+    for length in LENGTHS:
+        rows.append(flat[position : position + length])
+        position += length
+    longest = max(len(rows[i]) for i in ids)
+    return [rows[i] + [[0.0, 0.0]] * (longest - len(rows[i])) for i in ids]
+
+
+@budgets
+@pytest.mark.parametrize(
+    "ids", [[0, 1, 2], [63, 5, 40], [7, 7, 3, 7], [9], [0], [63]], ids=lambda ids: "-".join(map(str, ids))
+)
+def test_spans_agree_with_a_walk_over_the_tokens(tmp_path: Path, budget_gb: float, ids: list[int]) -> None:
+    assert _spans(tmp_path, budget_gb=budget_gb).teacher_logits(torch.tensor(ids)).tolist() == _slow_spans(ids)
+
+
+def test_spans_on_disk_have_the_bits_of_those_in_memory(tmp_path: Path) -> None:
+    ids = torch.randperm(N, generator=_generator(4))
+    held, mapped = _spans(tmp_path, budget_gb=1.0), _spans(tmp_path, budget_gb=0.0)
+    assert (held.bytes_in_memory, mapped.bytes_in_memory) == (N_TOKENS * 2 * 2, 0)
+    assert torch.equal(held.teacher_logits(ids).view(torch.int16), mapped.teacher_logits(ids).view(torch.int16))
+
+
+def test_spans_of_no_example_are_empty(tmp_path: Path) -> None:
+    assert _spans(tmp_path).teacher_logits(torch.empty(0, dtype=torch.int64)).shape == (0, 0, 2)
+
+
+def test_writing_to_spans_changes_no_stored_logits(tmp_path: Path) -> None:
+    memory = _spans(tmp_path)
+    memory.teacher_logits(torch.tensor([3])).zero_()
+    assert memory.teacher_logits(torch.tensor([3])).tolist() == _slow_spans([3])
+
+
+def test_spans_stay_float16_under_autocast(tmp_path: Path) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = _spans(tmp_path).teacher_logits(torch.tensor([5, 2]))
+    assert (rows.dtype, rows.tolist()) == (torch.float16, _slow_spans([5, 2]))
+
+
+def test_tokens_beyond_int16_find_their_own_window(tmp_path: Path) -> None:
+    lengths = np.full(5000, 10)
+    tokens = np.arange(50_000)
+    memory = _memory(n_examples=5000)
+    flat = np.stack([tokens // 256, tokens % 256], axis=1).astype(np.float16)  # both halves are exact in float16
+    memory.set_teacher_logits(_saved(tmp_path / "logits.npy", flat), lengths=_saved(tmp_path / "lengths.npy", lengths))
+    found = memory.teacher_logits(torch.tensor([4999, 3333])).long()
+    expected = [list(range(49_990, 50_000)), list(range(33_330, 33_340))]
+    assert (found[..., 0] * 256 + found[..., 1]).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [LENGTHS[1:], LENGTHS.astype(np.int32), LENGTHS * (np.arange(N) != 5), LENGTHS[:, None]],
+    ids=["window-missing", "int32", "no-token", "two-axes"],
+)
+def test_lengths_of_other_windows_are_refused(tmp_path: Path, lengths: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=rf"tokens \(int64, >= 1\) each of the {N} training examples has, got"):
+        _spans(tmp_path, lengths=lengths)
+
+
+@pytest.mark.parametrize("change", [-1, 1], ids=["token-missing", "token-too-many"])
+def test_logits_that_are_not_those_of_the_lengths_are_refused(tmp_path: Path, change: int) -> None:
+    with pytest.raises(ValueError, match=f"all {N_TOKENS} tokens of the training examples, got"):
+        _spans(tmp_path, n_tokens=N_TOKENS + change)
+
+
 # --- extras ------------------------------------------------------------------------------------------------------
 
 

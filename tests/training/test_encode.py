@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,16 @@ def model(tiny_model):
     return PooledModel(loaded.model, "pooler").train()
 
 
+@pytest.fixture
+def reader(tiny_model):
+    from cap.heads import Head
+    from cap.models.encoders import ModelSource, PooledModel, load_model
+
+    torch.manual_seed(0)
+    loaded = load_model(ModelSource(str(tiny_model), "tiny"), head=Head("span"))
+    return PooledModel(loaded.model, "first_token").train()
+
+
 def batch(ids: list[int]) -> dict[str, torch.Tensor]:
     tokens = torch.tensor([[2, 5 + row % 10, 7, 3] for row in ids])
     return {
@@ -24,6 +35,23 @@ def batch(ids: list[int]) -> dict[str, torch.Tensor]:
         "attention_mask": torch.ones_like(tokens),
         "labels": torch.zeros(len(ids), dtype=torch.int64),
         "example_id": torch.tensor(ids),
+    }
+
+
+# Tokens of each window, not in the order of the ids.
+N_TOKENS = (5, 2, 9, 3, 9)
+
+
+def windows(ids: list[int], *, width: int | None = None) -> dict[str, torch.Tensor]:
+    width = width or max(N_TOKENS[row] for row in ids)
+    mask = torch.tensor([[int(token < N_TOKENS[row]) for token in range(width)] for row in ids])
+    tokens = torch.tensor([[5 + (3 * row + token) % 15 for token in range(width)] for row in ids])
+    return {
+        "input_ids": tokens * mask,
+        "attention_mask": mask,
+        "labels": torch.zeros(len(ids), 2, dtype=torch.int64),
+        "example_id": torch.tensor(ids),
+        "group_id": torch.tensor([row // 2 for row in ids]),
     }
 
 
@@ -62,7 +90,7 @@ def test_rows_come_back_in_the_order_of_their_ids(model):
 
 def test_encodings_have_length_one_and_are_float16(model):
     encodings, logits = encode(model, [batch([0, 1, 2])])
-    assert (encodings.dtype, logits.dtype) == (np.float16, np.float16)
+    assert (encodings.dtype, logits.values.dtype) == (np.float16, np.float16)
     np.testing.assert_allclose(np.linalg.norm(encodings.astype(np.float64), axis=1), 1.0, atol=2e-3)
 
 
@@ -77,6 +105,36 @@ def test_model_is_encoded_in_eval_mode_and_left_in_its_own(model):
 def test_rows_that_are_not_each_there_once_are_refused(model, ids):
     with pytest.raises(ValueError, match="exactly once"):
         encode(model, [batch(rows) for rows in ids])
+
+
+def test_logits_of_classes_have_no_lengths(model):
+    _, logits = encode(model, [batch([2, 0, 1])])
+    assert (logits.values.shape, logits.lengths) == ((3, 2), None)
+
+
+@pytest.mark.parametrize(
+    "ids", [[[0, 1, 2, 3, 4]], [[2, 4], [0, 3], [1]], [[3], [1, 0], [4, 2]]], ids=["in order", "longest first", "mixed"]
+)
+def test_logits_of_spans_are_those_of_each_window_alone_in_the_order_of_ids(reader, ids):
+    encodings, logits = encode(reader, [windows(rows) for rows in ids])
+    with torch.no_grad():
+        alone = [reader.eval()(windows([row])) for row in range(len(N_TOKENS))]
+    assert logits.lengths.tolist() == list(N_TOKENS)
+    np.testing.assert_allclose(logits.values, torch.cat([output.logits[0] for output in alone]), atol=1e-3)
+    pooled = torch.nn.functional.normalize(torch.cat([output.pooled for output in alone]), dim=1)
+    np.testing.assert_allclose(encodings, pooled, atol=1e-3)
+
+
+def test_types_of_span_logits_are_those_that_the_memory_takes(reader):
+    _, logits = encode(reader, [windows([1, 0])])
+    assert (logits.values.dtype, logits.lengths.dtype) == (np.float16, np.int64)
+
+
+def test_padding_of_a_batch_changes_no_stored_logit(reader):
+    _, narrow = encode(reader, [windows([1, 0])])
+    _, wide = encode(reader, [windows([1, 0], width=12)])
+    assert narrow.lengths.tolist() == wide.lengths.tolist()
+    np.testing.assert_allclose(narrow.values, wide.values, atol=1e-3)
 
 
 def test_second_call_with_the_same_content_computes_nothing(model, tmp_path):
@@ -122,3 +180,52 @@ def test_head_of_a_model_without_logits_is_no_part_of_its_content(model, tmp_pat
     second = frozen(model, [], tmp_path, with_logits=False)
     assert first.logits is None
     assert second.was_cached
+
+
+def test_entry_of_classes_holds_the_files_it_always_held(model, tmp_path):
+    outputs = frozen(model, [batch([0, 1])], tmp_path)
+    found = {path.name for path in outputs.encodings.parent.iterdir()}
+    assert (found, outputs.lengths) == ({"encodings.npy", "logits.npy", "meta.json"}, None)
+
+
+def test_key_of_an_entry_is_made_of_what_it_always_was(model, tmp_path):
+    from cap.models.encoders import weights_key
+    from cap.storage import content_key
+
+    names = ["encodings.npy", "logits.npy"]
+    key = content_key([weights_key(model.model), names, "pooler", "rows", "32-true", "cpu"])
+    assert frozen(model, [batch([0, 1])], tmp_path).encodings.parent == tmp_path / "encodings" / key
+
+
+def test_entry_of_spans_is_found_again_with_its_lengths(reader, tmp_path):
+    first = frozen(reader, [windows([1, 0])], tmp_path)
+    second = frozen(reader, [], tmp_path)
+    assert (second.was_cached, second.lengths) == (True, first.lengths)
+    np.testing.assert_array_equal(np.load(second.lengths), N_TOKENS[:2])
+
+
+def test_memory_takes_the_files_of_an_entry_of_spans(reader, tmp_path):
+    from cap.objectives.memory import Memory
+
+    outputs = frozen(reader, [windows([2, 0]), windows([1])], tmp_path)
+    memory = Memory(n_examples=3, budget_gb=1.0)
+    memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)
+    with torch.no_grad():
+        expected = reader.eval()(windows([1, 0])).logits
+    expected[0, N_TOKENS[1] :] = 0.0
+    torch.testing.assert_close(memory.teacher_logits(torch.tensor([1, 0])).float(), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-8])], ids=["missing", "truncated"]
+)
+def test_damaged_lengths_are_made_again(reader, tmp_path, damage):
+    first = frozen(reader, [windows([1, 0])], tmp_path)
+    good = first.lengths.read_bytes()
+    damage(first.lengths)
+    second = frozen(reader, [windows([1, 0])], tmp_path)
+    assert (second.was_cached, second.lengths.read_bytes()) == (False, good)
+
+
+def test_entry_of_spans_without_logits_holds_no_lengths(reader, tmp_path):
+    assert frozen(reader, [windows([1, 0])], tmp_path, with_logits=False).lengths is None

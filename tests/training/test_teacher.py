@@ -145,3 +145,40 @@ def test_given_teacher_of_another_width_is_refused_where_it_is_contrasted(
     message = refusal(compose_config, tiny_overrides, tmp_path / "given")
     assert "'hidden_size': 32" in message
     assert "'hidden_size': 16" in message
+
+
+def reader_config(architecture: str | None, n_outputs: int = 2):
+    from transformers import BertConfig
+
+    return BertConfig(
+        architectures=None if architecture is None else [architecture],
+        id2label={i: f"answer {i}" for i in range(n_outputs)},
+        label2id={f"answer {i}": i for i in range(n_outputs)},
+    )
+
+
+@pytest.mark.parametrize("architecture", ["BertForQuestionAnswering", "DistilBertForQuestionAnswering"])
+def test_question_answering_teacher_fits_whatever_its_outputs_are_called(architecture):
+    from cap.heads import Head
+    from cap.training.teacher import check_labels
+
+    assert check_labels(reader_config(architecture), head=Head("span"), name="folder given") is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "n_outputs", "expected"),
+    [
+        ("BertForSequenceClassification", 2, r"question-answering model .* \['BertForSequenceClassification'\]"),
+        ("BertModel", 2, r"question-answering model .* \['BertModel'\]"),
+        (None, 2, r"question-answering model .* with \[\]"),
+        ("BertForQuestionAnswering", 3, "must have 2 outputs for this task, got folder given with 3"),
+    ],
+    ids=["classifier of two classes", "no head", "no architecture", "other number"],
+)
+def test_teacher_that_does_not_point_to_answers_is_refused(architecture, n_outputs, expected):
+    from cap.errors import InputError
+    from cap.heads import Head
+    from cap.training.teacher import check_labels
+
+    with pytest.raises(InputError, match=expected):
+        check_labels(reader_config(architecture, n_outputs), head=Head("span"), name="folder given")
