@@ -17,7 +17,7 @@ from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
 from cap.errors import InputError
-from cap.heads import Metrics
+from cap.heads import Kind, Metrics
 from cap.models.encoders import (
     ModelSource,
     PooledModel,
@@ -44,6 +44,12 @@ from cap.training.teacher import (
 )
 
 log = logging.getLogger(__name__)
+
+_KNOWING_NOTHING: dict[Kind, str] = {
+    "classes": "always the majority class",
+    "number": "always the mean",
+    "span": "pointing to nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -294,9 +300,9 @@ def _at_chance(scores: dict[str, float], prepared: Prepared) -> bool:
 
 
 def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
-    """Put a score beside that of the majority class."""
+    """Put a score beside that of a model that learned nothing."""
     metric = prepared.task.monitored
-    return f"{metric} {scores[metric]:.4f}, always the majority class {prepared.majority[metric]:.4f}"
+    return f"{metric} {scores[metric]:.4f}, {_KNOWING_NOTHING[prepared.task.kind]} {prepared.majority[metric]:.4f}"
 
 
 __all__ = ["Prepared", "Teacher", "chance_message", "get_teacher", "prepare"]
