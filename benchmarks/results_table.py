@@ -63,15 +63,18 @@ def row(group: list[dict[str, Any]]) -> str:
 
 
 def pruning_of(config: dict[str, Any]) -> str:
-    """Name the pruning type, and how its scores started if that is not our default."""
-    name = str(config["pruning"]["name"])
-    return f"{name}, scores from 0" if config["pruning"].get("score_init") == "zero" else name
+    """Name the pruning type, and what of it is not our default: where scores started, or units drawn by lot."""
+    pruning = config["pruning"]
+    notes = {"score_init": {"zero": "scores from 0"}, "importance": {"random": "units by lot"}}
+    given = [known[pruning[key]] for key, known in notes.items() if pruning.get(key) in known]
+    return ", ".join([str(pruning["name"]), *given])
 
 
 def minutes_per_epoch(record: dict[str, Any]) -> float:
-    """Divide training, validation and snapshots by the epochs of the run."""
+    """Divide training, validation, importance and snapshots by the epochs of the run."""
     seconds = record["seconds"]
-    return float((seconds["fit"] + seconds.get("snapshots", 0.0)) / record["config"]["trainer"]["max_epochs"] / 60)
+    spent = seconds["fit"] + seconds.get("importance", 0.0) + seconds.get("snapshots", 0.0)
+    return float(spent / record["config"]["trainer"]["max_epochs"] / 60)
 
 
 def cost_table(measured: dict[str, Any]) -> str:
