@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -34,7 +35,9 @@ def conf_dir() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
-def door(job: Callable[[DictConfig], float | None]) -> Callable[[], None]:
+def door(
+    job: Callable[[DictConfig], float | None], *, config_name: str = "train", schema: type = TrainConfig
+) -> Callable[[], None]:
     """Make a command of a function of the composed configuration.
 
     A known error becomes one message and exit code 2 (bad input) or 1 (a run that had to stop). Inside a multirun it is
@@ -42,13 +45,16 @@ def door(job: Callable[[DictConfig], float | None]) -> Callable[[], None]:
 
     Args:
         job: Returns the monitored score, which sweepers read.
+        config_name: The file of conf/ that it is composed from.
+        schema: The dataclass of its keys, which that file calls ``<config_name>_schema``.
 
     Returns:
         The command, which reads ``sys.argv``.
     """
     register()
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
 
-    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     @functools.wraps(job)
     def composed(cfg: DictConfig) -> float | None:
         try:
@@ -75,13 +81,13 @@ def door(job: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         except KeyboardInterrupt:
             _leave(RunError("stopped by the user"))
         except (HydraException, OmegaConfBaseException) as error:
-            _leave(InputError(explain(error)))
+            _leave(InputError(explain(error, known_keys(config_name, schema))))
 
     return command
 
 
-def explain(error: Exception) -> str:
-    """Say in one message what a composition error means, the nearest known names first."""
+def explain(error: Exception, known: Iterable[str]) -> str:
+    """Say in one message what a composition error means, the nearest of the known keys first."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, given = error.missing_cfg_file.rpartition("/")
         return f"{group} must be one of {', '.join(nearest_first(given, error.options))}; got {given!r}"
@@ -89,19 +95,29 @@ def explain(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and "Could not override" in first_line:
         given = first_line.partition("'")[2].rpartition("'")[0]
-        nearest = nearest_first(given, known_keys())[:_N_SUGGESTIONS]
+        nearest = nearest_first(given, known)[:_N_SUGGESTIONS]
         return f"there is no key {given!r}; the nearest known ones are {', '.join(nearest)}"
+    if "is not a ListConfig" in str(cause):
+        return f"{first_line.removesuffix('.')}: this key holds a list; write it in brackets, key=[first,second]"
     if cause is not None and str(cause):
         return f"{first_line.removesuffix('.')}: {str(cause).splitlines()[0]}"
     return " ".join(line.strip() for line in str(error).splitlines())
 
 
-def known_keys() -> set[str]:
-    """List the keys that a user can set: those of the schema, of every yaml file below conf/, and the groups."""
-    schema = OmegaConf.structured(TrainConfig)
-    keys = set(_flatten(schema, ""))
+def known_keys(config_name: str = "train", schema: type = TrainConfig) -> set[str]:
+    """List the keys that a user can set: those of the schema, and of every yaml file of the groups it is composed of.
+
+    Args:
+        config_name: The file of conf/ that lists the groups.
+        schema: The dataclass of its keys.
+    """
+    keys = set(_flatten(OmegaConf.structured(schema), ""))
+    composed = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
+    groups = {str(group) for entry in composed.defaults if isinstance(entry, DictConfig) for group in entry}
     for file in conf_dir().glob("*/*.yaml"):
         group = file.parent.name
+        if group not in groups:
+            continue
         keys.add(group)
         if group not in ("experiment", "debug"):
             keys |= {f"{group}.{key}" for key in _flatten(OmegaConf.load(file), "")}

@@ -24,18 +24,18 @@ def log_as_it_was():
 
 @pytest.fixture
 def run_door(monkeypatch, tmp_path, capsys):
-    """Run ``python -m cap.train ...`` in this process; give exit code and what stood on stderr."""
+    """Run ``python -m cap.train ...``, or another door, in this process; give exit code and what stood on stderr."""
 
-    def run(*arguments: str) -> tuple[int, str]:
+    def run(*arguments: str, door: str = "cap.train") -> tuple[int, str]:
+        from importlib import import_module
+
         from hydra.core.global_hydra import GlobalHydra
 
-        from cap.train import main
-
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["cap.train", *arguments])
+        monkeypatch.setattr(sys, "argv", [door, *arguments])
         GlobalHydra.instance().clear()
         with pytest.raises(SystemExit) as caught:
-            main()
+            import_module(door).main()
         code = caught.value.code
         return (code if isinstance(code, int) else 1), capsys.readouterr().err
 
@@ -64,6 +64,25 @@ def test_bad_input_is_one_message_and_exit_code_2(run_door, arguments, expected)
     code, stderr = run_door(*arguments)
     assert code == 2
     assert expected in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["runs=[A]", "taks=[mrpc]"], "there is no key 'taks'; the nearest known ones are tasks"),
+        (["data.max_rows=5"], "there is no key 'data.max_rows'; the nearest known ones are data.max_eval_rows"),
+        (["runs=A"], "runs=A: this key holds a list; write it in brackets"),
+        (["epochs=abc"], "Value 'abc' of type 'str' could not be converted to Integer"),
+        (["tasks=[mrpc]"], "runs must name one at least, got none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_to_the_probe_is_one_message_and_exit_code_2(run_door, arguments, expected):
+    code, stderr = run_door(*arguments, door="cap.probe")
+    assert code == 2
+    assert expected in stderr
+    assert stderr.count("error: ") == 1
     assert "Traceback" not in stderr
 
 
@@ -144,3 +163,12 @@ def test_known_keys_name_schema_groups_and_what_a_pruning_type_takes():
     assert {"sparsity", "pruning", "experiment", "trainer.max_steps", "pruning.threshold", "schedule.levels"} <= (
         known_keys()
     )
+
+
+def test_known_keys_of_the_probe_are_its_own():
+    from cap.cli import known_keys
+    from cap.probe_config import ProbeConfig
+
+    keys = known_keys("probe", ProbeConfig)
+    assert {"runs", "tasks", "data_root", "data.max_train_rows"} <= keys
+    assert not {"sparsity", "pruning", "experiment"} & keys

@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"models", "objectives", "pruning"},
     "results": set(),
 }
-DOORS = ["train", "finetune"]
+DOORS = ["train", "finetune", "probe"]
 
 
 def imported_rooms(file: Path) -> set[str]:
