@@ -15,8 +15,7 @@ DECAY = 0.9
 class FirstOrder(WeightPruner):
     """Prune by the moving average of |w · dL/d(w·mask)|; pruned weights are scored too, so that they can return.
 
-    Args:
-        scope: ``matrix`` or ``global``.
+    Arguments are those of ``WeightPruner``.
 
     Source: Taylor criterion, arXiv:1906.10771, equation 8 without the square, smoothed over optimizer steps.
     """

@@ -10,6 +10,8 @@ from cap.pruning.weights import WeightPruner
 class Magnitude(WeightPruner):
     """Prune the weights with the smallest absolute value; pruned weights get no gradient.
 
+    Arguments are those of ``WeightPruner``.
+
     Source: arXiv:1710.01878.
     """
 

@@ -23,6 +23,8 @@ class Movement(WeightPruner):
         score_init: ``zero`` (published) starts every score at 0, so that the first weights to go are all those that
             the gradient wants smaller: together a step that a model survives only if sparsity rises over very many
             optimizer steps. ``magnitude`` (ours, the default) starts a score at |w| over its matrix's mean |w|.
+        pattern: As in ``WeightPruner``.
+        final_sparsity: As in ``WeightPruner``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -33,8 +35,16 @@ class Movement(WeightPruner):
     learns_scores = True
     mask_type = ScoredMask
 
-    def __init__(self, *, scope: Scope = "matrix", score_learning_rate: float, score_init: ScoreInit) -> None:
-        super().__init__(scope=scope)
+    def __init__(
+        self,
+        *,
+        scope: Scope = "matrix",
+        score_learning_rate: float,
+        score_init: ScoreInit,
+        pattern: str | None = None,
+        final_sparsity: float | None = None,
+    ) -> None:
+        super().__init__(scope=scope, pattern=pattern, final_sparsity=final_sparsity)
         if score_init not in ("zero", "magnitude"):
             raise ValueError(f"pruning.score_init must be 'zero' or 'magnitude', got {score_init!r}")
         if score_learning_rate <= 0:

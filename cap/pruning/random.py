@@ -10,10 +10,15 @@ from cap.pruning.weights import Scope, WeightPruner
 
 
 class Random(WeightPruner):
-    """Prune weights in a random order that is drawn once, so that masks nest as sparsity rises."""
+    """Prune weights in a random order that is drawn once, so that masks nest as sparsity rises.
 
-    def __init__(self, *, scope: Scope = "matrix") -> None:
-        super().__init__(scope=scope)
+    Arguments are those of ``WeightPruner``.
+    """
+
+    def __init__(
+        self, *, scope: Scope = "matrix", pattern: str | None = None, final_sparsity: float | None = None
+    ) -> None:
+        super().__init__(scope=scope, pattern=pattern, final_sparsity=final_sparsity)
         self._order: dict[str, Tensor] = {}
 
     def attach(self, prunable: Prunable, *, seed: int) -> None:

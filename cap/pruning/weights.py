@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from cap.models.families import Prunable
 from cap.pruning.masks import FixedMask, ScoredMask, fold, keep_highest, n_to_prune
+from cap.pruning.patterns import check_divisible, choose_by_pattern, get_pattern
 from cap.pruning.pruner import MaskCounts, Pruner
 
 Scope = Literal["matrix", "global"]
@@ -22,21 +23,29 @@ class WeightPruner(Pruner):
 
     Args:
         scope: ``matrix`` prunes every matrix to the target, ``global`` ranks the weights of all matrices together.
+        pattern: ``2:4`` or ``4:8`` keeps so many of every 4 or 8 consecutive weights along the input dimension, see
+            ``cap.pruning.patterns``; None keeps any.
+        final_sparsity: Where the schedule ends; with a pattern it must be the pattern's own.
 
     Raises:
-        ValueError: If ``scope`` is unknown.
+        ValueError: If ``scope`` or ``pattern`` is unknown, or the pattern ends at another sparsity.
     """
 
     mask_type: ClassVar[type[FixedMask] | type[ScoredMask]] = FixedMask
 
-    def __init__(self, *, scope: Scope = "matrix") -> None:
+    def __init__(
+        self, *, scope: Scope = "matrix", pattern: str | None = None, final_sparsity: float | None = None
+    ) -> None:
         if scope not in ("matrix", "global"):
             raise ValueError(f"pruning.scope must be 'matrix' or 'global', got {scope!r}")
         self.scope = scope
+        self.pattern = None if pattern is None else get_pattern(pattern, final_sparsity=final_sparsity)
         self._linears: dict[str, nn.Linear] = {}
         self._n_pruned = 0
 
     def attach(self, prunable: Prunable, *, seed: int) -> None:  # noqa: D102 - as the base class says
+        if self.pattern is not None:
+            check_divisible(prunable.linears, self.pattern)
         self._linears = prunable.linears
         for linear in self._linears.values():
             parametrize.register_parametrization(linear, "weight", self.mask_type(linear.weight))
@@ -82,6 +91,10 @@ class WeightPruner(Pruner):
     def _choose(self, sparsity: float) -> dict[str, Tensor]:
         """Choose the masks of a target; a subclass with another rule than top-k overrides it."""
         importance = {name: self.importance(name) for name in self._linears}
+        if self.pattern is not None:
+            weights = {name: self.weight(name) for name in importance}
+            is_global = self.scope == "global"
+            return choose_by_pattern(importance, weights, pattern=self.pattern, sparsity=sparsity, is_global=is_global)
         if self.scope == "global":
             return self.choose_globally(importance, n_to_prune(sparsity, self.n_weights))
         return {
