@@ -22,6 +22,8 @@ class Family:
         ffn_out: Path of the second FFN matrix; the same unit is one of its columns.
         positions_follow_padding: True if position numbers start behind the padding index, so that a model reads that
             many tokens fewer than ``max_position_embeddings`` says.
+        has_removable_heads: True if the attention infers its number of heads from the shapes of its matrices, so that
+            the stock module computes the same without its dead heads.
     """
 
     layers: str = "encoder.layer"
@@ -30,6 +32,7 @@ class Family:
     ffn_in: str = "intermediate.dense"
     ffn_out: str = "output.dense"
     positions_follow_padding: bool = False
+    has_removable_heads: bool = True
 
 
 _BERT_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value")
@@ -50,10 +53,12 @@ FAMILIES: dict[str, Family] = {
         attention_in=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_out="attention.attn.o",
         positions_follow_padding=True,
+        has_removable_heads=False,  # the bias of relative positions is shared by all layers, one value a head
     ),
     # Without share_att_key it also has projections of relative positions, which are kept and not counted.
     "deberta-v2": Family(
-        attention_in=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj")
+        attention_in=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+        has_removable_heads=False,  # it would split fewer rows into as many, smaller heads
     ),
 }
 
@@ -152,8 +157,9 @@ def prunable(model: PreTrainedModel) -> Prunable:
         paths = (*family.attention_in, family.attention_out, family.ffn_in, family.ffn_out)
         for path, linear in zip(paths, (query, key, value, output, ffn_in, ffn_out), strict=True):
             found.linears[f"{layer_name}.{path}"] = linear
-        n_heads = int(model.config.num_attention_heads)
-        found.heads[layer_name] = Units(n_heads, output.in_features // n_heads, (query, key, value), output)
+        # The configuration keeps the dense model's number of heads when a layer has fewer: their size is what holds.
+        head_size = int(model.config.hidden_size) // int(model.config.num_attention_heads)
+        found.heads[layer_name] = Units(output.in_features // head_size, head_size, (query, key, value), output)
         found.ffn[layer_name] = Units(ffn_out.in_features, 1, (ffn_in,), ffn_out)
     return found
 
