@@ -6,12 +6,13 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
 from transformers import PreTrainedTokenizerBase
 
-from cap.config import Checked, TrainConfig
+from cap.config import Checked, TaskConfig, TrainConfig
 from cap.data.custom import custom_task
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
@@ -103,7 +104,7 @@ def prepare(checked: Checked) -> Prepared:
         InputError: If the model, the data or a folder is not what is required.
     """
     config = checked.config
-    task = _task(config)
+    task = task_of(config.task, Path(config.data_dir) if config.data_dir is not None else None)
     cache_dir = Path(config.cache_dir)
     ensure_writable(cache_dir, "cache_dir")
     model = config.model
@@ -143,24 +144,60 @@ def prepare(checked: Checked) -> Prepared:
     return Prepared(task, rows, source, tokenizer, datamodule, pretrained, datamodule.majority(), cache_dir)
 
 
-def _task(config: TrainConfig) -> Task:
-    task = config.task
-    if task.name == "custom":
-        return custom_task(
-            data_dir=Path(config.data_dir) if config.data_dir is not None else None,
-            text_columns=task.text_columns,
-            label_column=task.label_column,
-            label_type=task.label_type,
-            metrics=task.metrics,
-        )
-    own = ("text_columns", "label_column", "label_type", "metrics")
-    given = [f"task.{key}={getattr(task, key)}" for key in own if getattr(task, key) is not None]
+def task_of(node: TaskConfig, data_dir: Path | None) -> Task:
+    """Look up the task, or describe the user's own by its files.
+
+    Raises:
+        InputError: If there is no such task, or keys are given that it does not use.
+    """
+    own: dict[str, Any] = {key: getattr(node, key) for key in ("text_columns", "label_column", "label_type", "metrics")}
+    if node.name == "custom":
+        return custom_task(data_dir=data_dir, **own)
+    given = [f"task.{key}={value}" for key, value in own.items() if value is not None]
     if given:
         raise InputError(
             f"task.{', task.'.join(own)} describe your own files and belong to task=custom, got {', '.join(given)} "
-            f"with task={task.name}, whose columns and scores are fixed; leave them out, or set task=custom"
+            f"with task={node.name}, whose columns and scores are fixed; leave them out, or set task=custom"
         )
-    return get_task(task.name)
+    return get_task(node.name)
+
+
+def scoring_rows(
+    task: Task,
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    stride: int | None,
+    eval_batch_size: int,
+    cache_dir: Path,
+) -> CapDataModule:
+    """Tokenise the validation rows alone, for a model that is scored and not trained.
+
+    Raises:
+        InputError: If ``max_length`` does not fit the tokenizer or the rows.
+    """
+    # Rows that are tokenised anyway stand in for those that the data module would train on.
+    origin = {**{split: split for split in task.validation_splits}, "train": task.validation_splits[0]}
+    scored = Rows(
+        {split: rows.splits[source] for split, source in origin.items()},
+        rows.source,
+        {split: rows.fingerprints[source] for split, source in origin.items()},
+    )
+    module = CapDataModule(
+        rows=scored,
+        task=task,
+        tokenizer=tokenizer,
+        tokenizer_key=tokenizer_key(tokenizer),
+        max_length=max_length,
+        stride=stride,
+        batch_size=eval_batch_size,
+        eval_batch_size=eval_batch_size,
+        seed=0,
+        cache_dir=cache_dir,
+    )
+    module.setup()
+    return module
 
 
 @dataclass(frozen=True)
@@ -305,4 +342,4 @@ def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
     return f"{metric} {scores[metric]:.4f}, {_KNOWING_NOTHING[prepared.task.kind]} {prepared.majority[metric]:.4f}"
 
 
-__all__ = ["Prepared", "Teacher", "chance_message", "get_teacher", "prepare"]
+__all__ = ["Prepared", "Teacher", "chance_message", "get_teacher", "prepare", "scoring_rows", "task_of"]

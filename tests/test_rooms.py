@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"models", "objectives", "pruning"},
     "results": set(),
 }
-DOORS = ["train", "finetune", "probe"]
+DOORS = ["train", "finetune", "probe", "report", "evaluate"]
 
 
 def imported_rooms(file: Path) -> set[str]:

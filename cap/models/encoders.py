@@ -39,6 +39,8 @@ _AUTO_CLASSES: dict[Kind, Any] = {
     "number": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
 }
+AUTO_CLASS: dict[Kind, str] = {kind: chosen.__name__ for kind, chosen in _AUTO_CLASSES.items()}
+"""Name of the transformers class that loads a saved model, by what it answers."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,11 @@ def _check_weights(folder: Path, expected: str) -> None:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Hold a classifier and whether its pooler's weights came from the checkpoint."""
+    """Hold a model, whether its pooler's weights came from the checkpoint, and which weights were drawn instead."""
 
     model: PreTrainedModel
     has_trained_pooler: bool
+    drawn: tuple[str, ...]
 
 
 def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
@@ -217,9 +220,9 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
     if mismatches:
         shapes = "; ".join(f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches)
         raise InputError(f"the weights of {source.label} must have the shapes that its config.json says, got {shapes}")
-    missing = info["missing_keys"]
+    missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     has_pooler = any("pooler" in name for name, _ in model.base_model.named_parameters())
-    return LoadedModel(model, has_pooler and not any("pooler" in key for key in missing))
+    return LoadedModel(model, has_pooler and not any("pooler" in key for key in missing), tuple(sorted(missing)))
 
 
 def load_saved_model(folder: Path, kind: Kind) -> PreTrainedModel:
@@ -339,6 +342,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 __all__ = [
+    "AUTO_CLASS",
     "EncoderOutput",
     "LoadedModel",
     "ModelSource",

@@ -1,0 +1,242 @@
+"""``python -m cap.evaluate``: score a saved model on a task's validation rows, and keep its answer to every row."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from cap.cli import door
+from cap.data.metrics import majority_scores, split_suffixes
+from cap.data.sources import Rows, load_rows
+from cap.data.tasks import Task
+from cap.errors import InputError
+from cap.evaluate_config import (
+    EvaluateConfig,
+    check_evaluate,
+    output_order,
+    require_head,
+    saved_model,
+)
+from cap.heads import Head
+from cap.models.encoders import (
+    ModelSource,
+    PooledModel,
+    load_config,
+    load_model,
+    load_tokenizer,
+    weights_key,
+)
+from cap.models.families import FAMILIES, longest_input
+from cap.models.load import load
+from cap.preparation import scoring_rows, task_of
+from cap.results.folder import hold, require_free
+from cap.results.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
+from cap.results.record import environment, write_record
+from cap.storage import content_key, ensure_writable, read_json
+from cap.training.predict import Answers, predict
+
+log = logging.getLogger("cap.evaluate")  # as a command, __name__ is __main__
+
+PREDICTIONS = "predictions.csv"
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """Score a model, and write ``predictions.csv`` and ``record.json``.
+
+    Args:
+        cfg: The composed configuration.
+
+    Returns:
+        The score on the task's first metric.
+
+    Raises:
+        InputError: If something given cannot work.
+    """
+    config, model_dir = check_evaluate(cfg)
+    device = _device(config.accelerator)
+    ensure_writable(Path(config.cache_dir), "cache_dir")
+    data_dir = None if config.data_dir is None else Path(config.data_dir)
+    task = task_of(config.task, data_dir)
+    seconds = _Seconds()
+    with seconds.of("load"):
+        source = saved_model(model_dir)
+        model_config = load_config(source)
+        require_head(model_config, head=task.head, name=source.label)
+        order, notes = output_order(model_config, head=task.head, name=source.label)
+        _check_length(model_config, config.max_length)
+        model = load_scored(source, task.head)
+    for note in notes:
+        log.warning(note)
+    with seconds.of("data"):
+        rows = load_rows(task, data_dir=data_dir, max_train_rows=None, max_eval_rows=config.data.max_eval_rows)
+        module = scoring_rows(
+            task,
+            rows,
+            load_tokenizer(source),
+            max_length=config.max_length,
+            stride=config.task.stride,
+            eval_batch_size=config.data.eval_batch_size,
+            cache_dir=Path(config.cache_dir),
+        )
+    weights = weights_key(model)
+    key = content_key([weights, module.key, rows.fingerprint, task.labels, task.metrics, order])
+    record = {"config_hash": key, "model": source.label, "weights": weights, **_about(cfg, task, rows, notes)}
+    folder = Path(config.output_dir or Path("outputs") / "evaluate" / task.name / key)
+    require_free(folder, key)
+    lock = hold(folder)
+    try:
+        # From here on the folder holds a record that does not look complete.
+        write_record(folder, record)
+        with seconds.of("predict"):
+            record["scores"]["model"], answers = predict(
+                PooledModel(model, "first_token"),
+                module.eval_dataloaders(),
+                module.metrics(),
+                device=device,
+                description=f"scoring {source.label}",
+                order=order,
+            )
+        columns = {split: _columns(task, rows, split, answers[split]) for split in answers}
+        write_predictions(folder / PREDICTIONS, columns)
+        write_record(folder, {**record, "seconds": seconds.rounded(), "status": "completed"})
+    finally:
+        lock.release()
+    Console().print(_table(record["scores"], source.label))
+    log.info("record and predictions: %s", folder)
+    return float(record["scores"]["model"][task.monitored])
+
+
+class _Seconds:
+    """Time the phases."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._phases[phase] = time.perf_counter() - started
+
+    def rounded(self) -> dict[str, float]:
+        phases = {**self._phases, "total": time.perf_counter() - self._started}
+        return {phase: round(value, 3) for phase, value in phases.items()}
+
+
+def _device(accelerator: str) -> torch.device:
+    try:
+        trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
+    except (ValueError, MisconfigurationException) as error:
+        raise InputError(f"accelerator must be what Lightning's Trainer takes: {error}") from error
+    return trainer.strategy.root_device
+
+
+def load_scored(source: ModelSource, head: Head) -> PreTrainedModel:
+    """Load a model that was trained to answer, whether saved by transformers or as an export.
+
+    Raises:
+        InputError: If it cannot be loaded, or some of its weights, the head's say, are not in the checkpoint.
+    """
+    if _is_export(source):
+        return load(source.name_or_path)
+    loaded = load_model(source, head=head)
+    drawn = loaded.drawn
+    if drawn:
+        raise InputError(
+            f"model_dir must hold a model that was fine-tuned on the task, got {source.label} without "
+            f"{', '.join(drawn[:3])}{', ...' if len(drawn) > 3 else ''}, so that its answers would be random; "
+            f"fine-tune it first (python -m cap.finetune), or give another"
+        )
+    return loaded.model
+
+
+def _is_export(source: ModelSource) -> bool:
+    if not source.is_folder:
+        return False
+    folder = Path(source.name_or_path)
+    return (folder / "encoder.safetensors").is_file() or "cap_layout" in read_json(folder / "config.json")
+
+
+def _check_length(config: PretrainedConfig, max_length: int) -> None:
+    longest = longest_input(config) if config.model_type in FAMILIES else None
+    if longest is not None and max_length > longest:
+        raise InputError(
+            f"max_length counts tokens and can be at most {longest} for this model, got {max_length}; lower it"
+        )
+
+
+def _majority(task: Task, rows: Rows) -> dict[str, float]:
+    """Score the model that learned nothing; one that points to nothing scores 0."""
+    scores: dict[str, float] = {}
+    for split, suffix in split_suffixes(task).items():
+        if task.kind == "span":
+            scores |= {f"{metric}{suffix}": 0.0 for metric in task.metrics}
+        else:
+            scores |= majority_scores(task, _labels(task, rows, "train"), _labels(task, rows, split), suffix=suffix)
+    return scores
+
+
+def _labels(task: Task, rows: Rows, split: str) -> Tensor:
+    dtype = torch.float32 if task.kind == "number" else torch.int64
+    return torch.tensor(rows.splits[split]["label"][:], dtype=dtype)
+
+
+def _columns(task: Task, rows: Rows, split: str, answers: Answers) -> Columns:
+    if answers.logits is None:
+        return answer_columns(answers.texts or {}, rows.splits[split]["answers"][:])
+    labels = _labels(task, rows, split)
+    if task.kind == "number":
+        return number_columns(answers.logits[:, 0], labels)
+    return class_columns(answers.logits, labels, task.labels)
+
+
+def _about(cfg: DictConfig, task: Task, rows: Rows, notes: list[str]) -> dict[str, Any]:
+    """Say for the record what is known before the model answers."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
+    return {
+        "kind": "evaluation",
+        "status": "interrupted",
+        "error": None,
+        "command": shlex.join(["python", "-m", "cap.evaluate", *typed]),
+        "config": OmegaConf.to_container(cfg, resolve=True),
+        "environment": environment(),
+        "data": {
+            "source": rows.source,
+            # Of the rows that are scored alone: others change nothing here.
+            "fingerprint": content_key({split: rows.fingerprints[split] for split in task.validation_splits}),
+            "n_rows": {split: len(rows.splits[split]) for split in task.validation_splits},
+        },
+        "metric": task.monitored,
+        "scores": {"majority": _majority(task, rows), "model": None},
+        "warnings": notes,
+    }
+
+
+def _table(scores: Mapping[str, Mapping[str, float]], name: str) -> Table:
+    table = Table("metric", "majority class", name)
+    for metric, score in scores["model"].items():
+        table.add_row(metric, f"{scores['majority'][metric]:.4f}", f"{score:.4f}")
+    return table
+
+
+main = door(evaluate, config_name="evaluate", schema=EvaluateConfig)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Score a model and keep what it answered to every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cap.heads import Metrics
+from cap.models.encoders import PooledModel
+from cap.training.evaluation import evaluate
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Hold the answers to one split.
+
+    Args:
+        logits: Row by row, ordered by example_id; None where answers are spans.
+        texts: Where answers are spans: the text by the question's row number; else None.
+    """
+
+    logits: Float[Tensor, "rows outputs"] | None
+    texts: Mapping[int, str] | None
+
+
+@runtime_checkable
+class _ReadsTexts(Protocol):
+    def answers(self) -> Mapping[int, str]: ...
+
+
+def predict(
+    model: PooledModel,
+    loaders: Mapping[str, DataLoader],
+    metrics: Mapping[str, Metrics],
+    *,
+    device: torch.device,
+    description: str,
+    order: Sequence[int] | None = None,
+) -> tuple[dict[str, float], dict[str, Answers]]:
+    """Score a model in eval mode and float32, and keep its answers.
+
+    Args:
+        model: Moved to ``device`` and left there.
+        loaders: Validation data by split; every row once.
+        metrics: By the same splits; reset before and after.
+        device: Where to run.
+        description: What the progress bar says.
+        order: The model's output of every class of the task; None takes them as they are.
+
+    Returns:
+        Scores by name over all splits, and the answers by split.
+
+    Raises:
+        ValueError: If a loader does not give every row exactly once.
+    """
+    kept = {split: _Keeping(metric, order) for split, metric in metrics.items()}
+    scores, _ = evaluate(model, loaders, kept, device=device, description=description)
+    return scores, {split: kept[split].kept() for split in loaders}
+
+
+class _Keeping:
+    """Score as other metrics do, and keep the answers beyond a reset."""
+
+    def __init__(self, metric: Metrics, order: Sequence[int] | None) -> None:
+        self._metric = metric
+        self._order = order
+        self._logits: list[Tensor] = []
+        self._example_id: list[Tensor] = []
+        self._texts: Mapping[int, str] | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        return self._metric.is_constant
+
+    def update(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None:
+        if self._order is not None:
+            logits = logits[:, list(self._order)]
+        if logits.ndim == 2:  # those of spans are as many as there are tokens, and nobody reads them
+            self._logits.append(logits.detach().cpu())
+            self._example_id.append(batch["example_id"].cpu())
+        self._metric.update(logits, batch)
+
+    def compute(self) -> dict[str, float]:
+        if isinstance(self._metric, _ReadsTexts):
+            self._texts = self._metric.answers()
+        return self._metric.compute()
+
+    def reset(self) -> None:
+        self._metric.reset()
+
+    def kept(self) -> Answers:
+        if not self._logits:
+            return Answers(None, self._texts)
+        example_id = torch.cat(self._example_id)
+        rows = example_id.argsort()
+        if not torch.equal(example_id[rows], torch.arange(len(example_id))):
+            raise ValueError("predictions need every row exactly once, numbered from 0")
+        return Answers(torch.cat(self._logits)[rows], self._texts)
+
+
+__all__ = ["Answers", "predict"]

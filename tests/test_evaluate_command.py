@@ -1,0 +1,404 @@
+"""``python -m cap.evaluate`` from the door to predictions.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.questions import QUESTIONS, question_columns
+
+NAMES = ["negative", "positive"]
+
+
+def compose(*overrides: str):
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    import cap.evaluate  # noqa: F401 - registers its schema
+    from cap.cli import conf_dir
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("evaluate", overrides=list(overrides))
+
+
+def predictions(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def evaluated(tiny_data, tmp_path) -> Callable[..., tuple[dict[str, Any], list[dict[str, str]]]]:
+    """Score a model on the tiny sentences; return the record and the rows of predictions.csv."""
+
+    def run(model: Path | str, *overrides: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        from cap.evaluate import evaluate
+
+        common = [f"data_dir={tiny_data}", f"cache_dir={tmp_path / 'cache'}", "accelerator=cpu", "max_length=32"]
+        cfg = compose(f"model_dir={model}", "task=sst2", *common, f"output_dir={tmp_path / 'out'}", *overrides)
+        evaluate(cfg)
+        folder = Path(cfg.output_dir)
+        return json.loads((folder / "record.json").read_text(encoding="utf-8")), predictions(folder)
+
+    return run
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path) -> Callable[..., Path]:
+    """Save a model with a random head from the tiny one, as somebody would who has fine-tuned it."""
+
+    def save(labels: list[str] | None = None, *, auto: str = "SequenceClassification", n_outputs: int = 2) -> Path:
+        import torch
+        import transformers
+
+        torch.manual_seed(7)
+        names = [f"LABEL_{i}" for i in range(n_outputs)] if labels is None else labels
+        model = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(
+            tiny_model,
+            num_labels=len(names),
+            id2label=dict(enumerate(names)),
+            label2id={n: i for i, n in enumerate(names)},
+        )
+        folder = tmp_path / "given"
+        model.save_pretrained(folder)
+        transformers.AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def swapped(folder: Path) -> Path:
+    """Save the same two-class model with its outputs, and their names, the other way round."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model.classifier.weight.data = model.classifier.weight.data.flip(0)
+    model.classifier.bias.data = model.classifier.bias.data.flip(0)
+    first, second = model.config.id2label[0], model.config.id2label[1]
+    model.config.id2label, model.config.label2id = {0: second, 1: first}, {second: 0, first: 1}
+    other = folder.parent / "swapped"
+    shutil.copytree(folder, other)
+    model.save_pretrained(other)
+    return other
+
+
+def refusal(run: Callable[[], Any]) -> str:
+    from cap.errors import InputError
+
+    with pytest.raises(InputError) as caught:
+        run()
+    return str(caught.value)
+
+
+def test_record_says_what_was_scored_on_what(evaluated, saved):
+    record, _ = evaluated(saved(NAMES))
+    assert (record["status"], record["kind"], record["model"]) == ("completed", "evaluation", "folder given")
+    assert record["data"]["n_rows"] == {"validation": 16}
+    assert record["data"]["source"] == "folder sst2"
+    assert record["scores"]["majority"] == {"accuracy": 0.5}
+    assert record["metric"] == "accuracy"
+    assert record["environment"]["torch"]
+    assert set(record["seconds"]) == {"load", "data", "predict", "total"}
+    assert record["warnings"] == []
+
+
+def test_score_is_that_of_the_predictions_which_have_every_row_once_and_in_order(evaluated, saved, tiny_data):
+    record, rows = evaluated(saved(NAMES), "data.eval_batch_size=5")
+    given = [json.loads(line) for line in (tiny_data / "validation.jsonl").read_text().splitlines()]
+    assert list(rows[0]) == ["example_id", "label", "prediction", "p_negative", "p_positive"]
+    assert [int(row["example_id"]) for row in rows] == list(range(16))
+    assert [row["label"] for row in rows] == [NAMES[row["label"]] for row in given]
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert record["scores"]["model"]["accuracy"] == pytest.approx(right / 16)
+
+
+def test_predictions_are_those_of_stock_transformers_one_by_one(evaluated, saved, tiny_data):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = saved(NAMES)
+    _, rows = evaluated(folder)
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    given = [json.loads(line)["sentence"] for line in (tiny_data / "validation.jsonl").read_text().splitlines()]
+    with torch.no_grad():
+        expected = [model(**tokenizer(text, return_tensors="pt")).logits.softmax(dim=1)[0, 1].item() for text in given]
+    assert [float(row["p_positive"]) for row in rows] == pytest.approx(expected, abs=1e-5)
+
+
+def test_only_the_first_rows_are_scored_if_asked_so(evaluated, saved):
+    record, rows = evaluated(saved(NAMES), "data.max_eval_rows=6")
+    assert len(rows) == 6
+    assert record["data"]["n_rows"] == {"validation": 6}
+
+
+def test_training_rows_are_not_tokenised(evaluated, saved, tmp_path):
+    evaluated(saved(NAMES))
+    assert len(list((tmp_path / "cache" / "tokenised").glob("*/files.json"))) == 1
+
+
+@pytest.mark.parametrize("labels", [NAMES, ["NEGATIVE", "Positive"]], ids=["same", "other case"])
+def test_labels_in_the_same_order_need_no_word(evaluated, saved, labels):
+    assert evaluated(saved(labels))[0]["warnings"] == []
+
+
+def test_labels_in_another_order_are_matched_by_name(evaluated, saved, tmp_path):
+    folder = saved(NAMES)
+    record, rows = evaluated(folder)
+    other, other_rows = evaluated(swapped(folder), f"output_dir={tmp_path / 'other'}")
+    assert other_rows == rows
+    assert other["scores"] == record["scores"]
+    assert "matched by name" in other["warnings"][0]
+
+
+def test_labels_without_names_are_taken_in_order_with_a_warning(evaluated, saved):
+    record, _ = evaluated(saved())
+    assert record["warnings"] == [
+        "folder given does not name its labels; they are taken to be ['negative', 'positive'] in this order."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["happy", "sad"], "the labels ['negative', 'positive'], got folder given with ['happy', 'sad']"),
+        (["negative", "negative2"], "got folder given with ['negative', 'negative2']"),
+        (["a", "b", "c"], "with 2 outputs for this task, got folder given with 3"),
+    ],
+    ids=["other labels", "one other label", "other number"],
+)
+def test_labels_of_another_task_are_refused(evaluated, saved, labels, expected):
+    assert expected in refusal(lambda: evaluated(saved(labels)))
+
+
+def test_model_without_a_head_is_refused_and_nothing_is_written(evaluated, tiny_model, tmp_path):
+    message = refusal(lambda: evaluated(tiny_model))
+    assert "with a head for it (...ForSequenceClassification), got folder model with BertModel" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_that_claims_a_head_whose_weights_are_missing_is_refused(evaluated, saved):
+    from safetensors.torch import load_file, save_file
+
+    folder = saved(NAMES)
+    weights = load_file(folder / "model.safetensors")
+    left = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
+    save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "got folder given without classifier.bias, classifier.weight, so that its answers would be random" in refusal(
+        lambda: evaluated(folder)
+    )
+
+
+def test_model_of_no_named_architecture_is_judged_by_its_weights(evaluated, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "bare")
+    config = json.loads((tmp_path / "bare" / "config.json").read_text())
+    (tmp_path / "bare" / "config.json").write_text(json.dumps({**config, "architectures": None}))
+    assert "without classifier.bias, classifier.weight" in refusal(lambda: evaluated(tmp_path / "bare"))
+
+
+def test_loading_neither_reads_nor_changes_the_global_seed(saved):
+    import torch
+
+    from cap.evaluate import load_scored, saved_model
+    from cap.heads import Head
+
+    source = saved_model(str(saved(NAMES)))
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    load_scored(source, Head("classes", tuple(NAMES)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture
+def export(tmp_path) -> Callable[[Path, str], Path]:
+    """Save a plain model again as an export of a format."""
+
+    def save(folder: Path, kind: str) -> Path:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from cap.models.compact import compact, save_compact
+        from cap.models.sparse import save_sparse
+
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        (tmp_path / kind).mkdir()
+        write = {
+            "compact": lambda: save_compact(compact(model).model, tokenizer, tmp_path / kind),
+            "sparse": lambda: save_sparse(model, tokenizer, tmp_path / kind),
+        }
+        write[kind]()
+        return tmp_path / kind
+
+    return save
+
+
+@pytest.mark.parametrize("kind", ["compact", "sparse"])
+def test_export_gets_the_predictions_of_the_model_it_was_made_from(evaluated, saved, export, tmp_path, kind):
+    from safetensors.torch import load_file, save_file
+
+    folder = saved(NAMES)
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.0.intermediate.dense.weight"][10:50] = 0.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    plain = [float(row["p_positive"]) for row in evaluated(folder)[1]]
+    record, rows = evaluated(export(folder, kind), f"output_dir={tmp_path / 'of export'}")
+    assert record["model"] == f"folder {kind}"
+    assert [float(row["p_positive"]) for row in rows] == pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["compact", "sparse"])
+def test_export_of_a_model_for_another_task_is_refused(evaluated, saved, export, kind):
+    folder = export(saved(["happy", "sad"]), kind)
+    assert f"got folder {kind} with ['happy', 'sad']" in refusal(lambda: evaluated(folder))
+
+
+def test_numbers_are_predicted_without_probabilities(evaluated, saved, tmp_path):
+    folder = tmp_path / "stsb"
+    folder.mkdir()
+    lines = [json.dumps({"sentence1": "the film", "sentence2": "a book is good", "label": i / 2}) for i in range(9)]
+    for split in ("train", "validation"):
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    record, rows = evaluated(saved(n_outputs=1), "task=stsb", f"data_dir={folder}")
+    assert set(record["scores"]["model"]) == {"pearson", "spearman"}
+    assert list(rows[0]) == ["example_id", "label", "prediction"]
+    assert [row["label"] for row in rows[:3]] == ["0.0", "0.5", "1.0"]
+
+
+def test_several_splits_have_a_column_and_scores_of_their_own(evaluated, saved, tmp_path):
+    folder = tmp_path / "mnli"
+    folder.mkdir()
+    for split, n_rows in (("train", 5), ("validation_matched", 4), ("validation_mismatched", 3)):
+        lines = [json.dumps({"premise": "the film", "hypothesis": "a book", "label": i % 3}) for i in range(n_rows)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    record, rows = evaluated(saved(["entailment", "neutral", "contradiction"]), "task=mnli", f"data_dir={folder}")
+    assert set(record["scores"]["model"]) == {"accuracy", "accuracy_mismatched"}
+    assert [row["split"] for row in rows] == ["validation_matched"] * 4 + ["validation_mismatched"] * 3
+    assert list(rows[0])[:2] == ["example_id", "split"]
+
+
+def test_task_of_ones_own_is_read_with_its_keys(evaluated, saved, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for split in ("train", "validation"):
+        lines = [json.dumps({"words": f"the film is {word}", "mood": word}) for word in ("bad", "good", "good")]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    keys = ["task.text_columns=[words]", "task.label_column=mood"]
+    record, rows = evaluated(saved(["bad", "good"]), "task=custom", f"data_dir={folder}", *keys)
+    assert [row["label"] for row in rows] == ["bad", "good", "good"]
+    assert record["scores"]["majority"]["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_questions_get_the_text_that_answers_them(evaluated, saved, tmp_path):
+    folder, columns = tmp_path / "questions", question_columns()
+    folder.mkdir()
+    lines = [json.dumps(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    for split in ("train", "validation"):
+        (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    keys = ["task=squad", f"data_dir={folder}", "max_length=64", "task.stride=8"]
+    record, rows = evaluated(saved(auto="QuestionAnswering"), *keys)
+    assert set(record["scores"]["model"]) == {"f1", "exact_match"}
+    assert [row["label"] for row in rows] == [" | ".join(texts) for _, _, texts in QUESTIONS]
+    assert all(row["prediction"] in context for row, (_, context, _) in zip(rows, QUESTIONS, strict=True))
+    assert any(row["prediction"] for row in rows)
+
+
+def test_classifier_is_refused_where_answers_are_spans(evaluated, saved):
+    message = refusal(lambda: evaluated(saved(), "task=squad", "task.stride=8"))
+    assert "ForQuestionAnswering), got folder given with BertForSequenceClassification" in message
+
+
+def test_default_folder_is_named_by_what_changes_the_answers(saved, tiny_data, tmp_path, monkeypatch):
+    from cap.evaluate import evaluate
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(saved(NAMES), tmp_path / "renamed")
+    common = ["task=sst2", f"data_dir={tiny_data}", "accelerator=cpu", "cache_dir=cache"]
+
+    def folders_after(*overrides: str) -> set[str]:
+        evaluate(compose(*common, *overrides))
+        return {path.name for path in Path("outputs/evaluate/sst2").glob("[!.]*")}
+
+    first = folders_after("model_dir=given", "max_length=32")
+    assert folders_after("model_dir=renamed", "max_length=32", "data.eval_batch_size=3") == first
+    assert len(folders_after("model_dir=given", "max_length=9")) == 2
+
+
+def test_folder_that_holds_something_else_is_refused_and_left_alone(evaluated, saved, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert "choose another output_dir" in refusal(lambda: evaluated(saved(NAMES)))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_evaluation_that_breaks_off_leaves_a_record_that_does_not_look_complete_and_can_be_repeated(
+    evaluated, saved, tmp_path, monkeypatch
+):
+    import cap.evaluate
+
+    folder = saved(NAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr(cap.evaluate, "predict", lambda *args, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluated(folder)
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["status"] == "interrupted"
+    assert evaluated(folder)[0]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model_dir=null"], "model_dir must be a folder with a saved model, or a Hub name, got none"),
+        (["max_length=0"], "max_length must be at least 1, got 0"),
+        (["max_length=1000"], "max_length counts tokens and can be at most 128 for this model, got 1000"),
+        (["data.max_eval_rows=0"], "data.max_eval_rows must be at least 1, got 0"),
+        (["data.eval_batch_size=0"], "data.eval_batch_size must be at least 1, got 0"),
+        (["task.label_column=mood"], "belong to task=custom, got task.label_column=mood with task=sst2"),
+        (["task.stride=3"], "task.stride belongs to tasks whose answers are spans"),
+        (["task.name=mprc"], "task must be one of mrpc"),
+        (["accelerator=abacus"], "accelerator must be what Lightning's Trainer takes"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_input_that_cannot_work_is_refused(evaluated, saved, overrides, expected):
+    assert expected in refusal(lambda: evaluated(saved(NAMES), *overrides))
+
+
+def test_all_broken_rules_are_named_at_once(evaluated):
+    message = refusal(lambda: evaluated("nowhere", "max_length=0", "data.max_eval_rows=0"))
+    assert len(message.splitlines()) == 2
+
+
+def test_folder_of_a_run_is_refused_with_the_model_in_it(evaluated, saved, tmp_path):
+    (tmp_path / "run").mkdir()
+    saved(NAMES).rename(tmp_path / "run" / "model")
+    assert f"which is the folder of a run; give model_dir={tmp_path / 'run' / 'model'}" in refusal(
+        lambda: evaluated(tmp_path / "run")
+    )
+
+
+def test_file_is_refused(evaluated, saved):
+    assert "give the folder it lies in" in refusal(lambda: evaluated(saved(NAMES) / "model.safetensors"))
+
+
+def test_damaged_weights_are_one_message(evaluated, saved):
+    folder = saved(NAMES)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "the model must be a whole folder saved by transformers" in refusal(lambda: evaluated(folder))
+
+
+def test_command_ends_with_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    from cap.evaluate import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cap.evaluate", "task=sst2"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: model_dir must be a folder")
