@@ -37,7 +37,8 @@ from cap.models.encoders import (
     tokenizer_key,
     weights_key,
 )
-from cap.probe_config import FinishedRun, ProbeConfig, check_probe, data_dir_of, probed_task, read_runs
+from cap.probe_config import ProbeConfig, check_probe, data_dir_of, probed_task
+from cap.results.finished import FinishedRun, read_runs
 from cap.results.folder import MODEL, RECORD
 from cap.results.probe_table import console_table, require_free, summary, write_probe
 from cap.results.record import environment

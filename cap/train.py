@@ -25,11 +25,12 @@ from rich.console import Console
 from cap.cli import door
 from cap.config import Checked, check
 from cap.errors import InputError
-from cap.models.encoders import PooledModel, load_saved_model, save_model
+from cap.models.encoders import AUTO_CLASS, PooledModel, load_saved_model, save_model
 from cap.models.families import prunable, prunable_linears
 from cap.objectives.memory import Memory, Source
 from cap.preparation import Prepared, Teacher, chance_message, get_teacher, prepare
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
+from cap.results.card import write_card
 from cap.results.folder import CHECKPOINTS, MODEL, claim, hold, require_free
 from cap.results.record import environment, peak_memory_gb, retention, write_record
 from cap.results.report import summary_table, write_report
@@ -250,6 +251,9 @@ class Run:
             final = {f"final/{name}": value for name, value in pruned.items()}
             logger.log_metrics({**final, "final/sparsity": self.record["sparsity"]["prunable"]}, self.record["steps"])
         # The record comes last: it alone says that a run is complete.
+        write_card(
+            self.run_dir / MODEL, self.record, auto_class=AUTO_CLASS[prepared.task.kind], terms=prepared.task.terms
+        )
         write_report(self.run_dir, self.record)
         write_record(self.run_dir, self.record)
         self._close_loggers(succeeded=True)

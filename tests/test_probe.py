@@ -290,7 +290,7 @@ def test_all_broken_rules_are_named_at_once(options):
 )
 def test_folder_that_is_no_finished_run_is_refused(tmp_path, record, expected):
     from cap.errors import InputError
-    from cap.probe_config import read_runs
+    from cap.results.finished import read_runs
 
     (tmp_path / "record.json").write_text(record)
     with pytest.raises(InputError) as caught:
@@ -300,7 +300,7 @@ def test_folder_that_is_no_finished_run_is_refused(tmp_path, record, expected):
 
 def test_folder_without_a_record_is_refused(tmp_path):
     from cap.errors import InputError
-    from cap.probe_config import read_runs
+    from cap.results.finished import read_runs
 
     with pytest.raises(InputError, match=r"without record\.json"):
         read_runs([tmp_path])
@@ -309,7 +309,7 @@ def test_folder_without_a_record_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["file", "missing"])
 def test_path_that_is_no_folder_is_refused(tmp_path, kind):
     from cap.errors import InputError
-    from cap.probe_config import read_runs
+    from cap.results.finished import read_runs
 
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="correct the path"):
@@ -324,7 +324,7 @@ def make_run(folder: Path, config_hash: str = "abc") -> Path:
 
 def test_same_folder_twice_is_refused(tmp_path):
     from cap.errors import InputError
-    from cap.probe_config import read_runs
+    from cap.results.finished import read_runs
 
     run = make_run(tmp_path / "a")
     with pytest.raises(InputError, match="different folders"):
@@ -342,7 +342,7 @@ def test_same_folder_twice_is_refused(tmp_path):
     ids=["last part", "two parts", "three parts", "hash"],
 )
 def test_runs_are_called_by_the_shortest_end_of_their_paths_that_tells_them_apart(tmp_path, folders, names):
-    from cap.probe_config import read_runs
+    from cap.results.finished import read_runs
 
     assert [run.name for run in read_runs([make_run(tmp_path / folder) for folder in folders])] == names
 

@@ -315,3 +315,13 @@ def test_epochs_per_level_set_the_length_that_the_record_states(compose_config, 
     _, _, record = run(compose_config, [*tiny_overrides, *levels])
     assert record["config"]["trainer"]["max_epochs"] == 4
     assert record["steps"] == 16
+
+
+def test_the_cards_own_lines_load_the_saved_model(compose_config, tiny_overrides, monkeypatch):
+    _, run_dir, _ = run(compose_config, tiny_overrides)
+    monkeypatch.chdir(run_dir)
+    (lines,) = (part.split("```")[0] for part in (run_dir / "model" / "README.md").read_text().split("```python\n")[1:])
+    assert len([line for line in lines.splitlines() if line]) <= 4
+    names: dict = {}
+    exec(lines, names)
+    assert names["model"](**names["tokenizer"]("the film is good", return_tensors="pt")).logits.shape == (1, 2)

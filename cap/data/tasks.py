@@ -25,6 +25,7 @@ class Task:
         hub_path: Name of the data set on the Hub; None where there is none.
         hub_config: Configuration of that data set; None for its only one.
         validation_splits: Splits that are scored, each on its own.
+        terms: Under which the data may be used, for model cards.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Task:
     hub_path: str | None
     hub_config: str | None
     validation_splits: tuple[str, ...] = ("validation",)
+    terms: str = "those of whoever made the data"
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.text_columns) <= 2:
@@ -78,6 +80,7 @@ def _glue(
     metrics: tuple[str, ...] = ("accuracy",),
     validation_splits: tuple[str, ...] = ("validation",),
     kind: Kind = "classes",
+    terms: str = "those of the data set's own page",
 ) -> Task:
     return Task(
         name=name,
@@ -88,6 +91,7 @@ def _glue(
         hub_path=_GLUE,
         hub_config=name,
         validation_splits=validation_splits,
+        terms=terms,
     )
 
 
@@ -95,15 +99,28 @@ _SENTENCES = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
 
 _ROWS = (
-    _glue("sst2", ("sentence",), ("negative", "positive")),
-    _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    _glue("sst2", ("sentence",), ("negative", "positive"), terms="those of the Stanford Sentiment Treebank and GLUE"),
+    _glue(
+        "qqp",
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        ("accuracy", "f1"),
+        terms="Quora's, non-commercial",
+    ),
     _glue(
         "mnli",
         ("premise", "hypothesis"),
         ("entailment", "neutral", "contradiction"),
         validation_splits=("validation_matched", "validation_mismatched"),
+        terms="OANC, CC BY-SA 3.0 and CC BY 3.0, by genre",
     ),
-    _glue("mrpc", _SENTENCES, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    _glue(
+        "mrpc",
+        _SENTENCES,
+        ("not_equivalent", "equivalent"),
+        ("accuracy", "f1"),
+        terms="Microsoft Research's",
+    ),
     _glue("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews",)),
     _glue("rte", _SENTENCES, _ENTAILMENT),
     _glue("qnli", ("question", "sentence"), _ENTAILMENT),
@@ -119,6 +136,7 @@ _ROWS = (
         metrics=("f1", "exact_match"),
         hub_path="rajpurkar/squad",
         hub_config=None,
+        terms="CC BY-SA 4.0",
     ),
     Task(
         name="docstrings",
@@ -127,6 +145,7 @@ _ROWS = (
         metrics=("accuracy",),
         hub_path=None,
         hub_config=None,
+        terms="those of Python's documentation, PSF licence version 2",
     ),
 )
 

@@ -54,6 +54,18 @@ def require_free(run_dir: Path, config_hash: str) -> None:
         )
 
 
+def require_empty(folder: Path) -> None:
+    """Check that a folder is new or empty.
+
+    Raises:
+        InputError: If it is a file, or holds anything.
+    """
+    found = sorted(path.name for path in folder.iterdir())[:3] if folder.is_dir() else []
+    if found or (folder.exists() and not folder.is_dir()):
+        what = f"with {', '.join(found)}" if found else "which is a file"
+        raise InputError(f"output_dir must be new or empty, got {folder} {what}; choose another, or remove it")
+
+
 def claim(run_dir: Path, record: dict[str, Any], config_yaml: str) -> None:
     """Take a folder for a run; from here on its record says ``interrupted`` until the run is over.
 
@@ -97,4 +109,4 @@ def hold(run_dir: Path) -> FileLock:
     return lock
 
 
-__all__ = ["CHECKPOINTS", "CONFIG", "MODEL", "RECORD", "claim", "hold", "require_free"]
+__all__ = ["CHECKPOINTS", "CONFIG", "MODEL", "RECORD", "claim", "hold", "require_empty", "require_free"]
