@@ -25,6 +25,9 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance`` and
                                    ``snapshots`` (during the fit, not counted in it), ``evaluate``, ``total``
 ``peak_memory_gb``                 see ``peak_memory_gb``
+``exports``                        by format, what ``cap.export`` measured afterwards: ``bytes``, ``size``, ``check``,
+                                   ``scores``, ``latency_ms``, ``dense_latency_ms``, ``speed_up``, ``threads``,
+                                   ``device``
 ``warnings``                       list of sentences that a reader of the result must know
 =================================  =====================================================================================
 """

@@ -1,0 +1,180 @@
+"""Score against latency and size, for records that hold measured exports."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from cap.results.report_style import GREY, MARKERS, STYLE, Line, grid, lines_of, panels_of, save
+from cap.results.runs import Run, at, first_number, mapping, number
+from cap.results.tables import Group
+
+_BYTES_PER_MB = 1e6
+_Panel = tuple[str, str, str]  # task, metric, and what was timed
+
+
+@dataclass(frozen=True)
+class Export:
+    """Hold what was measured of one export of a run.
+
+    Args:
+        format: The export's name, e.g. ``compact``.
+        score: Its own where it was measured again, else that of the run.
+        megabytes: On disk, in 10^6 bytes; None if unknown.
+        latency_ms: By what was timed, e.g. ``batch=1,tokens=32``.
+    """
+
+    format: str
+    score: float
+    megabytes: float | None
+    latency_ms: dict[str, float]
+
+
+def read_exports(run: Run) -> list[Export]:
+    """Read the exports of a run, ``{format: {"bytes", "latency_ms": {setting: x}, "scores": {metric: x}, ...}}``.
+
+    Args:
+        run: A completed run; older records have no key ``exports``.
+
+    Returns:
+        One for each format in which something was measured, and the dense model that they were measured beside.
+    """
+    exports, dense = [], []
+    for name, measured in mapping(run.record.get("exports")).items():
+        n_bytes, score = number(at(measured, "bytes")), number(at(measured, "scores", run.metric))
+        timed = mapping(at(measured, "latency_ms"))
+        latency = {key: value for key, given in timed.items() if (value := number(given)) is not None}
+        score = run.score if score is None else score
+        if score is not None and (n_bytes is not None or latency):
+            megabytes = None if n_bytes is None else n_bytes / _BYTES_PER_MB
+            exports.append(Export(name, score, megabytes, latency))
+            dense.append(measured)
+    return [*exports, *_dense(run, dense)]
+
+
+def _dense(run: Run, measured: Sequence[object]) -> list[Export]:
+    """Make one of the dense model that every export was measured beside; its zeros are those of the run."""
+    times: dict[str, list[float]] = {}
+    for one in measured:
+        for setting, given in mapping(at(one, "dense_latency_ms")).items():
+            times.setdefault(setting, []).extend([] if (value := number(given)) is None else [value])
+    latency = {setting: statistics.fmean(values) for setting, values in times.items() if values}
+    n_bytes = first_number(*(at(one, "size", "dense_bytes") for one in measured))
+    if run.score is None or (n_bytes is None and not latency):
+        return []
+    return [Export("dense, with zeros", run.score, None if n_bytes is None else n_bytes / _BYTES_PER_MB, latency)]
+
+
+def plot_score_against_latency(groups: Sequence[Group], path: Path) -> Path | None:
+    """Draw the score of every export against the time of a batch, a panel for each task and shape of batch.
+
+    Args:
+        groups: What was measured.
+        path: The PNG to write.
+
+    Returns:
+        ``path``, or None if no record holds a latency.
+    """
+    timed = list(
+        dict.fromkeys(
+            setting
+            for group in groups
+            for run in group.runs
+            for export in read_exports(run)
+            for setting in export.latency_ms
+        )
+    )
+    return _plot(groups, timed, lambda export, setting: export.latency_ms.get(setting), "milliseconds a batch", path)
+
+
+def plot_score_against_bytes(groups: Sequence[Group], path: Path) -> Path | None:
+    """Draw the score of every export against its size on disk, a panel for each task.
+
+    Args:
+        groups: What was measured.
+        path: The PNG to write.
+
+    Returns:
+        ``path``, or None if no record holds a size.
+    """
+    return _plot(groups, [""], lambda export, _: export.megabytes, "megabytes on disk (10⁶ bytes)", path)
+
+
+def _plot(
+    groups: Sequence[Group],
+    settings: Sequence[str],
+    cost: Callable[[Export, str], float | None],
+    label: str,
+    path: Path,
+) -> Path | None:
+    lines = lines_of(groups)
+    points: dict[_Panel, list[tuple[Line, str, float, float]]] = {}
+    for task, metric in panels_of(groups):
+        for setting in settings:
+            found = [point for line in lines for point in _points(line, (task, metric), setting, cost)]
+            if found:
+                points[task, metric, setting] = found
+    if not points:
+        return None
+    formats = sorted({name for found in points.values() for _, name, _, _ in found})
+    drawn = [line for line in lines if any(point[0] is line for found in points.values() for point in found)]
+    with mpl.rc_context(STYLE):
+        figure, axes = grid(len(points), panel_height=2.7, n_legend_lines=len(drawn) // 2 + len(formats) // 4 + 3)
+        for panel, ax in zip(points, axes, strict=True):
+            _draw(ax, panel, points[panel], formats)
+            ax.set_xlabel(label)
+        marks = [
+            Line2D([], [], linestyle="none", marker=MARKERS[i], color=GREY, label=name)
+            for i, name in enumerate(formats)
+        ]
+        figure.legend(handles=marks, loc="outside upper center", ncols=4)
+        strokes = [Line2D([], [], color=line.colour, linestyle=line.dashes, label=line.label) for line in drawn]
+        n_columns = 1 if max(len(line.label) for line in drawn) > 60 else 2
+        figure.legend(handles=strokes, loc="outside lower center", ncols=n_columns)
+        return save(figure, path)
+
+
+def _points(
+    line: Line, panel: tuple[str, str], setting: str, cost: Callable[[Export, str], float | None]
+) -> list[tuple[Line, str, float, float]]:
+    points = []
+    for group in line.within(panel):
+        by_format: dict[str, list[tuple[float, float]]] = {}
+        for run in group.runs:
+            for export in read_exports(run):
+                value = cost(export, setting)
+                if value is not None:
+                    by_format.setdefault(export.format, []).append((value, export.score))
+        for name, found in by_format.items():
+            values, scores = zip(*found, strict=True)
+            points.append((line, name, statistics.fmean(values), statistics.fmean(scores)))
+    return points
+
+
+def _draw(ax: Axes, panel: _Panel, points: Sequence[tuple[Line, str, float, float]], formats: Sequence[str]) -> None:
+    task, metric, setting = panel
+    for line in dict.fromkeys(line for line, *_ in points):
+        for name in formats:
+            own = [(cost, score) for other, made, cost, score in points if other is line and made == name]
+            if own:
+                costs, scores = zip(*own, strict=True)
+                marker = MARKERS[formats.index(name) % len(MARKERS)]
+                ax.plot(
+                    costs, scores, color=line.colour, marker=marker, linestyle=line.dashes, markersize=5, linewidth=1
+                )
+    ax.set_title(f"{task}, {setting.replace(',', ', ')}" if setting else task)
+    ax.set_ylabel(metric.replace("_", " "))
+    ax.set_xlim(left=0.0)  # so that half the cost looks like half
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    ax.grid(color="#E5E5E5", linewidth=0.6)
+
+
+__all__ = ["Export", "plot_score_against_bytes", "plot_score_against_latency", "read_exports"]
