@@ -190,8 +190,9 @@ def test_model_that_claims_a_head_whose_weights_are_missing_is_refused(evaluated
     weights = load_file(folder / "model.safetensors")
     left = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
     save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
-    assert "got folder given without classifier.bias, classifier.weight, so that its answers would be random" in refusal(
-        lambda: evaluated(folder)
+    assert (
+        "got folder given without classifier.bias, classifier.weight, so that its answers would be random"
+        in refusal(lambda: evaluated(folder))
     )
 
 

@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"models", "objectives", "pruning"},
     "results": set(),
 }
-DOORS = ["train", "finetune", "probe", "report", "evaluate"]
+DOORS = ["train", "finetune", "probe", "evaluate", "export", "report"]
 
 
 def imported_rooms(file: Path) -> set[str]:
