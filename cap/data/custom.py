@@ -88,6 +88,13 @@ def custom_task(
     if kind == "number":
         _require_spread(task, train, validation)
     meaning = f"{len(labels)} classes ({_shown(labels)})" if labels else "numbers"
+    if label_type is None and kind == "classes" and len(labels) > _FEW and all(map(is_whole_number, labels)):
+        _log.warning(
+            "column %s holds %d different whole numbers, taken as classes; set task.label_type=number if their "
+            "distance means something",
+            label,
+            len(labels),
+        )
     scores = [f"f1 of {labels[1]}" if name == "f1" else name for name in task.metrics]
     _log.info("task=custom: column %s holds %s; scored by %s", label, meaning, ", ".join(scores))
     if label_type is None and kind == "number" and _look_like_classes(train):
@@ -152,7 +159,14 @@ def _inferred_kind(train: LabelColumn, validation: LabelColumn) -> Kind:
             f"labels must be all numbers or all words, got {odd.place(words[0])} where {n_numbers} of {n_rows} rows "
             "hold numbers; correct or remove such rows, or set task.label_type=classes if these are class names"
         )
-    if not words and not all(map(is_whole_number, counts)):
+    fractions = [name for name in counts if name not in words and not is_whole_number(name)]
+    if words and fractions:
+        odd = train if words[0] in train.counts else validation
+        raise InputError(
+            f"labels must be all numbers or all words, got {odd.place(words[0])} beside {fractions[0]!r}; correct or "
+            "remove such rows, or set task.label_type=classes if these are class names"
+        )
+    if fractions:
         return "number"
     n_different, n_train = len(train.counts), train.counts.total()
     hardly_repeat = n_different > max(_FEW, n_train / 2)

@@ -30,8 +30,8 @@ class CapDataModule(LightningDataModule):
     """Serve a task's rows as padded batches of tokens.
 
     An example is a row, or for tasks with spans one of a row's windows. Every batch is a dict of tensors:
-    ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``, ``example_id``, and
-    for spans ``group_id``, the row number of the window's question. Under several processes the training batches are
+    ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``, ``example_id``.
+    Under several processes the training batches are
     shared out here and every process scores all validation rows, so the trainer must not insert samplers of its own
     (``use_distributed_sampler=False``).
 

@@ -134,7 +134,7 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         folder: What ``write_arrays`` wrote.
         labels: The examples' labels, indexed by example number.
         tokenizer: Says what padding is.
-        groups: What the examples belong to, indexed by example number; None leaves ``group_id`` out of the batches.
+        groups: What the examples belong to, indexed by example number; None where examples stand alone.
     """
 
     def __init__(
@@ -168,8 +168,6 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         batch["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
         batch["example_id"] = torch.from_numpy(example_id)
         batch["labels"] = self.labels[batch["example_id"]]
-        if self.groups is not None:
-            batch["group_id"] = self.groups[batch["example_id"]]
         return batch
 
 

@@ -68,6 +68,13 @@ class Pruner(ABC):
     def observe_importance(self) -> None:  # noqa: B027 - most types need no pass
         """Take in the gradients that one batch of an importance pass has left on the gates."""
 
+    def check(self, prunable: Prunable) -> None:  # noqa: B027 - most types can meet any target
+        """Refuse a target that this model cannot meet, before anything is trained.
+
+        Raises:
+            ValueError: If it cannot; the message names what can be met.
+        """
+
     @abstractmethod
     def attach(self, prunable: Prunable, *, seed: int) -> None:
         """Put the masks on; everything is kept at first.
@@ -77,7 +84,7 @@ class Pruner(ABC):
             seed: For what is drawn at random.
 
         Raises:
-            ValueError: If the target of this pruner cannot be met on this model.
+            ValueError: As ``check``.
         """
 
     @property

@@ -160,8 +160,8 @@ class Stepwise:
         warmup: Fraction in which the learning rate rises: of each level if ``restart``, else of the run.
         flat_before: Fraction of the run before the first level.
         levels: Rising sparsities that end at ``sparsity``; None takes steps of 10 points up to it.
-        epochs_per_level: Epochs of retraining after each level; they set the length of the run unless
-            ``trainer.max_steps`` does. None spreads the levels over ``trainer.max_epochs``.
+        epochs_per_level: Epochs of retraining after each level; they set the length of the run, which
+            ``trainer.max_steps`` may still cut. None spreads the levels over ``trainer.max_epochs``.
         restart: Start optimizer and learning-rate schedule anew at each level (published for structured pruning).
     """
 

@@ -63,16 +63,21 @@ class SoftMovement(Movement):
         self.final_sparsity = final_sparsity
         self._progress = 0.0
 
-    def attach(self, prunable: Prunable, *, seed: int) -> None:
-        """Put the masks on, and check that the floor of each matrix leaves room for the target."""
-        super().attach(prunable, seed=seed)
-        n_kept = sum(n_floor(KEPT_FLOOR, mask.numel()) for mask in self.masks.values())
-        highest = 1 - n_kept / self.n_weights
-        if n_to_prune(self.final_sparsity, self.n_weights) > self.n_weights - n_kept:
+    def check(self, prunable: Prunable) -> None:
+        """Refuse a target for which the floor of each matrix leaves no room."""
+        sizes = [linear.weight.numel() for linear in prunable.linears.values()]
+        n_weights, n_kept = sum(sizes), sum(n_floor(KEPT_FLOOR, n) for n in sizes)
+        highest = 1 - n_kept / n_weights
+        if n_to_prune(self.final_sparsity, n_weights) > n_weights - n_kept:
             raise ValueError(
                 f"with {KEPT_FLOOR:.1%} of each matrix kept, this model reaches sparsity {highest:.4f} at most, "
                 f"got {self.final_sparsity}; lower sparsity or use pruning=movement"
             )
+
+    def attach(self, prunable: Prunable, *, seed: int) -> None:
+        """Put the masks on and start the scores."""
+        self.check(prunable)
+        super().attach(prunable, seed=seed)
 
     def regularizer(self) -> Tensor | None:
         """Return the mean over matrices of the mean sigmoid(score), times its weight at this point of the schedule."""

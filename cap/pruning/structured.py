@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from cap.errors import RunError
 from cap.models.families import Prunable, Units
 from cap.pruning.masks import n_to_prune
 from cap.pruning.pruner import ImportancePass, MaskCounts, Pruner
@@ -64,15 +65,15 @@ class Structured(Pruner):
             return None
         return ImportancePass(rows=self.importance_rows, loss=self.importance_loss)
 
+    def check(self, prunable: Prunable) -> None:
+        """Refuse a target that the floors make unreachable, or that rounds to no unit at all."""
+        self._check_target(_kinds(prunable))
+
     def attach(self, prunable: Prunable, *, seed: int) -> None:
-        """Put the gates on; refuse a target that the floors make unreachable, or that rounds to no unit at all."""
-        kinds: dict[Kind, list[Units]] = {
-            "attention heads": list(prunable.heads.values()),
-            "FFN units": list(prunable.ffn.values()),
-        }
-        self._check_target(kinds)
+        """Put the gates on."""
+        self.check(prunable)
         self._linears = prunable.linears
-        self._kinds = {kind: [GatedUnits(units) for units in layers] for kind, layers in kinds.items()}
+        self._kinds = {kind: [GatedUnits(units) for units in layers] for kind, layers in _kinds(prunable).items()}
         if self.importance == "random":
             generator = torch.Generator().manual_seed(seed)
             for gated in self._gated():
@@ -117,6 +118,13 @@ class Structured(Pruner):
 
     def update_masks(self, sparsity: float) -> MaskCounts:
         """Prune units up to a target sparsity, and start measuring importance anew."""
+        broken = [number for number, gated in enumerate(self._gated()) if not bool(gated.importance.isfinite().all())]
+        if broken:
+            raise RunError(
+                f"the importance of units must be finite, but in {len(broken)} of {len(self._gated())} groups of units "
+                f"it is not: a gradient of the pass over the training rows overflowed; lower learning_rate, or use "
+                f"trainer.precision=32-true"
+            )
         before = self._counts()
         for layers in self._kinds.values():
             n = sum(gated.units.n for gated in layers)
@@ -160,6 +168,10 @@ class Structured(Pruner):
             )
             for kind, layers in self._kinds.items()
         }
+
+
+def _kinds(prunable: Prunable) -> dict[Kind, list[Units]]:
+    return {"attention heads": list(prunable.heads.values()), "FFN units": list(prunable.ffn.values())}
 
 
 @dataclass(frozen=True)

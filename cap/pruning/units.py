@@ -30,6 +30,8 @@ class Gates(nn.Module):
         weight = units.outgoing.weight
         self.size = units.size
         self.gates = nn.Parameter(torch.ones(units.n, dtype=weight.dtype, device=weight.device), requires_grad=False)
+        # A buffer, so that it goes where the model goes, and into checkpoints.
+        self.register_buffer("importance", torch.zeros_like(self.gates.data))
 
     def forward(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
         """Return the gated weight."""
@@ -47,8 +49,17 @@ class GatedUnits:
         self.units = units
         module = Gates(units)
         parametrize.register_parametrization(units.outgoing, "weight", module)
-        self.gates = module.gates
-        self.importance = torch.zeros_like(self.gates)
+        self.module = module
+
+    @property
+    def gates(self) -> nn.Parameter:
+        """The gates themselves."""
+        return self.module.gates
+
+    @property
+    def importance(self) -> Float[Tensor, " units"]:
+        """What has been measured since the masks last moved, or drawn once."""
+        return self.module.get_buffer("importance")
 
     @property
     def is_kept(self) -> Bool[Tensor, " units"]:
@@ -58,7 +69,7 @@ class GatedUnits:
     def collect(self) -> None:
         """Add the absolute gradient of the gates to the importance and clear it."""
         if self.gates.grad is not None:
-            self.importance += self.gates.grad.abs()
+            self.importance.add_(self.gates.grad.abs())
             self.gates.grad = None
 
     def normalised(self) -> Float[Tensor, " units"]:

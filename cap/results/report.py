@@ -111,7 +111,7 @@ def _summary(record: dict[str, Any]) -> str:
     scores = {who: _at(record, "scores", who) or {} for who in ("teacher", "pruned", "majority")}
     names = list(dict.fromkeys([metric, *(name for known in scores.values() for name in known)]))
     lines = _table(
-        ["score", "teacher", "pruned", "majority class"],
+        ["score", "teacher", "pruned", "knows nothing"],
         ([name, *(_number(known.get(name), ".4f") for known in scores.values())] for name in names),
     )
     lines += ["", *_table(["", "value", "meaning"], [*_quality_rows(record, metric), *_cost_rows(record)])]

@@ -32,16 +32,18 @@ class PruningCallback(Callback):
         plan: The schedule in fractions of a run.
         every_n_steps: Move the masks every so many optimizer steps, >= 1; a new level and the last step always move
             them, so that the run ends on its target.
+        warn: Told of what a reader of the result must know.
 
     Raises:
         ValueError: If ``every_n_steps`` is below 1.
     """
 
-    def __init__(self, plan: SchedulePlan, *, every_n_steps: int) -> None:
+    def __init__(self, plan: SchedulePlan, *, every_n_steps: int, warn: Callable[[str], None] = log.warning) -> None:
         if every_n_steps < 1:
             raise ValueError(f"pruning.every_n_steps must be at least 1, got {every_n_steps}")
         self.plan = plan
         self.every_n_steps = every_n_steps
+        self.warn = warn
         self.target = 0.0
         self.reached = 0.0
         self._schedule: Schedule = lambda step: 0.0
@@ -52,7 +54,13 @@ class PruningCallback(Callback):
         """Lay the schedule over the steps of this run."""
         self._n_steps = int(trainer.estimated_stepping_batches)
         self._schedule = self.plan.over(self._n_steps)
-        self._has_levels = self.plan.level_starts(self._n_steps) is not None
+        starts = self.plan.level_starts(self._n_steps)
+        self._has_levels = starts is not None
+        if starts is not None and len(set(starts)) < len(starts):
+            self.warn(
+                f"{len(starts)} levels found only {len(set(starts))} steps of their own in a run of {self._n_steps} "
+                f"steps: the others were passed over."
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Move the masks if this optimizer step is due."""
@@ -100,24 +108,32 @@ class ImportanceCallback(Callback):
     Args:
         pruning: Knows when the masks move.
         loader: Makes a loader of training batches.
-        batch_size: Training rows of a batch.
-        n_rows: Training rows there are.
+        batch_size: Training examples of a batch.
+        n_examples: Training examples there are: rows, or windows where answers are spans.
+        warn: Told of what a reader of the result must know.
     """
 
     def __init__(
-        self, pruning: PruningCallback, *, loader: Callable[[], DataLoader], batch_size: int, n_rows: int
+        self,
+        pruning: PruningCallback,
+        *,
+        loader: Callable[[], DataLoader],
+        batch_size: int,
+        n_examples: int,
+        warn: Callable[[str], None] = log.warning,
     ) -> None:
         self.pruning = pruning
         self.loader = loader
         self.batch_size = batch_size
-        self.n_rows = n_rows
+        self.n_examples = n_examples
+        self.warn = warn
         self.seconds = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if more rows are asked for than there are."""
         wanted = _pruner(pl_module).importance_pass
-        if wanted is not None and wanted.rows is not None and wanted.rows > self.n_rows:
-            log.warning("pruning.importance_rows=%d, but there are %d: all are used", wanted.rows, self.n_rows)
+        if wanted is not None and wanted.rows is not None and wanted.rows > self.n_examples:
+            self.warn(f"pruning.importance_rows={wanted.rows}, but there are {self.n_examples}: all are used.")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Run the pass if the masks are about to move."""
@@ -192,6 +208,7 @@ class SnapshotCallback(Callback):
             self.loader(),
             device=computation.device,
             autocast=computation.autocast,
+            with_logits=False,
             description=f"snapshot at step {step}",
             trainer=trainer,
         )

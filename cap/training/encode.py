@@ -84,8 +84,9 @@ def encode_rows(
     device: torch.device,
     description: str,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    with_logits: bool = True,
     trainer: Trainer | None = None,
-) -> tuple[np.ndarray, Logits]:
+) -> tuple[np.ndarray, Logits | None]:
     """Run a model in eval mode over the training set.
 
     Args:
@@ -94,10 +95,11 @@ def encode_rows(
         device: Where to run.
         description: What the progress bar says.
         autocast: Makes the context of a forward pass.
+        with_logits: False where nobody reads them: those of spans are as many as there are tokens.
         trainer: A trainer that is fitting at the moment, for its progress display.
 
     Returns:
-        Encodings (examples, dim), float16, ordered by example_id, and the logits.
+        Encodings (examples, dim), float16, ordered by example_id, and the logits, or None.
 
     Raises:
         ValueError: If the loader does not give every row exactly once.
@@ -109,17 +111,19 @@ def encode_rows(
             moved = {name: value.to(device) for name, value in batch.items()}
             output = model(moved)
             encodings.append(normalise(output.pooled).half().cpu())
+            ids.append(batch["example_id"])
+            if not with_logits:
+                continue
             is_token = moved["attention_mask"].bool()
             is_span = output.logits.ndim == 3
             logits.append((output.logits[is_token] if is_span else output.logits).half().cpu())
             if is_span:
                 lengths.append(is_token.sum(dim=1).cpu())
-            ids.append(batch["example_id"])
     example_id = torch.cat(ids)
     order = example_id.argsort()
     if not torch.equal(example_id[order], torch.arange(len(example_id))):
         raise ValueError("encoding needs every training row exactly once, numbered from 0")
-    return torch.cat(encodings)[order].numpy(), _ordered(logits, lengths, order)
+    return torch.cat(encodings)[order].numpy(), _ordered(logits, lengths, order) if with_logits else None
 
 
 def _ordered(logits: list[Tensor], lengths: list[Tensor], order: Tensor) -> Logits:
@@ -167,10 +171,15 @@ def frozen_outputs(
         n_batches = len(cast(Sized, loader))
         log.info("%s: %d batches on %s", description, n_batches, computation.device)
         encodings, logits = encode_rows(
-            model, loader, device=computation.device, autocast=computation.autocast, description=description
+            model,
+            loader,
+            device=computation.device,
+            autocast=computation.autocast,
+            with_logits=with_logits,
+            description=description,
         )
         arrays = {_ENCODINGS: encodings}
-        if with_logits:
+        if logits is not None:
             arrays[_LOGITS] = logits.values
             if logits.lengths is not None:
                 arrays[_LENGTHS] = logits.lengths

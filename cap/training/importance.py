@@ -37,7 +37,8 @@ def measure_importance(
     pruner = module.pruner
     if pruner is None:
         raise ValueError("importance is measured for a pruner, but the module has none")
-    n_batches = len(cast(Sized, loader))
+    # A run on part of the rows ranks by part of the rows.
+    n_batches = int(min(len(cast(Sized, loader)), trainer.num_training_batches))
     if wanted.rows is not None:
         n_batches = min(n_batches, math.ceil(wanted.rows / batch_size))
     frozen = [p for p in module.student.parameters() if p.requires_grad]
@@ -50,7 +51,9 @@ def measure_importance(
             batches = itertools.islice(loader, n_batches)
             for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer):
                 on_device = {name: value.to(trainer.strategy.root_device) for name, value in batch.items()}
-                _loss(module, on_device, wanted).backward()
+                loss = _loss(module, on_device, wanted)
+                module.require_finite(loss, {wanted.loss: loss})
+                loss.backward()
                 pruner.observe_importance()
     finally:
         for gates in pruner.gate_parameters():
@@ -60,7 +63,7 @@ def measure_importance(
 
 
 def _loss(module: CapModule, batch: dict[str, torch.Tensor], wanted: ImportancePass) -> torch.Tensor:
-    # In float32 whatever training uses: without a loss scaler, small gradients would vanish in half precision.
+    # Without autocast: there is no loss scaler here, and small gradients would vanish in float16.
     output = module(batch)
     if wanted.loss == "task":
         return module.task_loss(output, batch)

@@ -150,7 +150,7 @@ class CapModule(LightningModule):
         """Add up the weighted loss terms of a batch and log each."""
         terms = self.loss_terms(self(batch), batch)
         total = torch.stack(list(terms.values())).sum()
-        self._require_finite(total, terms)
+        self.require_finite(total, terms)
         logged = {f"loss/{name}": term.detach() for name, term in terms.items()}
         self.log_dict({**logged, "loss/total": total.detach()}, batch_size=len(batch["example_id"]))
         return total
@@ -230,7 +230,12 @@ class CapModule(LightningModule):
             return None
         return self._train_groups[example_id].to(device, non_blocking=True)
 
-    def _require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
+    def require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
+        """Stop a run whose loss is not finite, and say which term it was.
+
+        Raises:
+            RunError: If it is not.
+        """
         if bool(total.isfinite()):
             return
         values = {name: float(term.detach()) for name, term in terms.items()}

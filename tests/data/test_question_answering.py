@@ -235,7 +235,7 @@ def test_what_the_labels_say_is_the_answer(
     assert scores == {"f1": pytest.approx(1.0), "exact_match": pytest.approx(1.0)}
 
 
-def test_a_batch_holds_windows_with_their_questions_number(make_data: MakeData) -> None:
+def test_a_batch_holds_windows_and_the_positions_of_their_answers(make_data: MakeData) -> None:
     data = make_data()
     batch = next(iter(data.train_dataloader()))
     assert {name: (tensor.dtype, tensor.ndim) for name, tensor in batch.items()} == {
@@ -244,11 +244,8 @@ def test_a_batch_holds_windows_with_their_questions_number(make_data: MakeData) 
         "attention_mask": (torch.int64, 2),
         "labels": (torch.int64, 2),
         "example_id": (torch.int64, 1),
-        "group_id": (torch.int64, 1),
     }
     assert torch.equal(batch["labels"], data.train_labels[batch["example_id"]])
-    assert data.train_groups is not None
-    assert torch.equal(batch["group_id"], data.train_groups[batch["example_id"]])
 
 
 def test_windows_are_counted_and_grouped_by_their_questions_row(make_data: MakeData) -> None:

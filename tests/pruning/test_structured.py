@@ -368,3 +368,27 @@ def test_a_target_that_rounds_to_one_ffn_unit_is_taken() -> None:
 def test_importance_rows_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pruning\.importance_rows must be at least 1, or null for all, got 0"):
         structured(importance_rows=0)
+
+
+def test_importance_goes_where_the_model_goes() -> None:
+    model = tiny_classifier()
+    pruner = attached(model)
+    model.to("meta")
+    assert {gated.importance.device.type for layers in pruner._kinds.values() for gated in layers} == {"meta"}
+
+
+def test_importance_that_is_not_finite_is_refused() -> None:
+    from cap.errors import RunError
+
+    pruner = attached(tiny_classifier())
+    set_importance(pruner)
+    next(iter(pruner._kinds.values()))[0].importance[0] = torch.nan
+    with pytest.raises(RunError, match="the importance of units must be finite"):
+        pruner.update_masks(0.5)
+
+
+def test_a_target_is_checked_without_touching_the_model() -> None:
+    model = tiny_classifier()
+    with pytest.raises(ValueError, match="reaches sparsity"):
+        structured(0.9).check(prunable(model))
+    assert not hasattr(model.bert.encoder.layer[0].output.dense, "parametrizations")

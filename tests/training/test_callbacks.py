@@ -184,7 +184,7 @@ def structured_callbacks(n_rows: int = 32):
     from cap.training.callbacks import ImportanceCallback, PruningCallback, RestartCallback
 
     pruning = PruningCallback(levels(), every_n_steps=1)
-    importance = ImportanceCallback(pruning, loader=lambda: loader(8), batch_size=4, n_rows=n_rows)
+    importance = ImportanceCallback(pruning, loader=lambda: loader(8), batch_size=4, n_examples=n_rows)
     return [importance, pruning, RestartCallback(levels())]
 
 
@@ -212,6 +212,36 @@ def test_more_importance_rows_than_there_are_is_said(tiny_module, tmp_path, capl
     assert "pruning.importance_rows=33, but there are 32: all are used" in caplog.text
 
 
+def test_a_run_on_some_of_the_batches_measures_importance_on_as_many(tiny_module, tmp_path):
+    module = tiny_module(structured())
+    seen: list[bool] = []
+    real = module.pruner.observe_importance
+    module.pruner.observe_importance = lambda: (seen.append(True), real())
+    fit(module, tmp_path, structured_callbacks(), n_batches=8, limit_train_batches=2)
+    assert len(seen) == 2 * 2  # two levels
+
+
+def test_importance_that_is_not_finite_stops_the_run(tiny_module, tmp_path):
+    from cap.errors import RunError
+    from cap.training.importance import measure_importance
+
+    module = tiny_module(structured())
+    with torch.no_grad():
+        module.student.model.classifier.bias.fill_(float("inf"))
+    with pytest.raises(RunError, match="the loss must be finite"):
+        measure_importance(module, loader(2), module.pruner.importance_pass, batch_size=4, trainer=trainer_of(tmp_path))
+
+
+def test_levels_without_a_step_of_their_own_are_said(tiny_module, tmp_path):
+    from cap.pruning.schedule import Stepwise
+    from cap.training.callbacks import PruningCallback
+
+    said: list[str] = []
+    plan = Stepwise(sparsity=0.5, warmup=0.0)
+    fit(tiny_module(), tmp_path, [PruningCallback(plan, every_n_steps=1, warn=said.append)], n_batches=2)
+    assert said == ["5 levels found only 2 steps of their own in a run of 2 steps: the others were passed over."]
+
+
 def test_an_importance_pass_leaves_weights_modes_and_gradients_as_they_were(tiny_module, tmp_path):
     from cap.training.importance import measure_importance
 
@@ -220,10 +250,15 @@ def test_an_importance_pass_leaves_weights_modes_and_gradients_as_they_were(tiny
     wanted = {name: p.requires_grad for name, p in module.student.named_parameters()}
     trainer = trainer_of(tmp_path)
     measure_importance(module, loader(2), module.pruner.importance_pass, batch_size=4, trainer=trainer)
-    assert all(torch.equal(value, weights[name]) for name, value in module.student.state_dict().items())
+    after = module.student.state_dict()
+    assert {name for name in after if not torch.equal(after[name], weights[name])} == measured(after)
     assert {name: p.requires_grad for name, p in module.student.named_parameters()} == wanted
     assert not [name for name, p in module.student.named_parameters() if p.grad is not None]
     assert module.training
+
+
+def measured(names) -> set[str]:
+    return {name for name in names if name.endswith(".importance")}
 
 
 def trainer_of(tmp_path):
