@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cap.results.collect import collect
+from cap.results.export_table import EXPORT_HEADER, export_rows
+from cap.results.runs import Run
 from cap.results.tables import COLUMNS, cells, group_runs, markdown
 from cap.storage import atomic_file, read_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ("<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->")
+EXPORTS = ("<!-- exports: python -m benchmarks.results_table -->", "<!-- end of exports -->")
 COST = ("<!-- cost: python -m benchmarks.results_table -->", "<!-- end of cost -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
@@ -26,10 +29,20 @@ def table(folder: Path) -> str:
     columns = [
         replace(column, title=TITLES.get(column.key, column.title)) for column in COLUMNS if column.key not in LEFT_OUT
     ]
-    # Folders below hold what is kept for comparison only.
-    collection = collect([folder])
-    runs = [run for run in collection.runs if run.path.parent == folder]
-    return markdown([column.title for column in columns], (cells(group, columns) for group in group_runs(runs)))
+    groups = group_runs(committed_runs(folder))
+    return markdown([column.title for column in columns], (cells(group, columns) for group in groups))
+
+
+def export_table(folder: Path) -> str:
+    """Make the table of what was exported of these runs; empty where nothing was."""
+    rows = export_rows(run for group in group_runs(committed_runs(folder)) for run in group.runs)
+    return markdown(EXPORT_HEADER, rows) if rows else ""
+
+
+def committed_runs(folder: Path) -> list[Run]:
+    """Read the completed runs in a folder; folders below hold what is kept for comparison only."""
+    resolved = folder.resolve()
+    return [run for run in collect([folder]).runs if run.path.parent == resolved]
 
 
 def cost_table(measured: dict[str, Any]) -> str:
@@ -47,24 +60,27 @@ def cost_table(measured: dict[str, Any]) -> str:
     return markdown(["", "plain fine-tuning", "CAP", "ratio"], lines)
 
 
-def write() -> None:
+def write(root: Path = ROOT) -> None:
     """Put each table between its two markers in the README."""
-    readme = ROOT / "README.md"
+    readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
-    for (begin, end), lines in tables():
+    for (begin, end), lines in tables(root):
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}\n{lines}\n{end}{rest.partition(end)[2]}"
     with atomic_file(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def tables() -> list[tuple[tuple[str, str], str]]:
-    """Make every table of the README, each with its markers."""
-    folder = ROOT / "benchmarks"
-    return [
+def tables(root: Path = ROOT) -> list[tuple[tuple[str, str], str]]:
+    """Make every table of the README, each with its markers; that of exports is one which a README may leave out."""
+    folder = root / "benchmarks"
+    made = [
         (RESULTS, table(folder / "records")),
         (COST, cost_table(read_json(folder / "results" / "step_minilm.json"))),
     ]
+    if EXPORTS[0] in (root / "README.md").read_text(encoding="utf-8"):
+        made.append((EXPORTS, export_table(folder / "records")))
+    return made
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from cap.errors import InputError, RunError, nearest_first
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 _N_SUGGESTIONS = 3
+# Groups whose files set keys of all others.
+_RECIPES = ("experiment", "debug")
 
 
 def conf_dir() -> Path:
@@ -86,6 +88,11 @@ def door(
     return command
 
 
+def typed_overrides() -> list[str]:
+    """Return what was typed for this job; of a multirun, what this job got of it."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
+
+
 def explain(error: Exception, known: Iterable[str]) -> str:
     """Say in one message what a composition error means, the nearest of the known keys first."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
@@ -95,6 +102,9 @@ def explain(error: Exception, known: Iterable[str]) -> str:
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and "Could not override" in first_line:
         given = first_line.partition("'")[2].rpartition("'")[0]
+        of_another = _of_another_choice(given, cause)
+        if of_another is not None:
+            return of_another
         nearest = nearest_first(given, known)[:_N_SUGGESTIONS]
         return f"there is no key {given!r}; the nearest known ones are {', '.join(nearest)}"
     if "is not a ListConfig" in str(cause):
@@ -114,14 +124,37 @@ def known_keys(config_name: str = "train", schema: type = TrainConfig) -> set[st
     keys = set(_flatten(OmegaConf.structured(schema), ""))
     composed = OmegaConf.load(conf_dir() / f"{config_name}.yaml")
     groups = {str(group) for entry in composed.defaults if isinstance(entry, DictConfig) for group in entry}
-    for file in conf_dir().glob("*/*.yaml"):
-        group = file.parent.name
-        if group not in groups:
-            continue
+    for group in groups & {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}:
         keys.add(group)
-        if group not in ("experiment", "debug"):
-            keys |= {f"{group}.{key}" for key in _flatten(OmegaConf.load(file), "")}
+        if group not in _RECIPES:
+            keys |= {f"{group}.{key}" for node in _choices(group).values() for key in _flatten(node, "")}
     return {key for key in keys if "defaults" not in key}
+
+
+def _of_another_choice(given: str, cause: BaseException | None) -> str | None:
+    """Say whose a key is that only other choices of its group have; None if none has it."""
+    group, _, key = given.partition(".")
+    # What OmegaConf could not override says where it looked.
+    node = getattr(cause, "parent_node", None)
+    if group in _RECIPES or not isinstance(node, DictConfig) or getattr(cause, "full_key", None) != given:
+        return None
+    choices = _choices(group)
+    having = [name for name, content in choices.items() if key in set(_flatten(content, ""))]
+    chosen = [name for name, content in choices.items() if content.get("_target_") == node.get("_target_")]
+    if not having or not chosen:
+        return None
+    return f"{group}={chosen[0]} has no key {key}; it belongs to {group}={', '.join(having)}"
+
+
+def _choices(group: str) -> dict[str, DictConfig]:
+    """Read what each yaml file of a group puts into that group, by the name of the choice."""
+    found = {}
+    for file in sorted((conf_dir() / group).glob("*.yaml")):
+        content = OmegaConf.load(file)
+        if isinstance(content, DictConfig):
+            # A file that also chooses for other groups holds its own below its name.
+            found[file.stem] = content.get(group, content)
+    return found
 
 
 def _flatten(node: object, prefix: str) -> Iterator[str]:
@@ -160,4 +193,4 @@ def set_up_log() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # debug=profile is about its table
 
 
-__all__ = ["conf_dir", "door", "explain", "known_keys", "set_up_log"]
+__all__ = ["conf_dir", "door", "explain", "known_keys", "set_up_log", "typed_overrides"]

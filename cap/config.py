@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -16,10 +17,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from cap.errors import InputError
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import OneShot, SchedulePlan
+from cap.pruning.weights import WeightPruner
+from cap.results.runs import what_counts
 from cap.storage import content_key
 
-# What a run is called and where it lies does not change what it computes.
-_NOT_IN_HASH = ("output_dir", "cache_dir", "logger", "traceback")
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -187,7 +189,7 @@ class Checked:
     @property
     def hash(self) -> str:
         """Name the configuration by what changes the result."""
-        return content_key({key: value for key, value in self.resolved.items() if key not in _NOT_IN_HASH})
+        return content_key(what_counts(self.resolved))
 
 
 def check(cfg: DictConfig) -> Checked:
@@ -223,14 +225,21 @@ def check(cfg: DictConfig) -> Checked:
     if not isinstance(every_n_steps, int) or every_n_steps < 1:
         problems.append(f"pruning.every_n_steps must be a whole number of at least 1, got {every_n_steps!r}")
     if len(parts) == 2:
-        problems += _problems_of_parts(parts["pruning"], parts["schedule"])
+        problems += _problems_of_parts(parts["pruning"], parts["schedule"], config.sparsity)
     problems += _problems_of_trainer(config.trainer)
     if problems:
         raise InputError("\n".join(problems))
     n_epochs = parts["schedule"].n_epochs
-    if n_epochs is not None:
-        # The record and the hash say how long the run really is.
+    # The record and the hash say how long the run and its rows really are.
+    if n_epochs is not None and n_epochs != config.trainer.max_epochs:
+        log.info(
+            "the schedule takes %d epochs (schedule.epochs_per_level), not trainer.max_epochs=%d; "
+            "schedule.epochs_per_level=null spreads its levels over those",
+            n_epochs,
+            config.trainer.max_epochs,
+        )
         config.trainer.max_epochs = resolved["trainer"]["max_epochs"] = n_epochs
+    config.task.max_length = resolved["task"]["max_length"] = config.max_length
     return Checked(
         config, {str(k): v for k, v in resolved.items()}, parts["pruning"], name, every_n_steps, parts["schedule"]
     )
@@ -245,10 +254,20 @@ def _type_problems(key: str, node: dict[str, Any]) -> list[str]:
     hints = get_type_hints(target.__init__)
     problems = []
     for name, value in node.items():
+        if name != "_target_" and name not in hints:
+            problems.append(
+                f"{key}.{name} does not belong to {key}={target.__name__.lower()}, which takes "
+                f"{', '.join(known for known in hints if known != 'return') or 'nothing'}; leave it out, "
+                f"or choose another recipe if experiment= has set it"
+            )
         wanted = hints.get(name)
         if isinstance(wanted, UnionType):
             options = [option for option in get_args(wanted) if option is not NoneType]
-            if value is None or len(options) != 1:
+            if value is None:
+                continue
+            if any(get_origin(option) is list for option in options):
+                if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
+                    problems.append(f"{key}.{name} must be a list of numbers, like [0.5,0.9], got {value!r}")
                 continue
             wanted = options[0]
         if wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, wanted))):
@@ -357,16 +376,23 @@ def _problems_of_objective(c: TrainConfig) -> list[str]:
     return []
 
 
-def _problems_of_parts(pruner: Pruner, plan: SchedulePlan) -> list[str]:
+def _problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> list[str]:
     if not pruner.moves_within_levels and plan.level_starts(1) is None:
         return [
             f"this pruning type prunes at levels with retraining in between: schedule must be stepwise or oneshot, "
-            f"got {type(plan).__name__.lower()}; leave schedule out, or choose another pruning type"
+            f"got {type(plan).__name__.lower()}; set schedule=stepwise, or choose another pruning type"
         ]
     if pruner.learns_scores and isinstance(plan, OneShot) and plan.flat_before == 0:
         return [
             "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
             "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
+        ]
+    pattern = pruner.pattern if isinstance(pruner, WeightPruner) else None
+    if pattern is not None and sparsity != pattern.sparsity:
+        return [
+            f"pruning.pattern={pattern} prunes {pattern.size - pattern.n_kept} of every {pattern.size} weights, so "
+            f"sparsity must be {pattern.sparsity:g}, got {sparsity}; set sparsity={pattern.sparsity:g}, or "
+            f"pruning.pattern=null"
         ]
     return []
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from cap.errors import InputError
 from cap.results.collect import Collection, collect
+from cap.results.export_table import EXPORT_CAPTION, EXPORT_HEADER, export_rows
 from cap.results.published import Published, published_for
 from cap.results.report_costs import plot_score_against_bytes, plot_score_against_latency
 from cap.results.report_page import build_page, summary
@@ -94,7 +95,8 @@ def _draw(groups: Sequence[Group], published: Sequence[Published], folder: Path)
     }
     captions = {
         sparsity: "Means over seeds; error bars: standard deviation." + beside,
-        latency: "Means over seeds of each export: marker by format, colour by pruning type.",
+        latency: "Means over seeds of each export: marker by format, colour by pruning type; a panel for each shape of "
+        "batch and each machine, since times on two machines compare with nothing.",
         size: "Means over seeds of each export: marker by format, colour by pruning type.",
         ablation: "Score minus that of the same configuration with fewer contrastive terms, mean over the seeds that "
         "both have; error bars: standard deviation of these differences. Beside each: pruning type and sparsity.",
@@ -112,6 +114,9 @@ def _markdown(title: str, groups: Sequence[Group], collection: Collection) -> st
     parts = [f"# {escape_markdown(title)}", summary(groups, collection)]
     if groups:
         parts += [markdown([column.title for column in COLUMNS], map(cells, groups)), CAPTION]
+    exports = export_rows(collection.runs)
+    if exports:
+        parts += ["## Exports", markdown(EXPORT_HEADER, exports), EXPORT_CAPTION]
     if collection.left_out:
         rows = ([left.shown, left.reason] for left in collection.left_out)
         parts += ["## Not in the table", markdown(["run", "reason"], rows)]

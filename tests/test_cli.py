@@ -50,6 +50,28 @@ def run_door(monkeypatch, tmp_path, capsys):
             ["contrast.temprature=1"],
             "there is no key 'contrast.temprature'; the nearest known ones are contrast.temperature",
         ),
+        (
+            ["pruning.pattern=2:4"],
+            "error: pruning=soft_movement has no key pattern; "
+            "it belongs to pruning=first_order, magnitude, movement, random\n",
+        ),
+        (
+            ["pruning=movement", "pruning.importance_rows=8"],
+            "error: pruning=movement has no key importance_rows; it belongs to pruning=structured\n",
+        ),
+        (
+            ["pruning=structured", "pruning.scope=global"],
+            "error: pruning=structured has no key scope; "
+            "it belongs to pruning=first_order, magnitude, movement, random\n",
+        ),
+        (
+            ["experiment=cap_movement", "pruning.threshold=target"],
+            "error: pruning=movement has no key threshold; it belongs to pruning=soft_movement\n",
+        ),
+        (["schedule.levels=[0.5]"], "error: schedule=cubic has no key levels; it belongs to schedule=stepwise\n"),
+        (["logger.project=x"], "error: logger=csv has no key project; it belongs to logger=wandb\n"),
+        (["pruning.patern=2:4"], "there is no key 'pruning.patern'; the nearest known ones are pruning.pattern"),
+        (["experiment.sparsity=0.5"], "there is no key 'experiment"),
         (["sparsity=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
         (["task=qpq"], "task must be one of qqp, "),
         (["model=minilmm"], "model must be one of minilm, "),
@@ -160,9 +182,10 @@ def test_finetune_makes_the_teacher_that_a_run_then_finds(compose_config, tiny_o
 def test_known_keys_name_schema_groups_and_what_a_pruning_type_takes():
     from cap.cli import known_keys
 
-    assert {"sparsity", "pruning", "experiment", "trainer.max_steps", "pruning.threshold", "schedule.levels"} <= (
-        known_keys()
-    )
+    keys = known_keys()
+    assert {"sparsity", "pruning", "experiment", "trainer.max_steps"} <= keys
+    assert {"pruning.threshold", "pruning.importance_rows", "schedule.levels"} <= keys
+    assert not [key for key in keys if key.startswith("pruning.pruning")]
 
 
 def test_known_keys_of_the_probe_are_its_own():

@@ -55,11 +55,18 @@ def message_of(compose_config, *overrides: str) -> str:
         (["schedule=oneshot", "schedule.flat_before=0.0"], "needs schedule.flat_before > 0, got 0"),
         (
             ["pruning=structured", "schedule=cubic"],
-            "must be stepwise or oneshot, got cubic; leave schedule out",
+            "must be stepwise or oneshot, got cubic; set schedule=stepwise",
         ),
         (["pruning=structured", "pruning.importance=taylor"], "pruning.importance must be one of gradient, random"),
         (["pruning=structured", "pruning.importance_rows=0"], "must be at least 1, or null for all, got 0"),
         (["pruning=structured", "pruning.importance_rows=many"], "must be a whole number, got 'many'"),
+        (
+            ["schedule=stepwise", "schedule.levels=0.5"],
+            "must be a list of numbers, like [0.5,0.9], got 0.5",
+        ),
+        (["schedule=stepwise", "schedule.levels=[0.1,abc,0.5]"], "must be a list of numbers, like [0.5,0.9], got [0.1"),
+        (["experiment=cap_structured", "schedule=oneshot"], "schedule.levels does not belong to schedule=oneshot"),
+        (["experiment=cap_structured", "pruning=movement"], "pruning.importance does not belong to pruning=movement"),
         (["trainer.precision=fp16x"], "trainer.* must be what Lightning's Trainer takes"),
         (["trainer.accelerator=abacus"], "trainer.* must be what Lightning's Trainer takes"),
         (["trainer.limit_train_batches=0"], "trainer.limit_train_batches must be > 0, got 0"),
@@ -112,6 +119,19 @@ def test_hash_ignores_what_does_not_change_the_result(compose_config, override):
     assert check(compose_config(override)).hash == check(compose_config()).hash
 
 
+def test_a_key_that_is_null_does_not_change_the_hash(compose_config):
+    from dataclasses import replace
+
+    from cap.config import check
+
+    checked = check(compose_config())
+    newer = {"key": None, "group": {"key": None}, "trainer": {**checked.resolved["trainer"], "key": None}}
+    assert checked.resolved["data_dir"] is None
+    assert replace(checked, resolved=checked.resolved | newer).hash == checked.hash
+    without = {key: value for key, value in checked.resolved.items() if key != "data_dir"}
+    assert replace(checked, resolved=without).hash == checked.hash
+
+
 @pytest.mark.parametrize(
     "override", ["sparsity=0.6", "seed=2", "pruning=movement", "data.max_train_rows=10", "teacher=none"]
 )
@@ -162,3 +182,27 @@ def test_a_schedule_that_is_typed_wins_over_the_one_that_a_pruning_type_brings(c
 
     checked = check(compose_config("pruning=structured", "schedule=oneshot"))
     assert type(checked.plan).__name__ == "OneShot"
+
+
+def test_the_length_of_rows_is_said_once(compose_config):
+    from cap.config import check
+
+    first, second = (check(compose_config("task=squad", f"{key}=200")) for key in ("max_length", "task.max_length"))
+    assert first.resolved["task"]["max_length"] == first.resolved["max_length"] == 200
+    assert first.hash == second.hash
+
+
+def test_levels_that_set_the_length_of_the_run_are_said(compose_config, caplog):
+    import logging
+
+    from cap.config import check
+
+    caplog.set_level(logging.INFO, logger="cap")
+    check(compose_config("pruning=structured", "sparsity=0.5", "trainer.max_epochs=3"))
+    assert "the schedule takes 10 epochs (schedule.epochs_per_level), not trainer.max_epochs=3" in caplog.text
+
+
+def test_overfitting_takes_the_trainers_epochs_whatever_the_pruning_type(compose_config):
+    from cap.config import check
+
+    assert check(compose_config("pruning=structured", "debug=overfit")).config.trainer.max_epochs == 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -24,13 +25,20 @@ def test_run_leaves_a_model_all_of_whose_groups_are_in_the_pattern(compose_confi
     assert all(follows_pattern(linear.weight, 2, 4) for linear in prunable_linears(model).values())
 
 
+@pytest.mark.parametrize(("pattern", "goes"), [("2:4", "2 of every 4"), ("4:8", "4 of every 8")])
 @pytest.mark.parametrize("pruning", ["magnitude", "movement", "first_order", "random"])
-def test_pattern_with_another_sparsity_is_refused_before_anything_is_loaded(compose_config, pruning):
+def test_pattern_with_another_sparsity_is_refused_with_the_one_that_works(compose_config, pruning, pattern, goes):
     from cap.config import check
     from cap.errors import InputError
 
-    with pytest.raises(InputError, match=r"sparsity must be 0\.5, got 0\.97"):
-        check(compose_config(f"pruning={pruning}", "pruning.pattern=4:8", "sparsity=0.97"))
+    expected = f"pruning.pattern={pattern} prunes {goes} weights, so sparsity must be 0.5, got 0.97; set sparsity=0.5"
+    with pytest.raises(InputError, match=re.escape(expected)):
+        check(compose_config(f"pruning={pruning}", f"pruning.pattern={pattern}", "sparsity=0.97"))
+
+
+@pytest.mark.parametrize("pruning", ["magnitude", "movement", "first_order", "random"])
+def test_sparsity_is_not_said_twice(compose_config, pruning):
+    assert "final_sparsity" not in compose_config(f"pruning={pruning}").pruning
 
 
 @pytest.mark.parametrize("pruning", ["soft_movement", "structured"])

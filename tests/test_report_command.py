@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.results.made_records import made_record, write_grid, write_run
+from tests.results.made_records import made_exports, made_record, write_grid, write_run
 
 FILES = {"index.html", "table.md", "table.csv", "table.tex"}
 
@@ -135,3 +135,10 @@ def test_the_command_starts_without_loading_torch():
     code = "import sys, cap.report; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_markdown_lists_exports_where_there_are_some(command, tmp_path):
+    write_run(tmp_path / "outputs" / "0", made_record() | {"exports": made_exports(0.9)})
+    command("outputs")
+    exports = (tmp_path / "report" / "table.md").read_text().partition("## Exports")[2]
+    assert [name in exports for name in ("| compact | 49.5 |", "| int8 | 22.0 |")] == [True, True]

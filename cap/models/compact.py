@@ -51,11 +51,11 @@ class Compacted:
 def compact(model: PreTrainedModel) -> Compacted:
     """Copy a model without the heads and FFN units that its zeros have killed.
 
-    A unit goes if its outgoing weights are all zero, or if it outputs a constant, which is then added to the outgoing
-    bias: an FFN unit without incoming weights outputs the activation of its bias, and a head without value weights its
-    value bias, because attention weights add up to 1 over the real tokens (there must be one). A head without query or
-    key weights attends to all tokens alike, so it stays. Every layer keeps at least one head and one FFN unit. It makes
-    no difference which pruning type left the zeros.
+    A unit goes if each of its dimensions either has no outgoing weight, or holds a constant, which is then added to the
+    outgoing bias: an FFN unit without incoming weights holds the activation of its bias, and a dimension of a head
+    without value weights its value bias, because attention weights add up to 1 over the real tokens (there must be
+    one). A head without query or key weights attends to all tokens alike, so it stays. Every layer keeps at least one
+    head and one FFN unit. It makes no difference which pruning type left the zeros.
 
     Args:
         model: A stock model of a known family, its masks folded; it is not changed.
@@ -143,9 +143,9 @@ def _remove(units: Units, source: nn.Linear, activation: Callable[[Tensor], Tens
 def _is_removable(units: Units, source: nn.Linear) -> Bool[Tensor, " units"]:
     is_silent = (units.outgoing.weight == 0).all(dim=0)  # (columns,)
     is_constant = (source.weight == 0).all(dim=1)  # (rows,), as many
-    silent, constant = (flags.view(units.n, units.size).all(dim=1) for flags in (is_silent, is_constant))
     # Without a bias there is no place for a constant.
-    return silent if units.outgoing.bias is None else silent | constant
+    is_dead = is_silent if units.outgoing.bias is None else is_silent | is_constant
+    return is_dead.view(units.n, units.size).all(dim=1)
 
 
 def _activation(config: PretrainedConfig) -> Callable[[Tensor], Tensor]:

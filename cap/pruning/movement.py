@@ -24,7 +24,6 @@ class Movement(WeightPruner):
             the gradient wants smaller: together a step that a model survives only if sparsity rises over very many
             optimizer steps. ``magnitude`` (ours, the default) starts a score at |w| over its matrix's mean |w|.
         pattern: As in ``WeightPruner``.
-        final_sparsity: As in ``WeightPruner``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -42,9 +41,8 @@ class Movement(WeightPruner):
         score_learning_rate: float,
         score_init: ScoreInit,
         pattern: str | None = None,
-        final_sparsity: float | None = None,
     ) -> None:
-        super().__init__(scope=scope, pattern=pattern, final_sparsity=final_sparsity)
+        super().__init__(scope=scope, pattern=pattern)
         if score_init not in ("zero", "magnitude"):
             raise ValueError(f"pruning.score_init must be 'zero' or 'magnitude', got {score_init!r}")
         if score_learning_rate <= 0:

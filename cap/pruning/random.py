@@ -15,10 +15,8 @@ class Random(WeightPruner):
     Arguments are those of ``WeightPruner``.
     """
 
-    def __init__(
-        self, *, scope: Scope = "matrix", pattern: str | None = None, final_sparsity: float | None = None
-    ) -> None:
-        super().__init__(scope=scope, pattern=pattern, final_sparsity=final_sparsity)
+    def __init__(self, *, scope: Scope = "matrix", pattern: str | None = None) -> None:
+        super().__init__(scope=scope, pattern=pattern)
         self._order: dict[str, Tensor] = {}
 
     def attach(self, prunable: Prunable, *, seed: int) -> None:

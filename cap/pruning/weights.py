@@ -24,28 +24,28 @@ class WeightPruner(Pruner):
     Args:
         scope: ``matrix`` prunes every matrix to the target, ``global`` ranks the weights of all matrices together.
         pattern: ``2:4`` or ``4:8`` keeps so many of every 4 or 8 consecutive weights along the input dimension, see
-            ``cap.pruning.patterns``; None keeps any.
-        final_sparsity: Where the schedule ends; with a pattern it must be the pattern's own.
+            ``cap.pruning.patterns``, and the schedule must end at the pattern's own sparsity; None keeps any.
 
     Raises:
-        ValueError: If ``scope`` or ``pattern`` is unknown, or the pattern ends at another sparsity.
+        ValueError: If ``scope`` or ``pattern`` is unknown.
     """
 
     mask_type: ClassVar[type[FixedMask] | type[ScoredMask]] = FixedMask
 
-    def __init__(
-        self, *, scope: Scope = "matrix", pattern: str | None = None, final_sparsity: float | None = None
-    ) -> None:
+    def __init__(self, *, scope: Scope = "matrix", pattern: str | None = None) -> None:
         if scope not in ("matrix", "global"):
             raise ValueError(f"pruning.scope must be 'matrix' or 'global', got {scope!r}")
         self.scope = scope
-        self.pattern = None if pattern is None else get_pattern(pattern, final_sparsity=final_sparsity)
+        self.pattern = None if pattern is None else get_pattern(pattern)
         self._linears: dict[str, nn.Linear] = {}
         self._n_pruned = 0
 
-    def attach(self, prunable: Prunable, *, seed: int) -> None:  # noqa: D102 - as the base class says
+    def check(self, prunable: Prunable) -> None:  # noqa: D102 - as the base class says
         if self.pattern is not None:
             check_divisible(prunable.linears, self.pattern)
+
+    def attach(self, prunable: Prunable, *, seed: int) -> None:  # noqa: D102
+        self.check(prunable)
         self._linears = prunable.linears
         for linear in self._linears.values():
             parametrize.register_parametrization(linear, "weight", self.mask_type(linear.weight))

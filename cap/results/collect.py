@@ -16,6 +16,8 @@ RECORD = "record.json"
 # Beside one of these a config.yaml is that of a run.
 _LEFT_BY_A_RUN = ("checkpoints", "train.log", "model")
 _STATUSES = ("completed", "interrupted", "failed")
+# What cap.evaluate writes beside the models that it scores.
+_EVALUATION = "evaluation"
 _OPTIONAL = (
     ("config_hash",),
     ("seed",),
@@ -108,6 +110,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     """
     found = _find(folders)
     runs, left_out = [], []
+    n_evaluations = 0
     for path, shown in found.items():
         if path.is_dir():
             left_out.append(LeftOut(path, shown, f"incomplete: the folder of a run without a {RECORD}"))
@@ -115,11 +118,14 @@ def collect(folders: Sequence[Path]) -> Collection:
         read = _read(path, shown)
         if isinstance(read, Run):
             runs.append(read)
-        else:
+        elif isinstance(read, LeftOut):
             left_out.append(read)
+        else:
+            n_evaluations += 1
     kept, copies = _without_copies(runs)
     warnings = [f"{run.shown}: {' '.join(str(text).split())}" for run in kept for text in _warnings(run)]
-    return Collection(tuple(kept), tuple(left_out), (*copies, *_other_versions(kept), *warnings))
+    notes = (*copies, *_evaluations(n_evaluations), *_other_versions(kept), *warnings)
+    return Collection(tuple(kept), tuple(left_out), notes)
 
 
 def _find(folders: Sequence[Path]) -> dict[Path, str]:
@@ -154,13 +160,16 @@ def _is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _read(path: Path, shown: str) -> Run | LeftOut:
+def _read(path: Path, shown: str) -> Run | LeftOut | None:
+    """Read a record; None is that of an evaluation, which is no run and no failure of one."""
     try:
         record: Any = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         return LeftOut(path, shown, f"unreadable: {' '.join(str(error).split()) or type(error).__name__}")
     if not isinstance(record, dict) or record.get("status") not in _STATUSES:
         return LeftOut(path, shown, f"not the record of a run: no status of {', '.join(_STATUSES)}")
+    if record.get("kind") == _EVALUATION:
+        return None
     if record.get("kind") is not None:
         return LeftOut(path, shown, f"not a run: {record['kind']}")
     if record["status"] != "completed":
@@ -190,17 +199,24 @@ def _without_copies(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     kept: dict[str, Run] = {}
     notes = []
     for run in runs:
-        identity = content_key([run.record.get("config_hash") or run.settings, run.seed])
+        identity = content_key([run.identity, run.seed])
         first = kept.setdefault(identity, run)
         if first is not run:
             differs = (
                 "" if first.score == run.score else f", although their scores differ, {first.score} and {run.score}"
             )
             notes.append(
-                f"{run.shown} is the same run as {first.shown}: one configuration, one seed. "
+                f"{run.shown} is the same run as {first.shown}: one configuration, one seed, the same rows. "
                 f"Only the latter counts{differs}."
             )
     return list(kept.values()), notes
+
+
+def _evaluations(count: int) -> Iterator[str]:
+    if count:
+        one = "1 record is that of an evaluation (cap.evaluate), which is no run; it is in no table."
+        several = f"{count} records are those of evaluations (cap.evaluate), which are no runs; they are in no table."
+        yield one if count == 1 else several
 
 
 def _other_versions(runs: Sequence[Run]) -> Iterator[str]:

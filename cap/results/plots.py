@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,26 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from cap.results.history import History, Series
-from cap.storage import atomic_file
-
-_DPI = 160
-_WIDTH = 5.6  # inches: 896 pixels
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same letters
-    "font.size": 9.0,
-    "axes.labelsize": 9.0,
-    "axes.titlesize": 9.0,
-    "legend.fontsize": 9.0,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
-# Okabe and Ito's palette: told apart with every common form of colour blindness.
-_BLUE, _VERMILLION, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#E69F00", "#009E73", "#666666"
+from cap.results.style import BLUE, DPI, GREEN, GREY, ORANGE, STYLE, VERMILLION, WIDTH, save
 
 _METRIC_LABELS = {
     "accuracy": "accuracy (fraction)",
@@ -93,15 +73,15 @@ def plot_score_and_sparsity(
     drawn = [series for series in (score, target, sparsity) if series is not None]
     if not drawn:
         return None
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.3), dpi=_DPI)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.3), dpi=DPI)
         axes = figure.add_subplot()
         _draw_score(axes, score, teacher, majority, _METRIC_LABELS.get(metric, metric.replace("_", " ")))
         _draw_sparsity(axes, target, sparsity)
         _step_axis(axes, drawn, n_intervals=5)
         axes.set_xlabel("optimizer step")
         _legend_once(figure)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_layer_sparsity(matrices: Mapping[str, Sequence[int]], path: Path) -> Path | None:
@@ -117,8 +97,8 @@ def plot_layer_sparsity(matrices: Mapping[str, Sequence[int]], path: Path) -> Pa
     table, layers, kinds = _sparsity_table(matrices)
     if not np.isfinite(table).any():
         return None
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 1.1 + 0.3 * max(len(layers), 3)), dpi=_DPI)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.1 + 0.3 * max(len(layers), 3)), dpi=DPI)
         axes = figure.add_subplot()
         low, high = _colour_range(float(np.nanmin(table)), float(np.nanmax(table)))
         shades = axes.pcolormesh(
@@ -135,7 +115,7 @@ def plot_layer_sparsity(matrices: Mapping[str, Sequence[int]], path: Path) -> Pa
         bar.set_label("sparsity\n(fraction of weights)")
         bar.locator = MaxNLocator(nbins=5)
         bar.update_ticks()
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def plot_losses(history: History, path: Path) -> Path | None:
@@ -154,8 +134,8 @@ def plot_losses(history: History, path: Path) -> Path | None:
         return None
     n_columns = min(len(names), 2)
     n_rows = -(-len(names) // n_columns)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.9 + 1.25 * max(n_rows, 1.6)), dpi=_DPI)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.9 + 1.25 * max(n_rows, 1.6)), dpi=DPI)
         first: Axes | None = None
         for index, name in enumerate(names):
             axes = figure.add_subplot(n_rows, n_columns, index + 1, sharex=first)
@@ -169,20 +149,20 @@ def plot_losses(history: History, path: Path) -> Path | None:
         figure.supxlabel("optimizer step", fontsize=9)
         figure.supylabel("loss (nats)", fontsize=9)
         _legend_once(figure)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _draw_score(axes: Axes, score: Series | None, teacher: float | None, majority: float | None, label: str) -> None:
     levels = []
     if score is not None:
         marker = "o" if len(score) <= _MANY_POINTS else None
-        axes.plot(score.steps, score.values, color=_BLUE, marker=marker, markersize=4, linewidth=1.6, label="student")
+        axes.plot(score.steps, score.values, color=BLUE, marker=marker, markersize=4, linewidth=1.6, label="student")
         levels += [float(score.values.min()), float(score.values.max())]
     if teacher is not None:
-        axes.axhline(teacher, color=_GREEN, linestyle="-.", linewidth=1.4, label=f"teacher ({teacher:.3f})")
+        axes.axhline(teacher, color=GREEN, linestyle="-.", linewidth=1.4, label=f"teacher ({teacher:.3f})")
         levels.append(teacher)
     if majority is not None:
-        axes.axhline(majority, color=_GREY, linestyle=":", linewidth=1.6, label=f"majority class ({majority:.3f})")
+        axes.axhline(majority, color=GREY, linestyle=":", linewidth=1.6, label=f"majority class ({majority:.3f})")
         levels.append(majority)
     if not levels:
         axes.set_yticks([])
@@ -203,7 +183,7 @@ def _draw_sparsity(axes: Axes, target: Series | None, reached: Series | None) ->
         right.plot(
             target.steps,
             target.values,
-            color=_ORANGE,
+            color=ORANGE,
             linestyle=(0, (2, 1)),
             linewidth=3.2,
             alpha=0.75,
@@ -215,7 +195,7 @@ def _draw_sparsity(axes: Axes, target: Series | None, reached: Series | None) ->
         right.plot(
             reached.steps,
             reached.values,
-            color=_VERMILLION,
+            color=VERMILLION,
             marker=marker,
             markersize=4,
             linewidth=1.2,
@@ -223,7 +203,7 @@ def _draw_sparsity(axes: Axes, target: Series | None, reached: Series | None) ->
             label="sparsity, reached",
         )
     right.set_ylim(-0.03, 1.03)
-    right.set_ylabel("sparsity (fraction of\nprunable weights)", color=_VERMILLION)
+    right.set_ylabel("sparsity (fraction of\nprunable weights)", color=VERMILLION)
     # The score is what the picture is about: its axes lie above, transparent.
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
@@ -232,10 +212,10 @@ def _draw_sparsity(axes: Axes, target: Series | None, reached: Series | None) ->
 def _draw_loss(axes: Axes, series: Series) -> None:
     is_long = len(series) >= _MANY_POINTS
     if is_long:
-        axes.plot(series.steps, series.values, color=_BLUE, linewidth=0.5, alpha=0.35, label="as logged")
-        axes.plot(series.steps, _running_mean(series.values), color=_BLUE, linewidth=1.5, label="running mean")
+        axes.plot(series.steps, series.values, color=BLUE, linewidth=0.5, alpha=0.35, label="as logged")
+        axes.plot(series.steps, _running_mean(series.values), color=BLUE, linewidth=1.5, label="running mean")
     else:
-        axes.plot(series.steps, series.values, color=_BLUE, marker="o", markersize=3, linewidth=1.2)
+        axes.plot(series.steps, series.values, color=BLUE, marker="o", markersize=3, linewidth=1.2)
     if series.values.min() > 0 and series.values.max() > _SPIKE * float(np.median(series.values)):
         axes.set_yscale("log")
     else:
@@ -310,12 +290,6 @@ def _write_cells(axes: Axes, table: np.ndarray, low: float, high: float) -> None
         text = f"{value:.{digits}f}" if np.isfinite(value) else "\N{EN DASH}"
         is_dark = np.isfinite(value) and value < low + 0.45 * (high - low)
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color="white" if is_dark else "black")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
-    return path
 
 
 __all__ = ["plot_layer_sparsity", "plot_losses", "plot_score_and_sparsity"]

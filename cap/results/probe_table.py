@@ -32,32 +32,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cap.errors import InputError
+from cap.results.style import BLUE, DPI, GREEN, GREY, ORANGE, PINK, SKY, STYLE, VERMILLION, WIDTH, save
 from cap.storage import atomic_folder, read_json, write_json
 
 _JSON, _TABLE, _PICTURE = "probe.json", "table.md", "probe.png"
 _NONE = "\N{EN DASH}"
 
-_DPI = 160
-_WIDTH = 5.6  # inches: 896 pixels
 _PANELS_A_LINE = 3
 _LONG_LABEL = 34  # from here on a legend has room for one column only
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same letters
-    "font.size": 9.0,
-    "axes.titlesize": 9.0,
-    "legend.fontsize": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
-# Greys for dense models; for runs Okabe and Ito's palette, told apart with every common form of colour blindness.
-_COLOURS = {
-    "pretrained": ("#C8C8C8",),
-    "teacher": ("#555555",),
-    "run": ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"),
-}
+_COLOURS = {"pretrained": ("#C8C8C8",), "teacher": (GREY,), "run": (BLUE, ORANGE, GREEN, VERMILLION, SKY, PINK)}
 _HATCHES = ("", "///", "...", "xxx")
 
 
@@ -141,15 +124,15 @@ def plot_probe(result: dict[str, Any], path: Path) -> None:
     n_lines = -(-len(result["tasks"]) // n_columns)
     long = any(len(row["name"]) > _LONG_LABEL for row in result["rows"])
     n_legend_lines = (len(result["rows"]) + 2) // (1 if long else 2)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 0.5 + 2.4 * n_lines + 0.17 * n_legend_lines), dpi=_DPI)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.5 + 2.4 * n_lines + 0.17 * n_legend_lines), dpi=DPI)
         panels = [figure.add_subplot(n_lines, n_columns, index + 1) for index in range(len(result["tasks"]))]
         for axes, task in zip(panels, result["tasks"], strict=True):
             _draw_task(axes, result, task)
         figure.supxlabel("bars start at the score of the majority class; error bars: standard error", fontsize=8)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=1 if long else 2)
-        figure.savefig(path, format="png")
+        save(figure, path)
 
 
 def _draw_task(axes: Axes, result: dict[str, Any], task: str) -> None:

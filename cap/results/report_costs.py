@@ -6,18 +6,56 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from cap.results.report_style import GREY, MARKERS, STYLE, Line, grid, lines_of, panels_of, save
+from cap.results.report_style import MARKERS, Line, grid, lines_of, panels_of
 from cap.results.runs import Run, at, first_number, mapping, number
+from cap.results.style import GREY, STYLE, save
 from cap.results.tables import Group
 
 _BYTES_PER_MB = 1e6
-_Panel = tuple[str, str, str]  # task, metric, and what was timed
+
+
+class Machine(NamedTuple):
+    """Name what a latency was measured on; those of two machines compare with nothing.
+
+    Args:
+        device: As the record names it; empty where it does not.
+        threads: That torch computed with; None if unknown.
+    """
+
+    device: str
+    threads: int | None
+
+    @classmethod
+    def of(cls, measured: object) -> Machine:
+        """Read it from what was measured of an export."""
+        device, threads = at(measured, "device"), at(measured, "threads")
+        return cls(device if isinstance(device, str) else "", threads if isinstance(threads, int) else None)
+
+    def __str__(self) -> str:
+        threads = "" if self.threads is None else f"{self.threads} threads"
+        if self.device == threads or self.device.endswith(f" {threads}"):
+            return self.device
+        return ", ".join(part for part in (self.device, threads) if part)
+
+
+class Timing(NamedTuple):
+    """Name a shape of batch, e.g. ``batch=1,tokens=32``, and what it was timed on."""
+
+    setting: str
+    machine: Machine
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.setting.replace(",", ", "), str(self.machine)) if part)
+
+
+_Panel = tuple[str, str, Timing | None]  # task, metric, and what was timed, if anything
 
 
 @dataclass(frozen=True)
@@ -28,13 +66,16 @@ class Export:
         format: The export's name, e.g. ``compact``.
         score: Its own where it was measured again, else that of the run.
         megabytes: On disk, in 10^6 bytes; None if unknown.
-        latency_ms: By what was timed, e.g. ``batch=1,tokens=32``.
+        latency_ms: Milliseconds by what was timed.
     """
 
     format: str
     score: float
     megabytes: float | None
-    latency_ms: dict[str, float]
+    latency_ms: dict[Timing, float]
+
+
+_Cost = Callable[[Export, Timing | None], float | None]
 
 
 def read_exports(run: Run) -> list[Export]:
@@ -49,8 +90,7 @@ def read_exports(run: Run) -> list[Export]:
     exports, dense = [], []
     for name, measured in mapping(run.record.get("exports")).items():
         n_bytes, score = number(at(measured, "bytes")), number(at(measured, "scores", run.metric))
-        timed = mapping(at(measured, "latency_ms"))
-        latency = {key: value for key, given in timed.items() if (value := number(given)) is not None}
+        latency = by_timing(measured, "latency_ms")
         score = run.score if score is None else score
         if score is not None and (n_bytes is not None or latency):
             megabytes = None if n_bytes is None else n_bytes / _BYTES_PER_MB
@@ -59,13 +99,28 @@ def read_exports(run: Run) -> list[Export]:
     return [*exports, *_dense(run, dense)]
 
 
+def by_timing(measured: object, key: str) -> dict[Timing, float]:
+    """Read numbers that were measured by shape of batch.
+
+    Args:
+        measured: What a record holds of an export.
+        key: ``latency_ms``, ``dense_latency_ms`` or ``speed_up``.
+
+    Returns:
+        The numbers; what is none is left out.
+    """
+    machine = Machine.of(measured)
+    found = mapping(at(measured, key)).items()
+    return {Timing(setting, machine): value for setting, given in found if (value := number(given)) is not None}
+
+
 def _dense(run: Run, measured: Sequence[object]) -> list[Export]:
     """Make one of the dense model that every export was measured beside; its zeros are those of the run."""
-    times: dict[str, list[float]] = {}
+    times: dict[Timing, list[float]] = {}
     for one in measured:
-        for setting, given in mapping(at(one, "dense_latency_ms")).items():
-            times.setdefault(setting, []).extend([] if (value := number(given)) is None else [value])
-    latency = {setting: statistics.fmean(values) for setting, values in times.items() if values}
+        for timing, value in by_timing(one, "dense_latency_ms").items():
+            times.setdefault(timing, []).append(value)
+    latency = {timing: statistics.fmean(values) for timing, values in times.items()}
     n_bytes = first_number(*(at(one, "size", "dense_bytes") for one in measured))
     if run.score is None or (n_bytes is None and not latency):
         return []
@@ -73,7 +128,7 @@ def _dense(run: Run, measured: Sequence[object]) -> list[Export]:
 
 
 def plot_score_against_latency(groups: Sequence[Group], path: Path) -> Path | None:
-    """Draw the score of every export against the time of a batch, a panel for each task and shape of batch.
+    """Draw the score of every export against the time of a batch, a panel for each task, shape of batch and machine.
 
     Args:
         groups: What was measured.
@@ -84,14 +139,14 @@ def plot_score_against_latency(groups: Sequence[Group], path: Path) -> Path | No
     """
     timed = list(
         dict.fromkeys(
-            setting
+            timing
             for group in groups
             for run in group.runs
             for export in read_exports(run)
-            for setting in export.latency_ms
+            for timing in export.latency_ms
         )
     )
-    return _plot(groups, timed, lambda export, setting: export.latency_ms.get(setting), "milliseconds a batch", path)
+    return _plot(groups, timed, _milliseconds, "milliseconds a batch", path)
 
 
 def plot_score_against_bytes(groups: Sequence[Group], path: Path) -> Path | None:
@@ -104,23 +159,21 @@ def plot_score_against_bytes(groups: Sequence[Group], path: Path) -> Path | None
     Returns:
         ``path``, or None if no record holds a size.
     """
-    return _plot(groups, [""], lambda export, _: export.megabytes, "megabytes on disk (10⁶ bytes)", path)
+    return _plot(groups, [None], lambda export, _: export.megabytes, "megabytes on disk (10⁶ bytes)", path)
 
 
-def _plot(
-    groups: Sequence[Group],
-    settings: Sequence[str],
-    cost: Callable[[Export, str], float | None],
-    label: str,
-    path: Path,
-) -> Path | None:
+def _milliseconds(export: Export, timing: Timing | None) -> float | None:
+    return None if timing is None else export.latency_ms.get(timing)
+
+
+def _plot(groups: Sequence[Group], timed: Sequence[Timing | None], cost: _Cost, label: str, path: Path) -> Path | None:
     lines = lines_of(groups)
     points: dict[_Panel, list[tuple[Line, str, float, float]]] = {}
     for task, metric in panels_of(groups):
-        for setting in settings:
-            found = [point for line in lines for point in _points(line, (task, metric), setting, cost)]
+        for timing in timed:
+            found = [point for line in lines for point in _points(line, (task, metric), timing, cost)]
             if found:
-                points[task, metric, setting] = found
+                points[task, metric, timing] = found
     if not points:
         return None
     formats = sorted({name for found in points.values() for _, name, _, _ in found})
@@ -142,14 +195,14 @@ def _plot(
 
 
 def _points(
-    line: Line, panel: tuple[str, str], setting: str, cost: Callable[[Export, str], float | None]
+    line: Line, panel: tuple[str, str], timing: Timing | None, cost: _Cost
 ) -> list[tuple[Line, str, float, float]]:
     points = []
     for group in line.within(panel):
         by_format: dict[str, list[tuple[float, float]]] = {}
         for run in group.runs:
             for export in read_exports(run):
-                value = cost(export, setting)
+                value = cost(export, timing)
                 if value is not None:
                     by_format.setdefault(export.format, []).append((value, export.score))
         for name, found in by_format.items():
@@ -159,7 +212,7 @@ def _points(
 
 
 def _draw(ax: Axes, panel: _Panel, points: Sequence[tuple[Line, str, float, float]], formats: Sequence[str]) -> None:
-    task, metric, setting = panel
+    task, metric, timing = panel
     for line in dict.fromkeys(line for line, *_ in points):
         for name in formats:
             own = [(cost, score) for other, made, cost, score in points if other is line and made == name]
@@ -169,7 +222,7 @@ def _draw(ax: Axes, panel: _Panel, points: Sequence[tuple[Line, str, float, floa
                 ax.plot(
                     costs, scores, color=line.colour, marker=marker, linestyle=line.dashes, markersize=5, linewidth=1
                 )
-    ax.set_title(f"{task}, {setting.replace(',', ', ')}" if setting else task)
+    ax.set_title(task if timing is None else f"{task}, {timing}")
     ax.set_ylabel(metric.replace("_", " "))
     ax.set_xlim(left=0.0)  # so that half the cost looks like half
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
@@ -177,4 +230,12 @@ def _draw(ax: Axes, panel: _Panel, points: Sequence[tuple[Line, str, float, floa
     ax.grid(color="#E5E5E5", linewidth=0.6)
 
 
-__all__ = ["Export", "plot_score_against_bytes", "plot_score_against_latency", "read_exports"]
+__all__ = [
+    "Export",
+    "Machine",
+    "Timing",
+    "by_timing",
+    "plot_score_against_bytes",
+    "plot_score_against_latency",
+    "read_exports",
+]

@@ -18,20 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cap.results.published import Published
-from cap.results.report_style import (
-    COLOURS,
-    GREY,
-    MARKERS,
-    STYLE,
-    Line,
-    grid,
-    legend_handles,
-    lines_of,
-    panel_of,
-    panels_of,
-    save,
-)
+from cap.results.report_style import MARKERS, Line, grid, legend_handles, lines_of, panel_of, panels_of
 from cap.results.runs import TERMS
+from cap.results.style import COLOURS, GREY, STYLE, save
 from cap.results.tables import Group
 from cap.storage import content_key
 
@@ -175,9 +164,8 @@ def _legend(figure: Figure, handles: Mapping[str, Artist], place: Any, n_columns
 def _families(groups: Sequence[Group]) -> list[list[Group]]:
     found: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
-        settings = {key: value for key, value in group.first.settings.items() if key not in _SWITCHES}
-        data = group.first.record.get("data")
-        found[content_key([settings, data.get("fingerprint") if isinstance(data, Mapping) else None])].append(group)
+        rest = {key: value for key, value in group.first.identity.items() if key not in _SWITCHES}
+        found[content_key(rest)].append(group)
     families = [sorted(family, key=lambda group: _terms_order(group.first.terms)) for family in found.values()]
     return [family for family in families if len(family) > 1]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.artist import Artist
@@ -13,38 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cap.results.runs import Run
+from cap.results.style import COLOURS, DPI, WIDTH
 from cap.results.tables import Group, distinguish
-from cap.storage import atomic_file, content_key
+from cap.storage import content_key
 
-DPI = 160
-WIDTHS = {1: 5.6, 2: 8.0}
+WIDTHS = {1: WIDTH, 2: 8.0}
 """Inches, by the number of columns."""
-STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same letters
-    "font.size": 9.0,
-    "axes.labelsize": 9.0,
-    "axes.titlesize": 9.0,
-    "legend.fontsize": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
-# Okabe and Ito's palette without its yellow, which white paper swallows: told apart with every common form of colour
-# blindness. Markers are the second way to tell lines apart, in the order of how little they resemble each other.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# The second way to tell lines apart, after their colours; in the order of how little they resemble each other.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*", ">", "h")
-GREY = "#555555"
 
 # A line runs over sparsities, so these may differ along it; the schedule's levels set the epochs.
-_ALONG_A_LINE = {
-    "sparsity",
-    "schedule.sparsity",
-    "schedule.levels",
-    "pruning.final_sparsity",
-    "pruning.regularizer_weight",
-}
+_ALONG_A_LINE = {"sparsity", "schedule.levels", "pruning.regularizer_weight"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,33 +108,13 @@ def legend_handles(panels: Iterable[Axes]) -> dict[str, Artist]:
     return bars | others
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a picture whole or not at all."""
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
-    return path
-
-
 def _line_settings(run: Run) -> dict[str, Any]:
     # Tasks bring their own length, and each has its own data: lines of one label look alike in all panels.
     left_out = _ALONG_A_LINE | {key for key in run.settings if key == "task" or key.startswith("task.")}
     left_out |= {"data_dir", "max_length"}
-    if "schedule.levels" in run.settings:
+    if "schedule.epochs_per_level" in run.settings:
         left_out.add("trainer.max_epochs")
     return {key: value for key, value in run.settings.items() if key not in left_out}
 
 
-__all__ = [
-    "COLOURS",
-    "DPI",
-    "GREY",
-    "MARKERS",
-    "STYLE",
-    "Line",
-    "grid",
-    "legend_handles",
-    "lines_of",
-    "panel_of",
-    "panels_of",
-    "save",
-]
+__all__ = ["MARKERS", "Line", "grid", "legend_handles", "lines_of", "panel_of", "panels_of"]

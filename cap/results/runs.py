@@ -12,8 +12,10 @@ from typing import Any
 TERMS = {"pretrained": "PrC", "snapshots": "SnC", "finetuned": "FiC"}
 """The contrastive terms: the switch below ``contrast``, and the paper's name."""
 
-# What a run is called and where it lies does not change what it computes; cap.config leaves the same keys out.
-NOT_IN_HASH = ("output_dir", "cache_dir", "logger", "traceback")
+# What a run is called and where it lies does not change what it computes.
+_CHANGES_NOTHING = ("output_dir", "cache_dir", "logger", "traceback")
+# Keys that conf/ fills in with the value of another one; older records do not have all of them.
+_REPEATS = {"schedule.sparsity": "sparsity", "pruning.final_sparsity": "sparsity", "task.max_length": "max_length"}
 # What of a pruning type is not our default.
 _PRUNING_NOTES = (
     ("score_init", "zero", "scores from 0"),
@@ -43,9 +45,16 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The configuration as dotted keys, without the seed and what does not change a result."""
-        left_out = ("seed", *NOT_IN_HASH)
-        return dict(flatten({key: value for key, value in self.config.items() if key not in left_out}))
+        """The configuration as dotted keys, without the seed, what changes no result, and what only repeats a key."""
+        found = dict(flatten(what_counts(self.config)))
+        found.pop("seed", None)
+        return {key: value for key, value in found.items() if key not in _REPEATS or value != found.get(_REPEATS[key])}
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the runs of one configuration have in common whatever their seed: the settings, and the rows."""
+        # The same folder name may hold other rows tomorrow; the mean of both would be of nothing.
+        return {**self.settings, "data": at(self.record, "data", "fingerprint")}
 
     @property
     def task(self) -> str:
@@ -144,7 +153,27 @@ class Run:
     @property
     def _is_cut_short(self) -> bool:
         steps, part = self.settings.get("trainer.max_steps"), self.settings.get("trainer.limit_train_batches")
-        return steps not in (None, -1) or part not in (None, 1.0)
+        # Lightning reads the whole number 1 as one batch, and 1.0 as all of them.
+        is_whole = part is None or (isinstance(part, float) and part == 1.0)
+        return steps not in (None, -1) or not is_whole
+
+
+def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a configuration what changes no result.
+
+    Args:
+        config: A resolved configuration.
+
+    Returns:
+        The rest: without names and places, and without keys that are null. Null says what an absent key says, so that a
+        key which is new, and not used, makes no other configuration of what an older version ran.
+    """
+    return _without_nulls({key: value for key, value in config.items() if key not in _CHANGES_NOTHING})
+
+
+def _without_nulls(node: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: _without_nulls(value) if isinstance(value, Mapping) else value for key, value in node.items()}
+    return {key: value for key, value in kept.items() if value is not None and value != {}}
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -185,4 +214,4 @@ def first_number(*values: object) -> float | None:
     return next((found for value in values if (found := number(value)) is not None), None)
 
 
-__all__ = ["NOT_IN_HASH", "TERMS", "Run", "at", "first_number", "flatten", "mapping", "named", "number"]
+__all__ = ["TERMS", "Run", "at", "first_number", "flatten", "mapping", "named", "number", "what_counts"]

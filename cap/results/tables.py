@@ -107,12 +107,12 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     """
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        found[content_key(_identity(run))].append(run)
+        found[content_key(run.identity)].append(run)
     groups = [sorted(group, key=lambda run: (run.seed is None, run.seed or 0, run.shown)) for group in found.values()]
     groups.sort(key=lambda group: (*map(str, _visible(group[0])[:3]), group[0].asked or 0.0, group[0].contrast))
     looks = defaultdict(list)
     for group in groups:
-        looks[_visible(group[0])].append(_identity(group[0]))
+        looks[_visible(group[0])].append(group[0].identity)
     return [Group(tuple(group), _note(group, looks[_visible(group[0])])) for group in groups]
 
 
@@ -192,12 +192,6 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
 
 
-def _identity(run: Run) -> dict[str, Any]:
-    # The same folder name may hold other rows tomorrow; the mean of both would be of nothing.
-    data = run.record.get("data")
-    return {**run.settings, "data": data.get("fingerprint") if isinstance(data, Mapping) else None}
-
-
 def _visible(run: Run) -> tuple[str, str, str, str, float | None]:
     return run.task, run.model, run.pruning, run.contrast, run.asked
 
@@ -207,7 +201,7 @@ def _note(group: Sequence[Run], alike: Sequence[Mapping[str, Any]]) -> str:
     parts = [
         "smoke" if group[0].is_smoke else "",
         f"scored on the first {rows} rows" if rows is not None else "",
-        distinguish(_identity(group[0]), alike),
+        distinguish(group[0].identity, alike),
     ]
     return "; ".join(part for part in parts if part)
 

@@ -48,12 +48,22 @@ def one_layer_of_zeros(model: PreTrainedModel) -> None:
         linear.weight *= 0.0 if ".layer.1." in name else 1.0
 
 
+def each_dimension_in_its_own_way(model: PreTrainedModel) -> None:
+    """Take the inputs of one half of a head's dimensions, and the outputs of the other half."""
+    half = HEAD_SIZE // 2
+    for units in prunable(model).heads.values():
+        units.incoming[2].weight[:half] = 0.0
+        units.outgoing.weight[:, half:HEAD_SIZE] = 0.0
+
+
 def nothing(model: PreTrainedModel) -> None:
     pass
 
 
 every_family = pytest.mark.parametrize("family", FAMILY_NAMES)
-every_zero = pytest.mark.parametrize("prune", [structured_half, unstructured, one_layer_of_zeros, nothing])
+every_zero = pytest.mark.parametrize(
+    "prune", [structured_half, unstructured, one_layer_of_zeros, each_dimension_in_its_own_way, nothing]
+)
 
 
 def pruned(family: str, prune: Callable[[PreTrainedModel], None]) -> PreTrainedModel:
@@ -70,11 +80,13 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 
 def units_that_do_something(units: Units, source: nn.Linear) -> int:
-    """Count, one by one, the units with an outgoing and an incoming weight; at least one stays."""
+    """Count, one by one, the units through which a path of weights leads from inputs to outputs; at least one stays."""
     alive = 0
     for number in range(units.n):
         own = slice(number * units.size, (number + 1) * units.size)
-        alive += bool(units.outgoing.weight[:, own].any()) and bool(source.weight[own].any())
+        # The number of dimensions with a weight on both sides, for each pair of an input and an output.
+        paths = (units.outgoing.weight[:, own] != 0).double() @ (source.weight[own] != 0).double()
+        alive += bool(paths.any())
     return max(alive, 1)
 
 
@@ -191,6 +203,29 @@ def test_a_head_without_value_weights_leaves_its_value_bias(family: str) -> None
     compacted = compact(model)
     assert compacted.layout.heads == (3, 4)
     torch.testing.assert_close(logits(compacted.model), logits(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FEWER_HEADS)
+def test_a_head_whose_dimensions_are_dead_in_different_ways_goes(family: str) -> None:
+    assert compact(pruned(family, each_dimension_in_its_own_way)).layout.heads == (3, 3)
+
+
+def test_a_head_stays_while_one_of_its_dimensions_leads_somewhere() -> None:
+    def all_but_one(model: PreTrainedModel) -> None:
+        each_dimension_in_its_own_way(model)
+        for units in prunable(model).heads.values():
+            units.outgoing.weight[3, HEAD_SIZE - 1] = 0.5
+
+    assert compact(pruned("bert", all_but_one)).layout.heads == (4, 4)
+
+
+def test_a_head_with_constant_dimensions_stays_where_there_is_no_bias_to_take_them() -> None:
+    def without_bias(model: PreTrainedModel) -> None:
+        each_dimension_in_its_own_way(model)
+        for units in prunable(model).heads.values():
+            units.outgoing.bias = None
+
+    assert compact(pruned("bert", without_bias)).layout.heads == (4, 4)
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["query", "key"])

@@ -38,7 +38,7 @@ def grouped() -> dict[str, nn.Linear]:
 
 
 def attached(make: Make, linears: dict[str, nn.Linear], **options: str) -> WeightPruner:
-    pruner = make(final_sparsity=0.5, **options)
+    pruner = make(**options)
     pruner.attach(Prunable(linears), seed=3)
     return pruner
 
@@ -214,25 +214,31 @@ def test_lower_target_gives_every_group_back(grouped):
     assert all(bool(mask.all()) for mask in pruner.masks.values())
 
 
-@every_type
-@pytest.mark.parametrize("final_sparsity", [0.9, 0.0, None])
-def test_another_final_sparsity_is_refused_with_the_one_that_works(make, final_sparsity):
-    with pytest.raises(ValueError, match=r"pruning.pattern=2:4 .* sparsity must be 0.5, got .*; set sparsity=0.5"):
-        make(pattern="2:4", final_sparsity=final_sparsity)
+@every_pattern
+def test_a_pattern_is_written_as_it_is_given(name):
+    assert str(PATTERNS[name]) == name
 
 
 @every_type
 @pytest.mark.parametrize("name", ["1:4", "2-4", "4:2", ""])
 def test_unknown_pattern_is_refused_with_those_there_are(make, name):
     with pytest.raises(ValueError, match=r"pruning.pattern must be one of 2:4, 4:8, or null for none, got"):
-        make(pattern=name, final_sparsity=0.5)
+        make(pattern=name)
 
 
 @every_type
 def test_matrices_without_whole_groups_are_named(make):
     linears = {"good": nn.Linear(8, 3), "odd": nn.Linear(30, 4), "odder": nn.Linear(5, 4)}
-    with pytest.raises(ValueError, match=r"multiple of 4, got odd \(30\), odder \(5\); set pruning.pattern=null"):
+    expected = r"pruning.pattern=2:4 needs .* multiple of 4, got odd \(30\), odder \(5\); set pruning.pattern=null"
+    with pytest.raises(ValueError, match=expected):
         attached(make, linears, pattern="2:4")
+
+
+def test_matrices_without_whole_groups_are_refused_before_a_mask_is_put_on():
+    odd = nn.Linear(30, 4)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        Magnitude(pattern="2:4").check(Prunable({"odd": odd}))
+    assert not hasattr(odd, "parametrizations")
 
 
 def test_target_beyond_the_pattern_is_refused(grouped):

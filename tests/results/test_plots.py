@@ -43,7 +43,7 @@ def _history(n_points: int) -> History:
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Catch the figures in place of writing them, which takes most of a picture's time."""
     caught: list[Figure] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: caught.append(figure) or path)
+    monkeypatch.setattr(plots, "save", lambda figure, path: caught.append(figure) or path)
     return caught
 
 
@@ -54,6 +54,12 @@ def _legend(figure: Figure) -> list[str]:
 def _score(history: History, path: Path, **levels: float | None) -> Path | None:
     levels = {"teacher": 0.85, "majority": 0.5} | levels
     return plot_score_and_sparsity(history, metric="accuracy", path=path, **levels)
+
+
+def test_letters_and_colours_of_all_pictures_are_chosen_in_one_place() -> None:
+    sources = {file.name: file.read_text(encoding="utf-8") for file in Path(plots.__file__).parent.glob("*.py")}
+    assert [name for name, text in sources.items() if '"font.family"' in text] == ["style.py"]
+    assert [name for name, text in sources.items() if '"#0072B2"' in text] == ["style.py"]
 
 
 @pytest.mark.parametrize("n_points", [1, 5, 300])

@@ -15,9 +15,16 @@ from matplotlib.image import imread
 from cap.results import report_costs, report_plots
 from cap.results.collect import collect
 from cap.results.published import published_for
-from cap.results.report_costs import plot_score_against_bytes, plot_score_against_latency, read_exports
+from cap.results.report_costs import (
+    Machine,
+    Timing,
+    plot_score_against_bytes,
+    plot_score_against_latency,
+    read_exports,
+)
 from cap.results.report_plots import difference, plot_ablation, plot_score_against_sparsity
-from cap.results.report_style import COLOURS, MARKERS, lines_of
+from cap.results.report_style import MARKERS, lines_of
+from cap.results.style import COLOURS
 from cap.results.tables import Group, group_runs
 from tests.results.made_records import SWITCHES, made_exports, made_record, write_grid, write_run
 
@@ -162,7 +169,7 @@ def test_lines_that_would_bear_one_name_say_what_differs(tmp_path: Path) -> None
 def test_levels_and_epochs_that_follow_from_the_sparsity_do_not_split_a_line(tmp_path: Path) -> None:
     records = [made_record(pruning="structured", sparsity=sparsity) for sparsity in (0.3, 0.6)]
     for record, n_levels in zip(records, (3, 6), strict=True):
-        record["config"]["schedule"]["levels"] = [level / 10 for level in range(1, n_levels + 1)]
+        record["config"]["schedule"] |= {"levels": None, "epochs_per_level": 2}
         record["config"]["trainer"]["max_epochs"] = 2 * n_levels
     assert [len(line.groups) for line in lines_of(groups_of(tmp_path, *records))] == [2]
 
@@ -226,7 +233,68 @@ def test_an_export_keeps_the_runs_score_unless_it_was_scored_again(tmp_path: Pat
         "dense, with zeros": 0.8,
     }
     assert found["dense, with zeros"].megabytes == 90.0
-    assert found["dense, with zeros"].latency_ms["batch=1,tokens=32"] == 8.0
+    unknown = Machine("", None)
+    assert found["dense, with zeros"].latency_ms[Timing("batch=1,tokens=32", unknown)] == 8.0
+
+
+def on(device: str, threads: int, latency: float, dense: float) -> dict[str, Any]:
+    """Make up an export that was timed in one shape of batch."""
+    setting = "batch=1,tokens=32"
+    return {
+        "bytes": 5e7,
+        "device": device,
+        "threads": threads,
+        "latency_ms": {setting: latency},
+        "dense_latency_ms": {setting: dense},
+    }
+
+
+def drawn_costs(axes: Axes) -> list[float]:
+    return sorted(float(cost) for line in axes.lines for cost in line.get_xdata())
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [(("H200", 16), "H200, 16 threads"), (("EPYC", 12), "EPYC, 12 threads")],
+    ids=["device", "threads"],
+)
+def test_exports_that_were_timed_on_two_machines_share_no_panel_and_no_dense_time(
+    tmp_path: Path, figures: list[Figure], other: tuple[str, int], words: str
+) -> None:
+    exports = {"compact": on("EPYC", 2, 20.0, 40.0), "semi_structured": on(*other, 0.5, 1.0)}
+    plot_score_against_latency(groups_of(tmp_path, made_record() | {"exports": exports}), tmp_path / "a.png")
+    found = {axes.get_title(): drawn_costs(axes) for axes in figures[0].axes}
+    assert found == {
+        "sst2, batch=1, tokens=32\nEPYC, 2 threads": [20.0, 40.0],
+        f"sst2, batch=1, tokens=32\n{words}": [0.5, 1.0],
+    }
+    assert overlap(figures[0]) == []
+
+
+def test_seeds_that_were_timed_on_two_machines_are_not_averaged(tmp_path: Path, figures: list[Figure]) -> None:
+    records = [
+        made_record(seed=1) | {"exports": {"compact": on("EPYC", 2, 20.0, 40.0)}},
+        made_record(seed=2) | {"exports": {"compact": on("EPYC", 2, 24.0, 44.0)}},
+        made_record(seed=3) | {"exports": {"compact": on("Xeon", 2, 90.0, 99.0)}},
+    ]
+    plot_score_against_latency(groups_of(tmp_path, *records), tmp_path / "a.png")
+    assert [drawn_costs(axes) for axes in figures[0].axes] == [[22.0, 42.0], [90.0, 99.0]]
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (Machine("EPYC", 2), "EPYC, 2 threads"),
+        (Machine("EPYC, 2 threads", 2), "EPYC, 2 threads"),
+        (Machine("EPYC, 12 threads", 2), "EPYC, 12 threads, 2 threads"),
+        (Machine("EPYC", None), "EPYC"),
+        (Machine("", 2), "2 threads"),
+        (Machine("", None), ""),
+    ],
+    ids=["both", "said already", "another number", "no threads", "no device", "unknown"],
+)
+def test_a_machine_is_named_by_device_and_threads(machine: Machine, words: str) -> None:
+    assert str(machine) == words
 
 
 def test_latency_has_a_panel_for_each_shape_of_batch_and_starts_at_zero(tmp_path: Path, figures: list[Figure]) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from cap.errors import InputError
 from cap.results.collect import KNOWN, Collection, collect
-from cap.results.runs import NOT_IN_HASH
 from cap.results.tables import (
     COLUMNS,
     NONE,
@@ -90,13 +89,13 @@ def test_a_run_that_did_not_complete_is_listed_with_its_reason_and_never_average
         ("[1]", "not the record of a run"),
         ("{}", "not the record of a run"),
         ('{"status": "done"}', "not the record of a run: no status of completed, interrupted, failed"),
-        ('{"status": "completed", "kind": "evaluation"}', "not a run: evaluation"),
+        ('{"status": "completed", "kind": "probe"}', "not a run: probe"),
         (
             '{"status": "completed"}',
             "incomplete: without config.task.name, config.pruning.name, config.contrast, metric",
         ),
     ],
-    ids=["cut", "empty", "list", "object", "status", "evaluation", "keys"],
+    ids=["cut", "empty", "list", "object", "status", "kind", "keys"],
 )
 def test_what_is_no_complete_record_is_listed_with_its_reason(tmp_path: Path, text: str, reason: str) -> None:
     write_run(tmp_path / "good", made_record())
@@ -130,6 +129,37 @@ def test_a_copy_of_a_run_is_counted_once_and_said(tmp_path: Path) -> None:
     (note,) = collection.notes
     assert re.search(r"1/record\.json is the same run as .*0/record\.json", note)
     assert "differ" not in note
+
+
+def test_a_run_on_other_rows_is_no_copy(tmp_path: Path) -> None:
+    other = made_record()
+    other["data"]["fingerprint"] = "feed"
+    collection = read(tmp_path, made_record(), other)
+    assert (len(collection.runs), collection.notes) == (2, ())
+
+
+def test_a_copy_is_one_even_where_another_version_gave_it_another_hash(tmp_path: Path) -> None:
+    other = made_record() | {"config_hash": "of another version"}
+    other["config"]["pruning"]["pattern"] = None
+    assert len(read(tmp_path, made_record(), other).runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "count", "said"),
+    [
+        ("completed", 1, "1 record is that of an evaluation (cap.evaluate), which is no run; it is in no table."),
+        ("failed", 1, "1 record is that of an evaluation (cap.evaluate), which is no run; it is in no table."),
+        ("completed", 3, "3 records are those of evaluations (cap.evaluate), which are no runs; they are in no table."),
+    ],
+    ids=["one", "failed", "three"],
+)
+def test_evaluations_are_no_failed_runs_but_are_counted_in_one_note(
+    tmp_path: Path, status: str, count: int, said: str
+) -> None:
+    evaluation = {"status": status, "kind": "evaluation", "scores": {"model": {"accuracy": 0.8}}}
+    collection = read(tmp_path, made_record(), *[evaluation] * count)
+    assert (len(collection.runs), collection.left_out) == (1, ())
+    assert collection.notes == (said,)
 
 
 def test_a_second_result_of_the_same_run_is_not_averaged_but_said(tmp_path: Path) -> None:
@@ -169,12 +199,6 @@ def test_every_key_that_a_record_documents_is_known() -> None:
     assert documented <= KNOWN
 
 
-def test_what_is_not_in_the_hash_is_not_in_a_group_either() -> None:
-    from cap import config
-
-    assert set(config._NOT_IN_HASH) == set(NOT_IN_HASH)
-
-
 @pytest.mark.parametrize("name", ["empty", "missing"])
 def test_a_folder_without_a_record_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
@@ -212,6 +236,42 @@ def test_what_does_not_change_a_result_does_not_split_a_row(tmp_path: Path, key:
     assert only_row(tmp_path, made_record(seed=1), other)["seeds"] == "2"
 
 
+@pytest.mark.parametrize(
+    ("node", "key", "value"),
+    [
+        ("pruning", "pattern", None),
+        ("task", "text_columns", None),
+        ("new", "inside", {"deeper": None}),
+        ("task", "max_length", 128),
+        ("pruning", "final_sparsity", 0.9),
+    ],
+    ids=["null", "null of a group with values", "null in a group of nulls", "length again", "sparsity again"],
+)
+def test_a_new_key_that_says_nothing_new_does_not_split_a_row(
+    tmp_path: Path, node: str, key: str, value: object
+) -> None:
+    newer = made_record(seed=2)
+    newer["config"].setdefault(node, {})[key] = value
+    assert only_row(tmp_path, made_record(seed=1), newer)["seeds"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "value", "note"),
+    [
+        ("task", "max_length", 64, "task.max_length=64"),
+        ("pruning", "final_sparsity", 0.5, "pruning.final_sparsity=0.5"),
+    ],
+    ids=["length", "sparsity"],
+)
+def test_a_key_that_should_repeat_another_but_does_not_splits_a_row(
+    tmp_path: Path, node: str, key: str, value: float, note: str
+) -> None:
+    other = made_record(seed=2)
+    other["config"][node][key] = value
+    groups = group_runs(read(tmp_path, made_record(seed=1), other).runs)
+    assert note in [group.note for group in groups]
+
+
 def test_rows_that_look_alike_say_which_settings_differ(tmp_path: Path) -> None:
     other = made_record(seed=2)
     other["config"]["distill"]["weight"] = 0.0
@@ -232,10 +292,13 @@ def test_runs_on_other_rows_are_not_averaged(tmp_path: Path) -> None:
         ("trainer", "max_steps", 60, "smoke"),
         ("data", "max_train_rows", 1000, "smoke"),
         ("trainer", "limit_train_batches", 0.1, "smoke"),
+        ("trainer", "limit_train_batches", 1, "smoke"),
+        ("trainer", "limit_train_batches", 1.0, ""),
+        ("trainer", "limit_train_batches", None, ""),
         ("trainer", "max_steps", -1, ""),
         ("data", "max_eval_rows", 100, "scored on the first 100 rows"),
     ],
-    ids=["steps", "rows", "batches", "whole", "eval"],
+    ids=["steps", "rows", "batches", "one batch", "all batches", "no limit", "whole", "eval"],
 )
 def test_short_runs_are_labelled(tmp_path: Path, node: str, key: str, value: float, note: str) -> None:
     record = made_record()
