@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PretrainedConfig
 
-from cap.cli import door
+from cap.cli import door, typed_overrides
 from cap.data.metrics import majority_scores, split_suffixes
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
@@ -29,7 +28,6 @@ from cap.errors import InputError
 from cap.evaluate_config import (
     EvaluateConfig,
     check_evaluate,
-    output_order,
     require_head,
     saved_model,
 )
@@ -44,11 +42,13 @@ from cap.models.encoders import (
 )
 from cap.models.families import FAMILIES, longest_input
 from cap.models.load import load
+from cap.models.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
+from cap.models.outputs import output_order
 from cap.preparation import scoring_rows, task_of
 from cap.results.folder import hold, require_free
 from cap.results.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
 from cap.results.record import environment, write_record
-from cap.storage import content_key, ensure_writable, read_json
+from cap.storage import content_key, ensure_writable, file_sha256, read_json
 from cap.training.predict import Answers, predict
 
 log = logging.getLogger("cap.evaluate")  # as a command, __name__ is __main__
@@ -78,9 +78,15 @@ def evaluate(cfg: DictConfig) -> float:
         source = saved_model(model_dir)
         model_config = load_config(source)
         require_head(model_config, head=task.head, name=source.label)
-        order, notes = output_order(model_config, head=task.head, name=source.label)
+        order, notes = output_order(
+            model_config,
+            head=task.head,
+            name=source.label,
+            key="model_dir",
+            hint="give one fine-tuned on this task, or set its task",
+        )
         _check_length(model_config, config.max_length)
-        model = load_scored(source, task.head)
+        scored = load_scored(source, task.head)
     for note in notes:
         log.warning(note)
     with seconds.of("data"):
@@ -94,9 +100,8 @@ def evaluate(cfg: DictConfig) -> float:
             eval_batch_size=config.data.eval_batch_size,
             cache_dir=Path(config.cache_dir),
         )
-    weights = weights_key(model)
-    key = content_key([weights, module.key, rows.fingerprint, task.labels, task.metrics, order])
-    record = {"config_hash": key, "model": source.label, "weights": weights, **_about(cfg, task, rows, notes)}
+    key = content_key([scored.weights, module.key, rows.fingerprint, task.labels, task.metrics, order])
+    record = {"config_hash": key, "model": source.label, "weights": scored.weights, **_about(cfg, task, rows, notes)}
     folder = Path(config.output_dir or Path("outputs") / "evaluate" / task.name / key)
     require_free(folder, key)
     lock = hold(folder)
@@ -105,7 +110,7 @@ def evaluate(cfg: DictConfig) -> float:
         write_record(folder, record)
         with seconds.of("predict"):
             record["scores"]["model"], answers = predict(
-                PooledModel(model, "first_token"),
+                scored.model,
                 module.eval_dataloaders(),
                 module.metrics(),
                 device=device,
@@ -148,14 +153,27 @@ def _device(accelerator: str) -> torch.device:
     return trainer.strategy.root_device
 
 
-def load_scored(source: ModelSource, head: Head) -> PreTrainedModel:
-    """Load a model that was trained to answer, whether saved by transformers or as an export.
+@dataclass(frozen=True)
+class Scored:
+    """Hold a model that gives an output with logits for a batch, and the name of its weights."""
+
+    model: nn.Module
+    weights: str
+
+
+def load_scored(source: ModelSource, head: Head) -> Scored:
+    """Load a model that was trained to answer, whether saved by transformers or as an export of any format.
 
     Raises:
         InputError: If it cannot be loaded, or some of its weights, the head's say, are not in the checkpoint.
     """
+    folder = Path(source.name_or_path)
+    if source.is_folder and is_onnx_folder(folder):
+        graph = folder / ONNX_FILE
+        return Scored(LogitsModel(OnnxModel(graph)), file_sha256(graph)[:16])
     if _is_export(source):
-        return load(source.name_or_path)
+        model = load(folder)
+        return Scored(PooledModel(model, "first_token"), weights_key(model))
     loaded = load_model(source, head=head)
     drawn = loaded.drawn
     if drawn:
@@ -164,7 +182,7 @@ def load_scored(source: ModelSource, head: Head) -> PreTrainedModel:
             f"{', '.join(drawn[:3])}{', ...' if len(drawn) > 3 else ''}, so that its answers would be random; "
             f"fine-tune it first (python -m cap.finetune), or give another"
         )
-    return loaded.model
+    return Scored(PooledModel(loaded.model, "first_token"), weights_key(loaded.model))
 
 
 def _is_export(source: ModelSource) -> bool:
@@ -209,12 +227,11 @@ def _columns(task: Task, rows: Rows, split: str, answers: Answers) -> Columns:
 
 def _about(cfg: DictConfig, task: Task, rows: Rows, notes: list[str]) -> dict[str, Any]:
     """Say for the record what is known before the model answers."""
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
     return {
         "kind": "evaluation",
         "status": "interrupted",
         "error": None,
-        "command": shlex.join(["python", "-m", "cap.evaluate", *typed]),
+        "command": shlex.join(["python", "-m", "cap.evaluate", *typed_overrides()]),
         "config": OmegaConf.to_container(cfg, resolve=True),
         "environment": environment(),
         "data": {

@@ -104,46 +104,10 @@ def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
         )
 
 
-def output_order(config: PretrainedConfig, *, head: Head, name: str) -> tuple[list[int] | None, list[str]]:
-    """Find which of a model's outputs belongs to which of the task's labels.
-
-    Args:
-        config: The model's own, which names its outputs.
-        head: The task's labels in its order.
-        name: How to call the model.
-
-    Returns:
-        The number of the output of every label, None where they are as they should be; and what a reader must know.
-
-    Raises:
-        InputError: If the model has another number of outputs, or other labels.
-    """
-    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
-    found, wanted = [names[i].lower() for i in sorted(names)], [label.lower() for label in head.labels]
-    if len(found) != head.n_outputs:
-        raise InputError(
-            f"model_dir must hold a model with {head.n_outputs} output{'s' if head.n_outputs > 1 else ''} for this "
-            f"task, got {name} with {len(found)}; give one fine-tuned on the task, or set its task"
-        )
-    if not wanted or found == wanted:
-        return None, []
-    if found == [f"label_{i}" for i in range(len(found))]:
-        return None, [f"{name} does not name its labels; they are taken to be {list(head.labels)} in this order."]
-    if sorted(found) != sorted(wanted):
-        raise InputError(
-            f"model_dir must hold a model with the labels {list(head.labels)}, got {name} with "
-            f"{[names[i] for i in sorted(names)]}; give one fine-tuned on this task, or set its task"
-        )
-    return [found.index(label) for label in wanted], [
-        f"{name} has its labels in the order {[names[i] for i in sorted(names)]}; its outputs are matched by name."
-    ]
-
-
 __all__ = [
     "EvaluateConfig",
     "EvaluateDataConfig",
     "check_evaluate",
-    "output_order",
     "require_head",
     "saved_model",
 ]

@@ -2,104 +2,49 @@
 
 from __future__ import annotations
 
-import copy
 import gzip
 import logging
+import math
 import shlex
-import shutil
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from cap.cli import door
-from cap.config import TaskConfig
-from cap.data.datamodule import CapDataModule
-from cap.data.sources import load_rows
-from cap.data.tasks import Task
-from cap.errors import RunError
+from cap.cli import door, typed_overrides
+from cap.errors import InputError, RunError
 from cap.export_config import ExportConfig, check_export
-from cap.models.compact import Compacted, compact, save_compact
+from cap.export_formats import FORMATS, Format, Written, auto_class
+from cap.export_source import Source, read_source
 from cap.models.cost import count_cost
-from cap.models.encoders import (
-    PooledModel,
-    evaluating,
-    load_saved_model,
-    load_tokenizer,
-    resolve_source,
-    save_model,
-)
-from cap.models.load import load
-from cap.models.onnx import ONNX_FILE, OnnxModel, export_onnx, quantise_onnx, require_onnx
-from cap.models.semi_structured import require_semi_structured, to_semi_structured
-from cap.models.sparse import save_sparse
-from cap.preparation import scoring_rows, task_of
+from cap.models.encoders import weights_key
+from cap.models.families import longest_input, prunable_linears
+from cap.models.onnx import LogitsModel
+from cap.models.parity import largest_difference, logits_of
+from cap.pruning.masks import count_zeros
 from cap.results.card import write_export_card
-from cap.results.finished import FinishedRun, read_runs
+from cap.results.exports import export_table, in_words, note_in_run, timing
+from cap.results.finished import read_runs
 from cap.results.folder import MODEL, require_empty
-from cap.results.latency import Latency, paired_latency
-from cap.results.record import environment, write_record
+from cap.results.latency import LENGTHS, paired_latency
+from cap.results.record import environment, retention
 from cap.storage import atomic_folder, write_json
-from cap.training.evaluation import evaluate
+from cap.training.predict import predict
 
 log = logging.getLogger("cap.export")  # as a command, __name__ is __main__
 
 EXPORT = "export.json"
-Batch = Mapping[str, Tensor]
-# A ratio this close to 1 is no speed-up on a machine that does other things, too.
-_NOTICEABLE = 1.1
 _WEIGHTS = ("*.safetensors", "*.onnx")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Hold the run's model and what is needed to compare another with it."""
-
-    run: FinishedRun
-    task: Task
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    data: CapDataModule
-    batch: dict[str, Tensor]
-
-    @property
-    def inputs(self) -> dict[str, Tensor]:
-        """What a model is called with, without labels and numbers of rows."""
-        return {name: self.batch[name] for name in self.tokenizer.model_input_names if name in self.batch}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """Describe a format.
-
-    Args:
-        write: Writes the export into a folder, and returns what a record should know of it.
-        load: Loads what was written, as something that gives the logits of a batch.
-        tolerance: How far its logits may be from the run's; None where a score says more.
-        how_to_load: For people; None if ``cap.load`` does it.
-        require: Checks beforehand whether the format is possible at all.
-        beside: Gives what is timed, the dense model first, and where; None times on the CPU.
-    """
-
-    write: Callable[[Source, Path], dict[str, Any]]
-    load: Callable[[Path], Callable[[Any], Any]]
-    tolerance: float | None
-    how_to_load: str | None = None
-    require: Callable[[Source], None] = lambda source: None
-    beside: Callable[[Source, Any], tuple[dict[str, Any], torch.device]] | None = None
 
 
 def export(cfg: DictConfig) -> float:
     """Write an export of a finished run, compare its logits with the run's, and measure both beside each other.
+
+    Where the logits are not the run's, the export is scored again, which takes the run's own validation rows; logits
+    can be compared on any rows of the task, and a note then says so.
 
     Args:
         cfg: The composed configuration.
@@ -116,108 +61,123 @@ def export(cfg: DictConfig) -> float:
     target = Path(config.output_dir or Path("outputs") / "exports" / f"{run.name.replace('/', '-')}-{config.format}")
     require_empty(target)
     chosen = FORMATS[config.format]
-    source = _read_source(run, config)
+    source = read_source(run, config)
     chosen.require(source)
+    notes = _check_rows(source, config.format, chosen)
     with atomic_folder(target) as temporary:
-        details = chosen.write(source, temporary)
-        loaded = chosen.load(temporary)
-        result = _describe(source, config, details, temporary, loaded)
+        written = chosen.write(source, temporary)
+        result = _result(source, config, chosen, written, temporary, notes)
         write_json(temporary / EXPORT, result)
-        write_export_card(temporary, run.record, result, name=target.name, terms=source.task.terms)
-    _note_in_run(run, config.format, result)
-    Console().print(_table(result, target))
-    log.info(str(result["sentence"]))
+        write_export_card(temporary, run.record, result, name=target.name, terms=source.terms)
+    note_in_run(run, result, auto_class=auto_class(source), terms=source.terms)
+    for note in result["notes"]:
+        log.warning(note)
+    Console().print(export_table(result, target))
+    log.info(result["sentence"])
     return float(result["check"]["largest_difference"])
 
 
-def _read_source(run: FinishedRun, config: ExportConfig) -> Source:
-    settings = run.record["config"]
-    given = config.data_dir or settings["data_dir"]
-    data_dir = None if given is None else Path(given)
-    task = task_of(TaskConfig(**settings["task"]), data_dir)
-    rows = load_rows(task, data_dir=data_dir, max_train_rows=None, max_eval_rows=settings["data"]["max_eval_rows"])
-    folder = run.folder / MODEL
-    model = load_saved_model(folder, task.kind).eval()
-    tokenizer = load_tokenizer(resolve_source(str(folder), package=None, sha256=None, revision=None))
-    data = scoring_rows(
-        task,
-        rows,
-        tokenizer,
-        max_length=settings["max_length"],
-        stride=settings["task"].get("stride"),
-        eval_batch_size=max(config.check_rows, 2),
-        cache_dir=Path(config.cache_dir),
-    )
-    first = next(iter(next(iter(data.eval_dataloaders().values()))))
-    return Source(run=run, task=task, model=model, tokenizer=tokenizer, data=data, batch=first)
-
-
-def _describe(
-    source: Source, config: ExportConfig, details: dict[str, Any], folder: Path, loaded: Callable[[Any], Any]
+def _result(
+    source: Source, config: ExportConfig, chosen: Format, written: Written, folder: Path, notes: list[str]
 ) -> dict[str, Any]:
-    """Check and measure an export."""
-    chosen = FORMATS[config.format]
-    difference = float((_logits(loaded, source.inputs) - _logits(source.model, source.inputs)).abs().max())
-    if chosen.tolerance is not None and not difference <= chosen.tolerance:
-        raise RunError(
-            f"format={config.format} must give the run's logits within {chosen.tolerance:g}, but on "
-            f"{len(source.batch['example_id'])} rows they are up to {difference:.3g} apart; nothing was kept"
-        )
-    smaller = loaded if isinstance(loaded, PreTrainedModel) else details.pop("model", source.model)
-    details.pop("model", None)
-    models: dict[str, Any] = {"dense": source.model, "export": loaded}
-    device = None
-    if chosen.beside is not None:
-        models, device = chosen.beside(source, loaded)
-    measured = (
-        paired_latency(
-            models,
-            reference="dense",
-            vocabulary_size=source.model.config.vocab_size,
-            budget_seconds=config.latency_seconds,
-            device=device,
-        )
-        if config.latency_seconds > 0
-        else []
-    )
-    size = _size(source, folder, smaller)
-    speed_up = {_setting(one): round(one.models["export"].speed_up.median, 4) for one in measured}
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
-    return {
+    """Check and measure what was written, see ``cap.results.exports``."""
+    loaded = chosen.load(folder)
+    rows = source.rows
+    result = {
         "format": config.format,
-        "command": shlex.join(["python", "-m", "cap.export", *typed]),
+        "command": shlex.join(["python", "-m", "cap.export", *typed_overrides()]),
         "run": source.run.record["config_hash"],
         "environment": environment(),
-        "check": {"rows": len(source.batch["example_id"]), "largest_difference": difference},
-        "scores": _scores_again(source, loaded) if chosen.tolerance is None else None,
-        "details": details,
-        "size": size,
-        "bytes": size["bytes"],
-        "latency_ms": {_setting(one): round(one.models["export"].milliseconds.median, 4) for one in measured},
-        "dense_latency_ms": {_setting(one): round(one.models["dense"].milliseconds.median, 4) for one in measured},
-        "speed_up": speed_up,
-        "threads": torch.get_num_threads(),
-        "device": environment()["device"],
-        "loads_with_cap": chosen.how_to_load is None,
-        "how_to_load": chosen.how_to_load,
-        "sentence": _sentence(config.format, speed_up, size, details),
+        "data": {
+            "source": rows.source,
+            "fingerprint": rows.fingerprint,
+            "is_the_runs": source.has_rows_of_run,
+        },
+        "check": _check(source, loaded, config.format, chosen),
+        **_scores_again(source, loaded, chosen, notes),
+        "details": written.details,
+        "sparsity": {**_sparsity(source, written.model), "counted": chosen.counted},
+        **_sizes(source, folder, written.model),
+        **_timed(source, loaded, chosen, config, notes),
+        "notes": notes,
+        "loads_with_transformers": chosen.loads_with_transformers,
+        "how_to_load": chosen.how_to_load(source) if chosen.how_to_load else None,
+    }
+    result["sentence"] = in_words(result, no_gain=chosen.no_gain, is_dense_again=chosen.is_dense_again)
+    return result
+
+
+def _check_rows(source: Source, name: str, chosen: Format) -> list[str]:
+    """Refuse to score on other rows than the run's, and note where logits are compared on others."""
+    if source.has_rows_of_run:
+        return []
+    given, wanted = source.rows, source.run.record["data"]
+    others = f"{given.source}, fingerprint {given.fingerprint}, not {wanted['source']}, {wanted['fingerprint']}"
+    if chosen.tolerance is None:
+        raise InputError(
+            f"format={name} changes the logits, so its scores are measured again, on the rows of the run; got "
+            f"{others}; give data_dir=DIR with the run's rows, or choose a format that keeps the logits (compact, "
+            f"sparse, onnx)"
+        )
+    return [f"The logits were compared on other rows than the run's: {others}."]
+
+
+def _check(source: Source, loaded: Any, name: str, chosen: Format) -> dict[str, Any]:
+    found = logits_of(loaded) if isinstance(loaded, PreTrainedModel) else loaded
+    difference = largest_difference(found, logits_of(source.model), source.batches)
+    limit = chosen.tolerance
+    if not math.isfinite(difference.absolute) or (limit is not None and difference.relative > limit):
+        wanted = "finite logits" if limit is None else f"the run's logits within {limit:g} of the largest one, or of 1"
+        raise RunError(
+            f"format={name} must give {wanted}, but on {source.n_checked} rows they are up to "
+            f"{difference.absolute:.3g} apart; nothing was kept"
+        )
+    if chosen.is_bit_identical and weights_key(loaded) != weights_key(source.model):
+        raise RunError(f"format={name} must give every weight back bit by bit, but some differ; nothing was kept")
+    return {
+        "rows": source.n_checked,
+        "largest_difference": difference.absolute,
+        "relative_difference": difference.relative,
+        "tolerance": limit,
+        "is_bit_identical": True if chosen.is_bit_identical else None,
     }
 
 
-def _logits(model: Callable[[Any], Any], inputs: Batch) -> Tensor:
-    if not isinstance(model, PreTrainedModel):
-        answer: Tensor = model(inputs)
-        return answer
-    with evaluating(model):
-        output: Tensor = PooledModel(model, "first_token")(inputs).logits
-    return output.float()
+def _scores_again(source: Source, loaded: Any, chosen: Format, notes: list[str]) -> dict[str, Any]:
+    record = source.run.record
+    before = {"scores_of_run": record["scores"]["pruned"]}
+    if chosen.tolerance is not None:
+        return {**before, "scores": None, "retention": None}
+    order, remarks = source.output_order()
+    notes.extend(remarks)
+    scores, _ = predict(
+        LogitsModel(loaded),
+        source.data.eval_dataloaders(),
+        source.data.metrics(),
+        device=torch.device("cpu"),
+        description="the export's score",
+        order=order,
+    )
+    metric, others = record["metric"], record["scores"]
+    teacher = (others.get("teacher") or {}).get(metric)
+    majority = (others.get("majority") or {}).get(metric) if source.task.kind == "classes" else None
+    return {**before, "scores": scores, "retention": retention(scores[metric], teacher, majority)}
 
 
-def _size(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, int]:
+def _sparsity(source: Source, left: PreTrainedModel) -> dict[str, Any]:
+    n_dense = sum(n for _, n in count_zeros(prunable_linears(source.model)).values())
+    counts = count_zeros(prunable_linears(left)).values()
+    n_left, n_zero = sum(n for _, n in counts), sum(zeros for zeros, _ in counts)
+    gone = (n_dense - n_left + n_zero) / n_dense
+    return {"dense_prunable": n_dense, "left": n_left, "zero_left": n_zero, "zero_or_gone": gone}
+
+
+def _sizes(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, Any]:
     dense_file = source.run.folder / MODEL / "model.safetensors"
     cost, dense = (count_cost(model, tokens=128) for model in (smaller, source.model))
-    return {
-        "bytes": sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern)),
+    n_bytes = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern))
+    size = {
+        "bytes": n_bytes,
         "dense_bytes": dense_file.stat().st_size,
         "dense_bytes_gzipped": len(gzip.compress(dense_file.read_bytes(), compresslevel=6)),
         "parameters": cost.parameters,
@@ -227,180 +187,29 @@ def _size(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, i
         "multiply_adds_of_128_tokens": cost.multiply_adds,
         "dense_multiply_adds_of_128_tokens": dense.multiply_adds,
     }
+    return {"size": size, "bytes": n_bytes}
 
 
-def _setting(latency: Latency) -> str:
-    return f"batch={latency.batch_size},tokens={latency.length}"
-
-
-def _sentence(name: str, speed_up: Mapping[str, float], size: Mapping[str, int], details: Mapping[str, Any]) -> str:
-    """Say in words what was gained, above all where nothing was."""
-    saved = 1 - size["bytes"] / size["dense_bytes"]
-    smaller = (
-        f"The weights take {abs(saved):.0%} {'less' if saved >= 0 else 'more'} space on disk than the dense model's"
+def _timed(source: Source, loaded: Any, chosen: Format, config: ExportConfig, notes: list[str]) -> dict[str, Any]:
+    models, device = {"dense": source.model, "export": loaded}, torch.device("cpu")
+    if config.latency_seconds == 0:
+        return timing([], device)
+    if chosen.beside is not None:
+        models, device = chosen.beside(source, loaded)
+    longest = longest_input(source.model.config)
+    lengths = [length for length in LENGTHS if longest is None or length <= longest]
+    if len(lengths) < len(LENGTHS):
+        notes.append(f"Latency was measured up to {longest} tokens only, which are the most that the model reads.")
+    measured = paired_latency(
+        models,
+        reference="dense",
+        vocabulary_size=source.model.config.vocab_size,
+        lengths=lengths,
+        budget_seconds=config.latency_seconds,
+        device=device,
     )
-    if not speed_up:
-        return f"{smaller}; latency was not measured."
-    best, worst = max(speed_up.values()), min(speed_up.values())
-    if best >= _NOTICEABLE:
-        return f"{smaller}, and a call runs at {worst:.2f} to {best:.2f} times its speed."
-    reason = {
-        "sparse": "once loaded it is the dense model again, zeros and all",
-        "compact": "zeros inside the units that are left cost as much as any weight",
-    }.get(name, "its zeros cost as much as any weight")
-    return f"{smaller}, but it is not faster ({best:.2f} times at best): {reason}."
+    return timing(measured, device)
 
-
-def _scores_again(source: Source, loaded: Callable[[Any], Any]) -> dict[str, float]:
-    scores, _ = evaluate(
-        _AsPooled(loaded),
-        source.data.eval_dataloaders(),
-        source.data.metrics(),
-        device=torch.device("cpu"),
-        description="the export's score",
-    )
-    return scores
-
-
-class _AsPooled(PooledModel):
-    """Let an evaluation run something that only gives logits."""
-
-    def __init__(self, logits: Callable[[Any], Any]) -> None:
-        torch.nn.Module.__init__(self)
-        self.logits = logits
-
-    def forward(self, batch: Batch) -> Any:
-        logits = self.logits(batch)
-        return type("Output", (), {"logits": logits})
-
-
-def _note_in_run(run: FinishedRun, name: str, result: Mapping[str, Any]) -> None:
-    """Add the measurement to the run's record, where tables and pictures find it."""
-    kept = {
-        key: result[key] for key in ("bytes", "latency_ms", "dense_latency_ms", "speed_up", "check", "scores", "size")
-    }
-    exports = {
-        **run.record.get("exports", {}),
-        name: {**kept, "threads": result["threads"], "device": result["device"]},
-    }
-    write_record(run.folder, {**run.record, "exports": exports})
-
-
-def _table(result: Mapping[str, Any], target: Path) -> Table:
-    size = result["size"]
-    table = Table(
-        "", "dense", result["format"], caption=f"largest difference of logits {_difference(result)}; {target}"
-    )
-    table.add_row("MB on disk", f"{size['dense_bytes'] / 1e6:.1f}", f"{size['bytes'] / 1e6:.1f}")
-    for name in ("parameters", "prunable_parameters", "multiply_adds_of_128_tokens"):
-        table.add_row(name.replace("_", " "), f"{size[f'dense_{name}']:,}", f"{size[name]:,}")
-    for setting, milliseconds in result["latency_ms"].items():
-        found = f"{milliseconds:.2f} ({result['speed_up'][setting]:.2f} x)"
-        table.add_row(f"ms, {setting}", f"{result['dense_latency_ms'][setting]:.2f}", found)
-    return table
-
-
-def _difference(result: Mapping[str, Any]) -> str:
-    return f"{result['check']['largest_difference']:.3g} on {result['check']['rows']} rows"
-
-
-def _write_compact(source: Source, folder: Path) -> dict[str, Any]:
-    compacted = compact(source.model)
-    save_compact(compacted.model, source.tokenizer, folder)
-    _say_what_went(compacted)
-    return compacted.for_record()
-
-
-def _write_sparse(source: Source, folder: Path) -> dict[str, Any]:
-    save_sparse(source.model, source.tokenizer, folder)
-    return {}
-
-
-def _write_onnx(source: Source, folder: Path) -> dict[str, Any]:
-    compacted = compact(source.model)
-    export_onnx(compacted.model, source.inputs, folder / ONNX_FILE)
-    source.model.config.save_pretrained(folder)
-    source.tokenizer.save_pretrained(folder)
-    _say_what_went(compacted)
-    return {**compacted.for_record(), "model": compacted.model}
-
-
-def _write_int8(source: Source, folder: Path) -> dict[str, Any]:
-    details = _write_onnx(source, folder)
-    float_file = folder / "float32.onnx"
-    shutil.move(folder / ONNX_FILE, float_file)
-    quantise_onnx(float_file, folder / ONNX_FILE)
-    float_file.unlink()
-    return details
-
-
-def _say_what_went(compacted: Compacted) -> None:
-    counts = compacted.for_record()
-    heads, ffn = counts["heads"], counts["ffn"]
-    log.info(
-        "attention heads: %d of %d left; FFN units: %s of %s left",
-        heads["after"],
-        heads["before"],
-        f"{ffn['after']:,}",
-        f"{ffn['before']:,}",
-    )
-    if compacted.note:
-        log.warning(compacted.note)
-
-
-def _load_onnx(folder: Path) -> OnnxModel:
-    return OnnxModel(folder / ONNX_FILE)
-
-
-def _write_plain(source: Source, folder: Path) -> dict[str, Any]:
-    save_model(source.model, source.tokenizer, folder)
-    return {}
-
-
-class _OnGpu:
-    """Run a 2:4 model on the GPU, with inputs and logits on the CPU."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model = to_semi_structured(load(folder))
-
-    def __call__(self, batch: Batch) -> Tensor:
-        return _logits(self.model, {name: value.cuda() for name, value in batch.items()}).cpu()
-
-
-def _beside_half(source: Source, loaded: Any) -> tuple[dict[str, Any], torch.device]:
-    """Time against the dense model in the same precision on the same device."""
-    dense = copy.deepcopy(source.model).half().cuda().eval()
-    return {"dense": dense, "export": loaded.model}, torch.device("cuda")
-
-
-_RUN_SEMI_STRUCTURED = """import cap
-from cap.models.semi_structured import to_semi_structured
-
-model = to_semi_structured(cap.load("{folder}"))"""
-_RUN_ONNX = """import onnxruntime
-from transformers import AutoTokenizer
-
-session, tokenizer = onnxruntime.InferenceSession("{folder}/model.onnx"), AutoTokenizer.from_pretrained("{folder}")
-logits = session.run(None, dict(tokenizer(["a text"], return_tensors="np")))[0]"""
-
-FORMATS: dict[str, Format] = {
-    "compact": Format(write=_write_compact, load=load, tolerance=1e-5),
-    "sparse": Format(write=_write_sparse, load=load, tolerance=0.0),
-    "onnx": Format(
-        write=_write_onnx, load=_load_onnx, tolerance=1e-5, how_to_load=_RUN_ONNX, require=lambda source: require_onnx()
-    ),
-    "semi_structured": Format(
-        write=_write_plain,
-        load=_OnGpu,
-        tolerance=None,
-        beside=_beside_half,
-        how_to_load=_RUN_SEMI_STRUCTURED,
-        require=lambda source: require_semi_structured(source.model),
-    ),
-    "int8": Format(
-        write=_write_int8, load=_load_onnx, tolerance=None, how_to_load=_RUN_ONNX, require=lambda source: require_onnx()
-    ),
-}
 
 main = door(export, config_name="export", schema=ExportConfig)
 

@@ -162,6 +162,11 @@ def task_of(node: TaskConfig, data_dir: Path | None) -> Task:
     return get_task(node.name)
 
 
+def data_terms(task: Task, data_dir: str | None) -> str:
+    """Say under which terms the rows may be used: a task's own hold for its own rows, not for those of a folder."""
+    return task.terms if data_dir is None else Task.terms
+
+
 def scoring_rows(
     task: Task,
     rows: Rows,
@@ -342,4 +347,4 @@ def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
     return f"{metric} {scores[metric]:.4f}, {_KNOWING_NOTHING[prepared.task.kind]} {prepared.majority[metric]:.4f}"
 
 
-__all__ = ["Prepared", "Teacher", "chance_message", "get_teacher", "prepare", "scoring_rows", "task_of"]
+__all__ = ["Prepared", "Teacher", "chance_message", "data_terms", "get_teacher", "prepare", "scoring_rows", "task_of"]

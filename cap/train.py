@@ -22,13 +22,13 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from cap.cli import door
+from cap.cli import door, typed_overrides
 from cap.config import Checked, check
 from cap.errors import InputError
 from cap.models.encoders import AUTO_CLASS, PooledModel, load_saved_model, save_model
 from cap.models.families import prunable, prunable_linears
 from cap.objectives.memory import Memory, Source
-from cap.preparation import Prepared, Teacher, chance_message, get_teacher, prepare
+from cap.preparation import Prepared, Teacher, chance_message, data_terms, get_teacher, prepare
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.results.card import write_card
 from cap.results.folder import CHECKPOINTS, MODEL, claim, hold, require_free
@@ -71,6 +71,10 @@ def train(cfg: DictConfig) -> float:
     run = Run(checked, run_dir)
     with run.phase("data"):
         prepared = prepare(checked)
+    try:
+        checked.pruner.check(prunable(prepared.pretrained.model))
+    except ValueError as error:  # a target that this model cannot meet
+        raise InputError(str(error)) from error
     run.begin(prepared)
     try:
         run.start_loggers()
@@ -147,7 +151,7 @@ class Run:
             The trained module, its masks still on; what it started from; the device.
         """
         config = self.checked.config
-        pruning = PruningCallback(self.checked.plan, every_n_steps=self.checked.every_n_steps)
+        pruning = PruningCallback(self.checked.plan, every_n_steps=self.checked.every_n_steps, warn=self.warn)
         scores = ScoreCallback(
             pruning,
             plan=self.checked.plan,
@@ -161,7 +165,8 @@ class Run:
             pruning,
             loader=prepared.datamodule.train_dataloader,
             batch_size=config.batch_size,
-            n_rows=prepared.datamodule.n_train,
+            n_examples=prepared.datamodule.n_train,
+            warn=self.warn,
         )
         restart = RestartCallback(self.checked.plan)
         callbacks: list[Callback] = [scores, importance, *snapshots, timer, pruning, restart, checkpoint]
@@ -213,10 +218,11 @@ class Run:
                 device=device,
                 description="pruned model's score",
             )
-        if is_constant and prepared.task.kind == "classes":
+        if is_constant:
             self.warn(
-                "The pruned model predicts one class only. Give it more steps (trainer.max_epochs), a lower sparsity "
-                "or student_init=teacher; learned scores that start at 0 need a very slow rise of sparsity."
+                "The pruned model gives one and the same answer to every row. Give it more steps (trainer.max_epochs), "
+                "a lower sparsity or student_init=teacher; learned scores that start at 0 need a very slow rise of "
+                "sparsity."
             )
         return self._complete(prepared, saved.cpu(), pruned)
 
@@ -252,7 +258,10 @@ class Run:
             logger.log_metrics({**final, "final/sparsity": self.record["sparsity"]["prunable"]}, self.record["steps"])
         # The record comes last: it alone says that a run is complete.
         write_card(
-            self.run_dir / MODEL, self.record, auto_class=AUTO_CLASS[prepared.task.kind], terms=prepared.task.terms
+            self.run_dir / MODEL,
+            self.record,
+            auto_class=AUTO_CLASS[prepared.task.kind],
+            terms=data_terms(prepared.task, self.checked.config.data_dir),
         )
         write_report(self.run_dir, self.record)
         write_record(self.run_dir, self.record)
@@ -323,10 +332,7 @@ class Run:
         if config.student_init == "teacher" and teacher is not None:
             student.load_state_dict(teacher.model.state_dict())
         pruner = self.checked.pruner
-        try:
-            pruner.attach(prunable(student.model), seed=config.seed)
-        except ValueError as error:  # a target that this model's matrices cannot meet
-            raise InputError(str(error)) from error
+        pruner.attach(prunable(student.model), seed=config.seed)
         frozen = {"pretrained": prepared.pretrained}
         if teacher is not None:
             frozen["teacher"] = teacher.model
@@ -375,11 +381,6 @@ class Run:
             anchor_dropout=student.head_dropout() if contrast.anchor_dropout else 0.0,
             seed=self.checked.config.seed,
         )
-
-
-def typed_overrides() -> list[str]:
-    """Return what was typed for this run; of a multirun, what this job got of it."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
 
 
 def run_folder(checked: Checked) -> Path:

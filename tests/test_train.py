@@ -150,6 +150,46 @@ def test_structured_run_prunes_half_of_heads_and_ffn_units(compose_config, tiny_
     assert len(record["levels"]) == 5
 
 
+def test_a_level_is_ranked_before_its_snapshot_is_taken_and_pruned_afterwards(
+    compose_config, tiny_overrides, monkeypatch
+):
+    from cap.pruning.structured import Structured
+    from cap.training import callbacks
+
+    events: list[str] = []
+    real_measure, real_move = callbacks.measure_importance, Structured.update_masks
+
+    def measure(module, *args, **options):
+        events.append(f"importance beside {module.memory.n_encodings('snapshots')} snapshots")
+        real_measure(module, *args, **options)
+
+    def move(self, sparsity):
+        events.append(f"masks to {sparsity}")
+        return real_move(self, sparsity)
+
+    monkeypatch.setattr(callbacks, "measure_importance", measure)
+    monkeypatch.setattr(Structured, "update_masks", move)
+    levels = ["pruning=structured", "sparsity=0.75", "schedule.levels=[0.25,0.5,0.75]", "schedule.epochs_per_level=1"]
+    run(compose_config, [*tiny_overrides, *levels])
+    assert events == [
+        "importance beside 0 snapshots",
+        "masks to 0.25",
+        "importance beside 0 snapshots",
+        "masks to 0.5",
+        "importance beside 1 snapshots",
+        "masks to 0.75",
+    ]
+
+
+def test_a_target_that_cannot_be_met_is_refused_before_anything_is_trained(compose_config, tiny_overrides, tmp_path):
+    from cap.errors import InputError
+
+    with pytest.raises(InputError, match=r"reaches sparsity 0\.75 at most, got 0\.9"):
+        run(compose_config, [*tiny_overrides, "pruning=structured", "sparsity=0.9"])
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache" / "teachers").exists()
+
+
 def test_stepwise_schedule_scores_every_level(compose_config, tiny_overrides):
     stepwise = ["schedule=stepwise", "schedule.epochs_per_level=null", "schedule.levels=[0.2,0.4,0.6]"]
     _, _, record = run(compose_config, [*tiny_overrides, *stepwise, "sparsity=0.6"])

@@ -205,7 +205,7 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
     if head.labels:
         options["id2label"] = dict(enumerate(head.labels))
         options["label2id"] = {label: i for i, label in enumerate(head.labels)}
-    with _errors_of(source), _quiet_transformers():
+    with _errors_of(source), quiet_transformers():
         model, info = _AUTO_CLASSES[head.kind].from_pretrained(
             source.name_or_path,
             **_where_from(source),
@@ -227,14 +227,14 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
 
 def load_saved_model(folder: Path, kind: Kind) -> PreTrainedModel:
     """Load a saved model with its head in float32, with stock transformers."""
-    with _quiet_transformers():
+    with quiet_transformers():
         model: PreTrainedModel = _AUTO_CLASSES[kind].from_pretrained(folder, dtype=torch.float32)
     return model
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that stock transformers loads: configuration, safetensors, tokenizer."""
-    with _quiet_transformers():
+    with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -329,8 +329,11 @@ def _where_from(source: ModelSource) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    # A fresh task head is what this program wants; transformers' report of "newly initialized" weights would alarm.
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and reports of weights off the screen for the block.
+
+    A fresh task head is what this program wants: a report of "newly initialized" weights would alarm.
+    """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -354,6 +357,7 @@ __all__ = [
     "load_saved_model",
     "load_tokenizer",
     "normalise",
+    "quiet_transformers",
     "resolve_pooling",
     "resolve_source",
     "save_model",

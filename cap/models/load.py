@@ -11,8 +11,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from cap.errors import InputError
 from cap.models.compact import load_compact
+from cap.models.encoders import quiet_transformers
 from cap.models.folders import WEIGHTS_FILE, model_class, read_config
 from cap.models.layout import LAYOUT_KEY
+from cap.models.onnx import ONNX_FILE, is_onnx_folder
 from cap.models.sparse import ENCODER_FILE, load_sparse
 
 
@@ -26,9 +28,14 @@ def load(folder: str | Path) -> PreTrainedModel:
         The model in float32 and eval mode; a compact one has smaller linear layers, and can be trained on.
 
     Raises:
-        InputError: If the folder holds no model, more than one, or a damaged one.
+        InputError: If the folder holds no model, more than one, a damaged one, or an ONNX graph.
     """
     folder = Path(folder)
+    if is_onnx_folder(folder):
+        raise InputError(
+            f"cap.load gives torch models, got {folder} with {ONNX_FILE}, a graph that onnxruntime runs; take the "
+            f"lines under Load in its README.md (onnxruntime.InferenceSession), or load an export with format=compact"
+        )
     config = read_config(folder)
     if (folder / ENCODER_FILE).is_file():
         if (folder / WEIGHTS_FILE).is_file():
@@ -45,9 +52,10 @@ def load(folder: str | Path) -> PreTrainedModel:
 def _load_plain(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
     chosen = model_class(config)
     try:
-        loaded: Any = chosen.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
-        )
+        with quiet_transformers():
+            loaded: Any = chosen.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(

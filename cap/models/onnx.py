@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from cap.errors import InputError
 from cap.models.encoders import evaluating
 
 ONNX_FILE = "model.onnx"
+_TORCH_WEIGHTS = ("*.safetensors", "*.bin")
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _LOGITS = ("logits",)
 _SPAN_LOGITS = ("start_logits", "end_logits")
@@ -40,6 +41,8 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; shapes that onnxruntime infers differently are no news
         options.intra_op_num_threads = torch.get_num_threads()  # as many as torch takes, so that times compare
+        # Threads that spin after a call would take the cores from a torch model that is called next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions have no common base below this
@@ -48,12 +51,43 @@ class OnnxModel:
         self._inputs = [value.name for value in self._session.get_inputs()]
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Compute the logits of a batch: (batch, outputs), or (batch, tokens, 2) where answers are spans."""
+        """Compute the logits of a batch: (batch, outputs), or (batch, tokens, 2) where answers are spans.
+
+        Inputs may lie on any device, which the logits come back to.
+        """
         # Single texts, and made-up ones, come without token types: all are of the first kind.
         zeros = torch.zeros_like(batch["input_ids"])
-        outputs = self._session.run(None, {name: batch.get(name, zeros).numpy() for name in self._inputs})
-        tensors = [torch.from_numpy(output) for output in outputs]
+        outputs = self._session.run(None, {name: batch.get(name, zeros).cpu().numpy() for name in self._inputs})
+        tensors = [torch.from_numpy(output).to(zeros.device) for output in outputs]
         return tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=-1)
+
+
+class LogitsOutput(NamedTuple):
+    """Hold logits, where nobody asks for a pooled vector."""
+
+    logits: Tensor
+
+
+class LogitsModel(nn.Module):
+    """Let an evaluation run what is no torch module and gives logits alone, such as an ``OnnxModel``.
+
+    Args:
+        logits: Computes the logits of a batch; keys that are no model input are its own to ignore.
+    """
+
+    def __init__(self, logits: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
+        super().__init__()
+        self._logits = logits
+
+    def forward(self, batch: Mapping[str, Tensor]) -> LogitsOutput:
+        """Compute the logits of a batch."""
+        return LogitsOutput(self._logits(batch))
+
+
+def is_onnx_folder(folder: Path) -> bool:
+    """Say whether a folder holds a graph, and no weights that torch could load."""
+    has_weights = any(True for pattern in _TORCH_WEIGHTS for _ in folder.glob(pattern))
+    return (folder / ONNX_FILE).is_file() and not has_weights
 
 
 def export_onnx(model: PreTrainedModel, batch: Mapping[str, Tensor], path: Path) -> None:
@@ -112,7 +146,7 @@ def require_onnx() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"format=onnx and format=int8 need the packages {', '.join(_PACKAGES)}, got none called "
+            f"ONNX graphs (format=onnx, format=int8) need the packages {', '.join(_PACKAGES)}, got none called "
             f"{', '.join(missing)}; run `pip install 'cap-pruning[onnx]'`"
         )
 
@@ -147,4 +181,13 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-__all__ = ["ONNX_FILE", "OnnxModel", "export_onnx", "quantise_onnx", "require_onnx"]
+__all__ = [
+    "ONNX_FILE",
+    "LogitsModel",
+    "LogitsOutput",
+    "OnnxModel",
+    "export_onnx",
+    "is_onnx_folder",
+    "quantise_onnx",
+    "require_onnx",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,32 @@ def read_runs(folders: list[Path]) -> list[FinishedRun]:
     return [FinishedRun(*found) for found in zip(folders, names, records, strict=True)]
 
 
+def require_keys(run: FinishedRun, keys: Iterable[str]) -> None:
+    """Check that a record holds what is read of it; another version may have written it.
+
+    Args:
+        run: The run.
+        keys: With dots where objects lie in objects; a value may be null.
+
+    Raises:
+        InputError: If keys are missing, all of which it names.
+    """
+    missing = [key for key in keys if not _holds(run.record, key)]
+    if missing:
+        raise InputError(
+            f"run {run.name} must have a {RECORD} as this version of cap writes it, got one without "
+            f"{', '.join(missing)}; run it again: {run.record['command']}"
+        )
+
+
+def _holds(record: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(record, Mapping) or part not in record:
+            return False
+        record = record[part]
+    return True
+
+
 def _finished_record(folder: Path) -> Mapping[str, Any]:
     required = f"runs must be folders of finished runs, with {RECORD} and {MODEL}/, got {folder}"
     if not folder.is_dir():
@@ -64,4 +90,4 @@ def _finished_record(folder: Path) -> Mapping[str, Any]:
     return dict(record)
 
 
-__all__ = ["FinishedRun", "read_runs"]
+__all__ = ["FinishedRun", "read_runs", "require_keys"]

@@ -16,6 +16,8 @@ Batch = dict[str, Tensor]
 _FEWEST, _MOST = 5, 50
 # The first call of a shape allocates and chooses kernels; the second is timed to see how many calls can be afforded.
 _N_WARM_UP = 2
+BATCH_SIZES = (1, 32)
+LENGTHS = (32, 128)
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def paired_latency(
     *,
     reference: str,
     vocabulary_size: int,
-    batch_sizes: Sequence[int] = (1, 32),
-    lengths: Sequence[int] = (32, 128),
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    lengths: Sequence[int] = LENGTHS,
     budget_seconds: float = 20.0,
     device: torch.device | None = None,
     seed: int = 0,
@@ -75,13 +77,16 @@ def paired_latency(
 ) -> list[Latency]:
     """Measure models in rounds: each model once on the same made-up token numbers, one after the other.
 
+    Every other round goes through the models backwards, so that no model is always the one that comes after another.
+
     Args:
         models: What to call with ``input_ids`` and ``attention_mask``; a transformers model gets them by keyword.
         reference: The model that the others are compared with, the dense one as a rule.
         vocabulary_size: Token numbers are drawn below it.
         batch_sizes: Rows of a call; every size is measured with every length.
         lengths: Tokens of a row, none of them padding.
-        budget_seconds: Of each shape: decides the number of rounds, between 5 and 50, after the warm-up.
+        budget_seconds: Aimed at for each shape: decides the number of rounds, between 5 and 50. Two rounds of warm-up
+            and five that count take place whatever they cost.
         device: Where the inputs lie; the models are where the caller put them. None is the CPU.
         seed: Of the token numbers.
         clock: Tells the time in seconds.
@@ -118,11 +123,18 @@ def _rounds(
     models: Sequence[Callable[[Batch], Any]], batch: Batch, budget_seconds: float, clock: Callable[[], float]
 ) -> Iterator[list[float]]:
     """Yield the seconds of every model, round by round, without the warm-up."""
-    for _ in range(_N_WARM_UP):
-        last = [_seconds(model, batch, clock) for model in models]
+    for turn in range(_N_WARM_UP):
+        last = _round(models, batch, clock, is_backwards=turn % 2 == 1)
     n_rounds = int(min(max(budget_seconds / sum(last), _FEWEST), _MOST))
-    for _ in range(n_rounds):
-        yield [_seconds(model, batch, clock) for model in models]
+    for turn in range(n_rounds):
+        yield _round(models, batch, clock, is_backwards=turn % 2 == 1)
+
+
+def _round(
+    models: Sequence[Callable[[Batch], Any]], batch: Batch, clock: Callable[[], float], *, is_backwards: bool
+) -> list[float]:
+    seconds = [_seconds(model, batch, clock) for model in (reversed(models) if is_backwards else models)]
+    return seconds[::-1] if is_backwards else seconds
 
 
 def _seconds(model: Callable[..., Any], batch: Batch, clock: Callable[[], float]) -> float:
@@ -140,4 +152,4 @@ def _quartiles(values: np.ndarray) -> Quartiles:
     return Quartiles(*(float(value) for value in np.percentile(values, [25, 50, 75])))
 
 
-__all__ = ["Batch", "Latency", "ModelLatency", "Quartiles", "paired_latency"]
+__all__ = ["BATCH_SIZES", "LENGTHS", "Batch", "Latency", "ModelLatency", "Quartiles", "paired_latency"]

@@ -25,9 +25,7 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance`` and
                                    ``snapshots`` (during the fit, not counted in it), ``evaluate``, ``total``
 ``peak_memory_gb``                 see ``peak_memory_gb``
-``exports``                        by format, what ``cap.export`` measured afterwards: ``bytes``, ``size``, ``check``,
-                                   ``scores``, ``latency_ms``, ``dense_latency_ms``, ``speed_up``, ``threads``,
-                                   ``device``
+``exports``                        by format, what ``cap.export`` measured afterwards, see ``cap.results.exports``
 ``warnings``                       list of sentences that a reader of the result must know
 =================================  =====================================================================================
 """
@@ -69,6 +67,11 @@ def environment() -> dict[str, str | None]:
         "device": _device_name(),
         "platform": _platform_name(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Name what computes: the GPU, or the CPU without its number of threads."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
 def git_commit(folder: Path) -> str | None:
@@ -235,4 +238,4 @@ def _peak_host_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-__all__ = ["environment", "git_commit", "peak_memory_gb", "retention", "write_record"]
+__all__ = ["device_name", "environment", "git_commit", "peak_memory_gb", "retention", "write_record"]

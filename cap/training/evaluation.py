@@ -6,15 +6,16 @@ from collections.abc import Mapping
 
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from cap.heads import Metrics
-from cap.models.encoders import PooledModel, evaluating
+from cap.models.encoders import evaluating
 from cap.training.progress import tracked
 
 
 def evaluate(
-    model: PooledModel,
+    model: nn.Module,
     loaders: Mapping[str, DataLoader],
     metrics: Mapping[str, Metrics],
     *,
@@ -25,7 +26,7 @@ def evaluate(
     """Score a model in eval mode and float32.
 
     Args:
-        model: Moved to ``device`` and left there.
+        model: Gives an output with ``logits`` for a batch, as ``PooledModel`` does; moved to ``device`` and left there.
         loaders: Validation data by split; every row once.
         metrics: By the same splits; reset before and after.
         device: Where to run.

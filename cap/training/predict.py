@@ -8,11 +8,10 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cap.heads import Metrics
-from cap.models.encoders import PooledModel
 from cap.training.evaluation import evaluate
 
 
@@ -35,7 +34,7 @@ class _ReadsTexts(Protocol):
 
 
 def predict(
-    model: PooledModel,
+    model: nn.Module,
     loaders: Mapping[str, DataLoader],
     metrics: Mapping[str, Metrics],
     *,
@@ -46,7 +45,7 @@ def predict(
     """Score a model in eval mode and float32, and keep its answers.
 
     Args:
-        model: Moved to ``device`` and left there.
+        model: Gives an output with ``logits`` for a batch, as ``PooledModel`` does; moved to ``device`` and left there.
         loaders: Validation data by split; every row once.
         metrics: By the same splits; reset before and after.
         device: Where to run.

@@ -61,6 +61,15 @@ def test_only_the_compact_one_is_smaller(form: str, n_units: int, tmp_path: Path
     assert [units.n for units in prunable(cap.load(tmp_path)).ffn.values()] == [n_units] * 2
 
 
+def test_a_plain_folder_is_loaded_without_a_word(tmp_path: Path, capfd) -> None:
+    saved("bert", "plain", tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {"left.over": torch.zeros(1)}, file, {"format": "pt"})
+    capfd.readouterr()
+    cap.load(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 @every_format
 def test_a_folder_may_be_given_as_a_string(form: str, tmp_path: Path) -> None:
     saved("bert", form, tmp_path)
@@ -143,6 +152,21 @@ def test_a_compact_folder_that_lost_its_layout_is_refused(tmp_path: Path) -> Non
     tiny_classifier().save_pretrained(tmp_path / "dense")
     (tmp_path / "dense" / "config.json").replace(tmp_path / "config.json")
     with pytest.raises(InputError, match="must be a whole folder"):
+        cap.load(tmp_path)
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_graph_beside_the_weights_it_was_made_of_is_no_hindrance(weights: str, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / weights).touch()
+    with pytest.raises(InputError, match=r"must be a folder with a config\.json"):
+        cap.load(tmp_path)
+
+
+def test_a_graph_is_refused_with_what_runs_it(tmp_path: Path) -> None:
+    tiny_classifier().config.save_pretrained(tmp_path)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(InputError, match=r"with model\.onnx, a graph that onnxruntime runs; .* in its README\.md"):
         cap.load(tmp_path)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
 from cap.errors import InputError
-from cap.models.onnx import OnnxModel, export_onnx, quantise_onnx
+from cap.models.onnx import LogitsModel, OnnxModel, export_onnx, quantise_onnx
 from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 
@@ -19,6 +19,14 @@ def other_batch() -> dict[str, Tensor]:
     """Make five rows of 11 tokens, another size than the graph was traced with, some of them padding."""
     ids = torch.randint(5, 30, (5, 11), generator=torch.Generator().manual_seed(2))
     return {"input_ids": ids, "attention_mask": (torch.arange(11) < torch.tensor([[11], [4], [1], [8], [9]])).long()}
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory) -> Path:
+    """Trace a classifier on two equal rows, none of whose tokens is padding."""
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    export_onnx(tiny_classifier(), {name: value[:1].expand(2, -1) for name, value in tiny_batch().items()}, path)
+    return path
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -40,14 +48,29 @@ def test_a_graph_of_spans_gives_start_and_end(tmp_path: Path) -> None:
     torch.testing.assert_close(OnnxModel(tmp_path / "model.onnx")(other_batch()), expected, atol=1e-5, rtol=0)
 
 
-def test_a_quantised_graph_is_smaller_and_close(tmp_path: Path) -> None:
-    model = tiny_classifier()
-    export_onnx(model, tiny_batch(), tmp_path / "model.onnx")
-    quantise_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
-    found, expected = (OnnxModel(tmp_path / name)(other_batch()) for name in ("int8.onnx", "model.onnx"))
+def test_a_quantised_graph_is_smaller_and_close(graph: Path, tmp_path: Path) -> None:
+    quantise_onnx(graph, tmp_path / "int8.onnx")
+    found, expected = (OnnxModel(path)(other_batch()) for path in (tmp_path / "int8.onnx", graph))
     assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, atol=0.2, rtol=0)
-    assert (tmp_path / "int8.onnx").stat().st_size < (tmp_path / "model.onnx").stat().st_size
+    assert (tmp_path / "int8.onnx").stat().st_size < graph.stat().st_size
+
+
+def test_a_graph_that_was_traced_without_padding_minds_it(graph: Path) -> None:
+    with torch.no_grad():
+        expected = tiny_classifier()(**other_batch()).logits
+    torch.testing.assert_close(OnnxModel(graph)(other_batch()), expected, atol=1e-5, rtol=0)
+
+
+def test_a_session_leaves_the_cores_to_others_between_calls(graph: Path) -> None:
+    options = OnnxModel(graph)._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.intra_op_num_threads == torch.get_num_threads()
+
+
+def test_logits_alone_can_be_evaluated() -> None:
+    found = LogitsModel(lambda batch: batch["input_ids"] * 2.0)({"input_ids": torch.ones(2, 3)})
+    assert torch.equal(found.logits, torch.full((2, 3), 2.0))
 
 
 def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:

@@ -59,10 +59,15 @@ def test_speed_up_is_the_median_of_the_ratios_of_every_round_and_not_the_ratio_o
     assert (quartiles.first, quartiles.median, quartiles.third) == pytest.approx((1.0, 3.0, 4.0))
 
 
-def test_models_take_turns_on_the_same_batch(measure):
+def test_models_take_turns_on_the_same_batch_and_in_turns_backwards(measure):
     _, log = measure({"dense": (1.0,), "small": (1.0,)}, budget_seconds=12.0)
-    assert [name for name, _ in log] == ["dense", "small"] * (2 + 6)
+    assert [name for name, _ in log] == ["dense", "small", "small", "dense"] * (1 + 3)
     assert all(batch is log[0][1] for _, batch in log)
+
+
+def test_seconds_stay_with_their_model_in_rounds_that_run_backwards(measure):
+    ((found,), _) = measure({"dense": (4.0,), "small": (1.0,), "slow": (8.0,)}, budget_seconds=1.0)
+    assert found.models["slow"].milliseconds.first == found.models["slow"].milliseconds.third == 8000.0
 
 
 def test_warm_up_does_not_count(measure):
