@@ -226,9 +226,9 @@ def test_student_can_start_from_the_teacher(compose_config, tiny_overrides):
     assert score == pytest.approx(record["scores"]["teacher"]["accuracy"])
 
 
-def test_warns_in_log_and_record_when_one_class_is_predicted(compose_config, tiny_overrides):
+def test_warns_in_log_and_record_when_every_answer_is_the_same(compose_config, tiny_overrides):
     _, _, record = run(compose_config, [*tiny_overrides, "sparsity=0.99", "learning_rate=1e-7", "pruning=random"])
-    assert any("one class only" in warning for warning in record["warnings"])
+    assert any("one and the same answer to every row" in warning for warning in record["warnings"])
 
 
 def test_run_too_short_for_a_snapshot_says_so(compose_config, tiny_overrides):
