@@ -45,12 +45,14 @@ def committed_runs(folder: Path) -> list[Run]:
     return [run for run in collect([folder]).runs if run.path.parent == resolved]
 
 
-def cost_table(measured: dict[str, Any]) -> str:
-    """Make the table of what a step and a run cost beside plain fine-tuning."""
+def cost_table(measured: dict[str, Any], importance: dict[str, Any]) -> str:
+    """Make the table of what a step, a run and an importance pass cost beside plain fine-tuning."""
     run, memory = measured["run"], measured["peak_memory_gb"]
     rows = [
         ("step, masks moved every 10 steps, s", measured["step_masks_every_10"], 2),
         ("step, masks moved every step, s", measured["step_masks_every_1"], 2),
+        ("structured pruning: step, s", _beside(importance, "structured"), 2),
+        ("structured pruning: a batch of the importance pass, s", _beside(importance, "importance"), 2),
         ("10 epochs with all encoding, s", run, 0),
         ("peak memory of those, GB", {**memory, "ratio": memory["cap"] / memory["plain"]}, 2),
     ]
@@ -58,6 +60,11 @@ def cost_table(measured: dict[str, Any]) -> str:
         [name, f"{v['plain']:.{digits}f}", f"{v['cap']:.{digits}f}", f"{v['ratio']:.2f}"] for name, v, digits in rows
     ]
     return markdown(["", "plain fine-tuning", "CAP", "ratio"], lines)
+
+
+def _beside(importance: dict[str, Any], name: str) -> dict[str, float]:
+    seconds = importance["seconds"]
+    return {"plain": seconds["plain"], "cap": seconds[name], "ratio": seconds[name] / seconds["plain"]}
 
 
 def write(root: Path = ROOT) -> None:
@@ -76,7 +83,7 @@ def tables(root: Path = ROOT) -> list[tuple[tuple[str, str], str]]:
     folder = root / "benchmarks"
     made = [
         (RESULTS, table(folder / "records")),
-        (COST, cost_table(read_json(folder / "results" / "step_minilm.json"))),
+        (COST, cost_table(*(read_json(folder / "results" / f"{name}_minilm.json") for name in ("step", "importance")))),
     ]
     if EXPORTS[0] in (root / "README.md").read_text(encoding="utf-8"):
         made.append((EXPORTS, export_table(folder / "records")))

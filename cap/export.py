@@ -103,7 +103,9 @@ def _result(
         "loads_with_transformers": chosen.loads_with_transformers,
         "how_to_load": chosen.how_to_load(source) if chosen.how_to_load else None,
     }
-    result["sentence"] = in_words(result, no_gain=chosen.no_gain, is_dense_again=chosen.is_dense_again)
+    result["sentence"] = in_words(
+        result, no_gain=chosen.no_gain, is_dense_again=chosen.is_dense_again, runtime=chosen.runtime
+    )
     return result
 
 

@@ -58,6 +58,7 @@ class Format:
             smaller; None where they are others, so that scores are measured again.
         is_bit_identical: True if every weight must come back bit by bit.
         is_dense_again: True if what is loaded is the dense model, so that nothing can be faster.
+        runtime: What runs it, if that is not torch.
         loads_with_transformers: True if transformers alone loads it.
         how_to_load: Lines for people; None if ``cap.load`` does it.
         require: Checks beforehand whether the format is possible at all.
@@ -71,6 +72,7 @@ class Format:
     tolerance: float | None
     is_bit_identical: bool = False
     is_dense_again: bool = False
+    runtime: str | None = None
     loads_with_transformers: bool = False
     how_to_load: Callable[[Source], str] | None = None
     require: Callable[[Source], None] = lambda source: None
@@ -194,6 +196,7 @@ FORMATS: dict[str, Format] = {
     "onnx": Format(
         write=_write_onnx,
         load=lambda folder: OnnxModel(folder / ONNX_FILE),
+        runtime="onnxruntime",
         tolerance=1e-5,
         how_to_load=_how_to_run_onnx,
         require=lambda source: require_onnx(),
@@ -211,6 +214,7 @@ FORMATS: dict[str, Format] = {
     "int8": Format(
         write=_write_int8,
         load=lambda folder: OnnxModel(folder / ONNX_FILE),
+        runtime="onnxruntime",
         tolerance=None,
         how_to_load=_how_to_run_onnx,
         require=lambda source: require_onnx(),

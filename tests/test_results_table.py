@@ -24,6 +24,8 @@ def root(tmp_path) -> Path:
     results.mkdir()
     (records / "one.json").write_text(json.dumps(made_record() | {"exports": made_exports(0.9)}))
     (results / "step_minilm.json").write_text(json.dumps(COST))
+    seconds = {"plain": 0.5, "structured": 0.6, "importance": 0.4}
+    (results / "importance_minilm.json").write_text(json.dumps({"seconds": seconds}))
     (tmp_path / "README.md").write_text("\n".join(["Before", *RESULTS, "between", *COST_MARKS, "after", ""]))
     return tmp_path
 

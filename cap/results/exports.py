@@ -80,7 +80,9 @@ def timing(measured: Sequence[Latency], device: torch.device) -> dict[str, Any]:
     }
 
 
-def in_words(result: Mapping[str, Any], *, no_gain: str | None, is_dense_again: bool) -> str:
+def in_words(
+    result: Mapping[str, Any], *, no_gain: str | None, is_dense_again: bool, runtime: str | None = None
+) -> str:
     """Say in words what was gained, above all where nothing was.
 
     A shape of input counts as faster if three of four rounds were: a median a little above 1 may be chance.
@@ -89,6 +91,7 @@ def in_words(result: Mapping[str, Any], *, no_gain: str | None, is_dense_again: 
         result: What the module's description lists.
         no_gain: Why a shape of input may be no faster; None derives it from the zeros that are left.
         is_dense_again: True if nothing can be faster, because what is loaded is the dense model.
+        runtime: What runs it, if that is not torch, which runs the dense model.
     """
     saved = 1 - result["size"]["bytes"] / result["size"]["dense_bytes"]
     size = f"The weights take {abs(saved):.0%} {'less' if saved >= 0 else 'more'} space on disk than the dense model's"
@@ -98,6 +101,8 @@ def in_words(result: Mapping[str, Any], *, no_gain: str | None, is_dense_again: 
         said = f"{size}; latency was not measured."
     else:
         said = f"{size}, {_speed(result, no_gain or _why_zeros_gain_nothing(result))}."
+        if runtime is not None:
+            said += f" It runs in {runtime}, the dense model in torch: part of the difference is that."
     return f"{said} {_scores_in_words(result['scores_of_run'], result['scores'])}" if result["scores"] else said
 
 

@@ -194,3 +194,8 @@ def test_keys_that_a_record_lacks_are_all_named(run: FinishedRun) -> None:
 
 def test_a_key_may_be_null(run: FinishedRun) -> None:
     require_keys(run, ("retention_reason",))
+
+
+def test_a_speed_that_another_runtime_has_a_part_in_is_said_to_be_so() -> None:
+    said = in_words(result({SMALL: SLOWER}), no_gain="int8 is slow", is_dense_again=False, runtime="onnxruntime")
+    assert said.endswith("It runs in onnxruntime, the dense model in torch: part of the difference is that.")
