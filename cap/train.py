@@ -36,7 +36,6 @@ from cap.results.record import environment, peak_memory_gb, retention, write_rec
 from cap.results.report import summary_table, write_report
 from cap.storage import atomic_folder
 from cap.training.callbacks import (
-    CheckpointCallback,
     ImportanceCallback,
     PruningCallback,
     RestartCallback,
@@ -44,6 +43,7 @@ from cap.training.callbacks import (
     SnapshotCallback,
     StepTimer,
 )
+from cap.training.checkpoint import CheckpointCallback
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule, Contrast, Distill, Optimisation

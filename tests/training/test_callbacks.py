@@ -326,7 +326,7 @@ def test_learning_rate_without_restarts_is_transformers_linear_schedule(warmup, 
 
 
 def test_checkpoint_is_written_every_n_steps_and_loads_without_unpickling(tiny_module, tmp_path):
-    from cap.training.callbacks import CheckpointCallback
+    from cap.training.checkpoint import CheckpointCallback
 
     callback = CheckpointCallback(tmp_path / "checkpoints", every_n_minutes=None, every_n_steps=2)
     fit(tiny_module(), tmp_path, [callback], n_batches=5)
