@@ -6,9 +6,7 @@ training step on the same batch: a ratio of at most 1 says that a pass costs no 
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -18,12 +16,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.step import BATCH, N_STEPS, Step, cap_module, made_up_batch, new_model, plain_step, training_step
+from benchmarks.step import BATCH, N_STEPS, Step, alternate, cap_module, new_model, plain_step, training_step
 from cap.cli import door
 from cap.results.record import environment
 from cap.storage import write_json
 from cap.training.importance import measure_importance
-from cap.training.progress import tracked
 from cap.training.run import build_trainer
 
 
@@ -48,15 +45,7 @@ def benchmark(cfg: DictConfig) -> float:
             "structured": training_step(module, pruner, 0.0, every_n_steps=N_STEPS),
             "importance": importance_batch,
         }
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for step in tracked(range(N_STEPS), description="steps"):
-            batch = made_up_batch(step)
-            for name, take_step in sides.items():
-                started = time.perf_counter()
-                take_step(step, batch)
-                if step >= 3:  # the first ones allocate
-                    seconds[name].append(time.perf_counter() - started)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+        median = alternate(sides)
     ratios = {
         "structured step / plain step": median["structured"] / median["plain"],
         "importance / structured step": median["importance"] / median["structured"],

@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -75,23 +75,29 @@ def time_steps(cfg: DictConfig) -> dict[str, dict[str, float]]:
             "every_10": cap_step(cfg, new_model(cfg), Path(folder), every_n_steps=10),
             "every_1": cap_step(cfg, new_model(cfg), Path(folder), every_n_steps=1),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for step in tracked(range(N_STEPS), description="steps"):
-            batch = made_up_batch(step)
-            for name, take_step in sides.items():
-                started = time.perf_counter()
-                take_step(step, batch)
-                if step >= 3:  # the first ones allocate
-                    seconds[name].append(time.perf_counter() - started)
-    plain = statistics.median(seconds["plain"])
+        median = alternate(sides)
+    plain = median["plain"]
     return {
         f"step_masks_{name}": {
             "plain": plain,
-            "cap": statistics.median(seconds[name]),
-            "ratio": statistics.median(seconds[name]) / plain,
+            "cap": median[name],
+            "ratio": median[name] / plain,
         }
         for name in ("every_10", "every_1")
     }
+
+
+def alternate(sides: Mapping[str, Step]) -> dict[str, float]:
+    """Take the steps of all sides in turns, each on the same made-up batch, and return the median seconds of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for step in tracked(range(N_STEPS), description="steps"):
+        batch = made_up_batch(step)
+        for name, take_step in sides.items():
+            started = time.perf_counter()
+            take_step(step, batch)
+            if step >= 3:  # the first ones allocate
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def new_model(cfg: DictConfig) -> PooledModel:

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +48,7 @@ from cap.results.predictions import Columns, answer_columns, class_columns, numb
 from cap.results.record import environment, write_record
 from cap.storage import content_key, ensure_writable, file_sha256, read_json
 from cap.training.predict import Answers, predict
+from cap.training.run import idle_trainer
 
 log = logging.getLogger("cap.evaluate")  # as a command, __name__ is __main__
 
@@ -69,7 +68,7 @@ def evaluate(cfg: DictConfig) -> float:
         InputError: If something given cannot work.
     """
     config, model_dir = check_evaluate(cfg)
-    device = _device(config.accelerator)
+    device = idle_trainer(config.accelerator).strategy.root_device
     ensure_writable(Path(config.cache_dir), "cache_dir")
     data_dir = None if config.data_dir is None else Path(config.data_dir)
     task = task_of(config.task, data_dir)
@@ -143,14 +142,6 @@ class _Seconds:
     def rounded(self) -> dict[str, float]:
         phases = {**self._phases, "total": time.perf_counter() - self._started}
         return {phase: round(value, 3) for phase, value in phases.items()}
-
-
-def _device(accelerator: str) -> torch.device:
-    try:
-        trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
-    except (ValueError, MisconfigurationException) as error:
-        raise InputError(f"accelerator must be what Lightning's Trainer takes: {error}") from error
-    return trainer.strategy.root_device
 
 
 @dataclass(frozen=True)

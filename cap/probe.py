@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -20,7 +18,6 @@ from cap.cli import door
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
-from cap.errors import InputError
 from cap.models.encoders import (
     PooledModel,
 )
@@ -33,6 +30,7 @@ from cap.storage import content_key, ensure_writable
 from cap.training.encode import Computation, computation_of, frozen_outputs
 from cap.training.probe import EncodedRows, HeadTraining, score_head, train_head
 from cap.training.progress import tracked
+from cap.training.run import idle_trainer
 
 log = logging.getLogger("cap.probe")  # as a command, __name__ is __main__
 
@@ -51,7 +49,7 @@ def probe(cfg: DictConfig) -> None:
     tasks = [probed_task(name) for name in config.tasks]
     folders = [data_dir_of(task, config.data_root) for task in tasks]
     ensure_writable(Path(config.cache_dir), "cache_dir")
-    computation = _computation(config.accelerator)
+    computation = computation_of(idle_trainer(config.accelerator))
     data = {task.name: TaskData(task, folder, config) for task, folder in zip(tasks, folders, strict=True)}
     subjects, notes = find_subjects(runs, config)
     training = HeadTraining(
@@ -82,14 +80,6 @@ def probe(cfg: DictConfig) -> None:
     write_probe(folder, result)
     Console().print(console_table(result))
     log.info("table, picture and the scores of every seed: %s", folder)
-
-
-def _computation(accelerator: str) -> Computation:
-    try:
-        trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
-    except (ValueError, MisconfigurationException) as error:
-        raise InputError(f"accelerator must be what Lightning's Trainer takes: {error}") from error
-    return computation_of(trainer)
 
 
 class TaskData:

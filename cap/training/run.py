@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from cap.errors import InputError
 from cap.storage import atomic_file
 
 
@@ -53,4 +55,16 @@ def build_trainer(
     )
 
 
-__all__ = ["AtomicCheckpointIO", "build_trainer"]
+def idle_trainer(accelerator: str) -> Trainer:
+    """Make a trainer that only says where and how models run.
+
+    Raises:
+        InputError: If Lightning has no such accelerator, or this machine has none.
+    """
+    try:
+        return Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
+    except (ValueError, MisconfigurationException) as error:
+        raise InputError(f"accelerator must be what Lightning's Trainer takes: {error}") from error
+
+
+__all__ = ["AtomicCheckpointIO", "build_trainer", "idle_trainer"]
