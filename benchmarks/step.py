@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
+from cap.budget import MemoryBudget
 from cap.cli import conf_dir, door
 from cap.config import check, register
 from cap.heads import Head
@@ -193,7 +194,7 @@ def training_step(module: CapModule, pruner: Pruner, sparsity: float, *, every_n
 
 def made_up_memory(folder: Path, *, dim: int) -> Memory:
     """Fill every bank with random directions."""
-    memory = Memory(n_examples=N_EXAMPLES, budget_gb=4.0)
+    memory = Memory(n_examples=N_EXAMPLES, budget=MemoryBudget(4.0))
     generator = np.random.default_rng(0)
     path = folder / "encodings.npy"
     rows = generator.standard_normal((N_EXAMPLES, dim))

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from cap.budget import MemoryBudget
 from cap.errors import InputError
 from cap.storage import file_sha256, read_json, write_json
 
@@ -59,7 +61,7 @@ _Encode = Callable[[dict[str, list[Any]], int], dict[str, np.ndarray]]
 
 
 def write_arrays(rows: datasets.Dataset, folder: Path, encode: _Encode) -> dict[str, np.ndarray]:
-    """Encode rows part by part, and write every array whole.
+    """Encode rows part by part, and write the parts of every array end to end; one part is in memory at a time.
 
     Args:
         rows: What to encode.
@@ -67,23 +69,53 @@ def write_arrays(rows: datasets.Dataset, folder: Path, encode: _Encode) -> dict[
         encode: Makes arrays of the columns of some rows and the number of the first of them.
 
     Returns:
-        The arrays that were written, by name.
+        The arrays that were written, by name, memory-mapped.
     """
     _log.info("tokenising %s rows", f"{rows.num_rows:,}")
     started = time.perf_counter()
-    parts: dict[str, list[np.ndarray]] = {}
     is_quiet = rows.num_rows < _ROWS_WORTH_A_BAR or not sys.stderr.isatty()
     starts = range(0, rows.num_rows, _ROWS_PER_CALL)
     bar = track(starts, "tokenising", console=Console(stderr=True), transient=True, disable=is_quiet)
-    for start in bar:
-        for name, array in encode(rows[start : start + _ROWS_PER_CALL], start).items():
-            parts.setdefault(name, []).append(array)
     folder.mkdir()
-    whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    for name, array in whole.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    growing: dict[str, _GrowingArray] = {}
+    with ExitStack() as files:
+        for start in bar:
+            for name, array in encode(rows[start : start + _ROWS_PER_CALL], start).items():
+                if name not in growing:
+                    growing[name] = files.enter_context(_GrowingArray(folder / f"{name}.npy", array))
+                growing[name].append(array)
     _log.info("tokenised in %.1f s", time.perf_counter() - started)
-    return whole
+    return {name: read_array(folder, name) for name in growing}
+
+
+class _GrowingArray:
+    """Write an ``.npy`` file whose first axis becomes as long as what is appended."""
+
+    def __init__(self, path: Path, like: np.ndarray) -> None:
+        self._path = path
+        self._dtype, self._rest = like.dtype, like.shape[1:]
+        self._n_rows = 0
+
+    def __enter__(self) -> _GrowingArray:
+        self._file = self._path.open("wb")
+        self._write_header()
+        return self
+
+    def append(self, array: np.ndarray) -> None:
+        assert (array.dtype, array.shape[1:]) == (self._dtype, self._rest)
+        self._file.write(np.ascontiguousarray(array).data)
+        self._n_rows += len(array)
+
+    def __exit__(self, *error: object) -> None:
+        with self._file:
+            # The format leaves room in the header for any length of the first axis.
+            self._file.seek(0)
+            self._write_header()
+
+    def _write_header(self) -> None:
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (self._n_rows, *self._rest)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 def flatten(encoded: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -128,25 +160,33 @@ class Layout:
 
 
 class TokenRows(Dataset[dict[str, Tensor]]):
-    """Gather padded batches of one split from memory-mapped arrays.
+    """Gather padded batches of one split from arrays in memory or on disk.
 
     Args:
         folder: What ``write_arrays`` wrote.
         labels: The examples' labels, indexed by example number.
         tokenizer: Says what padding is.
+        budget: Decides which columns of tokens are read into memory; what is needed whole is counted in it.
         groups: What the examples belong to, indexed by example number; None where examples stand alone.
     """
 
     def __init__(
-        self, folder: Path, labels: Tensor, tokenizer: PreTrainedTokenizerBase, *, groups: Tensor | None = None
+        self,
+        folder: Path,
+        labels: Tensor,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        budget: MemoryBudget,
+        groups: Tensor | None = None,
     ) -> None:
         self._layout = Layout(np.load(folder / "lengths.npy", allow_pickle=False))
         self.lengths = torch.from_numpy(self._layout.lengths)
         self.labels = labels
         self.groups = groups
+        budget.hold(self._layout.lengths, self._layout.starts, labels, *([] if groups is None else [groups]))
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         self._columns = {
-            name: (read_array(folder, name), value)
+            name: (budget.open_array(folder / f"{name}.npy"), value)
             for name, value in padding.items()
             if (folder / f"{name}.npy").is_file()
         }

@@ -10,41 +10,34 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from cap.budget import MemoryBudget
+
 Source = Literal["pretrained", "finetuned", "snapshots"]
-_BYTES_PER_GB = 1024**3
 
 
 class Memory:
     """Keep encodings of the frozen sources and the teacher's logits in float16.
 
-    Rows are indexed by ``example_id``. Arrays are held in memory until their sum would pass the budget; from then on
-    they stay on disk and are memory-mapped, which the operating system may drop at any time.
+    Rows are indexed by ``example_id``. Arrays that do not fit into the budget stay on disk and are memory-mapped: the
+    first gather after a start without page cache reads them from there, later ones take little longer than from memory.
 
     Args:
         n_examples: Rows of the training set.
-        budget_gb: Most that all arrays together may hold in memory, in GiB, >= 0.
+        budget: Decides what is read into memory; shared with the tokenised rows.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If there is no example.
     """
 
-    def __init__(self, *, n_examples: int, budget_gb: float) -> None:
+    def __init__(self, *, n_examples: int, budget: MemoryBudget) -> None:
         if n_examples < 1:
             raise ValueError(f"a memory needs at least one training example, got {n_examples}")
-        if budget_gb < 0:
-            raise ValueError(f"memory.budget_gb is what the banks may hold in memory and must be >= 0, got {budget_gb}")
         self.n_examples = n_examples
-        self.budget_bytes = int(budget_gb * _BYTES_PER_GB)
+        self._budget = budget
         self._encodings: dict[Source, list[Float[Tensor, "examples dim"]]] = {}
         self._teacher_logits: Tensor | None = None
         # Of spans: where each example's tokens begin in the flat array, and where the last one's end.
         self._offsets: Int64[Tensor, " bounds"] | None = None
-        self._bytes_in_memory = 0
-
-    @property
-    def bytes_in_memory(self) -> int:
-        """Bytes held in memory, memory-mapped arrays not counted."""
-        return self._bytes_in_memory
 
     def n_encodings(self, source: Source) -> int:
         """Count the encodings per example of a source; 0 if it is not filled."""
@@ -65,9 +58,9 @@ class Memory:
         Raises:
             ValueError: If the rows are not those of this training set.
         """
-        # First: a refused file must not leave an empty source behind.
-        array = self._open(path, n_rows=self.n_examples, what="training examples")
-        self._encodings.setdefault(source, []).append(array)
+        # First: a refused file must neither count against the budget nor leave an empty source behind.
+        self._require_rows(path, self.n_examples, "training examples")
+        self._encodings.setdefault(source, []).append(torch.from_numpy(self._budget.open_array(path)))
 
     def set_teacher_logits(self, path: Path, *, lengths: Path | None = None) -> None:
         """Take the teacher's logits from disk.
@@ -75,8 +68,8 @@ class Memory:
         Args:
             path: An ``.npy`` file of shape (examples, outputs), or (tokens of all examples, 2) for spans; float16,
                 ordered by example_id.
-            lengths: Of spans: an ``.npy`` file with the number of tokens of each example, int64. They stay in memory
-                beside the budget, 8 bytes an example.
+            lengths: Of spans: an ``.npy`` file with the number of tokens of each example, int64. They are held in
+                memory whether they fit into the budget or not, 8 bytes an example.
 
         Raises:
             ValueError: If the rows are not those of this training set.
@@ -85,8 +78,11 @@ class Memory:
         n_rows, what = self.n_examples, "training examples"
         if offsets is not None:
             n_rows, what = int(offsets[-1]), "tokens of the training examples"
-        self._teacher_logits = self._open(path, n_rows=n_rows, what=what)
+        self._require_rows(path, n_rows, what)
+        if offsets is not None:
+            self._budget.hold(offsets)
         self._offsets = offsets
+        self._teacher_logits = torch.from_numpy(self._budget.open_array(path))
 
     def gather(self, source: Source, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows snapshots dim"]:
         """Read the encodings of some examples, on the CPU.
@@ -94,9 +90,12 @@ class Memory:
         Raises:
             KeyError: If the source is not filled.
         """
-        # CPU autocast refuses to stack float16; there is nothing here for it to cast.
-        with torch.autocast("cpu", enabled=False):
-            return torch.stack([array.index_select(0, example_id) for array in self._encodings[source]], dim=1)
+        banks = self._encodings[source]
+        rows = torch.empty(len(example_id), len(banks), banks[0].shape[1], dtype=torch.float16)
+        # Each bank into its place: stacking them afterwards would hold every row twice.
+        for place, bank in enumerate(banks):
+            torch.index_select(bank, 0, example_id, out=rows[:, place])
+        return rows
 
     def teacher_logits(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
         """Read the teacher's logits of some examples, on the CPU.
@@ -146,17 +145,12 @@ class Memory:
             )
         return torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))
 
-    def _open(self, path: Path, *, n_rows: int, what: str) -> Tensor:
+    def _require_rows(self, path: Path, n_rows: int, what: str) -> None:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim != 2 or len(array) != n_rows or array.dtype != np.float16:
             raise ValueError(
                 f"a bank needs float16 rows for all {n_rows} {what}, got {array.dtype} of shape {array.shape}"
             )
-        if self._bytes_in_memory + array.nbytes <= self.budget_bytes:
-            self._bytes_in_memory += array.nbytes
-            return torch.from_numpy(np.array(array))
-        # Copy-on-write, because torch has no read-only tensors; nothing here ever writes to them.
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 __all__ = ["Memory", "Source"]

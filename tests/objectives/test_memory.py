@@ -7,6 +7,7 @@ import psutil
 import pytest
 import torch
 
+from cap.budget import MemoryBudget
 from cap.objectives.memory import Memory
 
 N, DIM = 64, 8
@@ -28,7 +29,7 @@ def _saved(path: Path, array: np.ndarray) -> Path:
 
 
 def _memory(n_examples: int = N, budget_gb: float = 1.0) -> Memory:
-    return Memory(n_examples=n_examples, budget_gb=budget_gb)
+    return Memory(n_examples=n_examples, budget=MemoryBudget(budget_gb))
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -85,6 +86,21 @@ def test_float16_stays_float16(tmp_path: Path, budget_gb: float) -> None:
     assert memory.gather("pretrained", torch.tensor([0])).dtype == torch.float16
 
 
+def test_encodings_are_gathered_as_float16_under_autocast(tmp_path: Path) -> None:
+    memory = _memory()
+    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = memory.gather("pretrained", torch.tensor([5, 2]))
+    assert (rows.dtype, rows[:, 0].tolist()) == (torch.float16, _array(1)[[5, 2]].tolist())
+
+
+def test_an_example_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    memory = _memory()
+    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    with pytest.raises(IndexError, match="out of range"):
+        memory.gather("pretrained", torch.tensor([N]))
+
+
 @pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
 def test_writing_to_gathered_rows_changes_no_bank(tmp_path: Path, budget_gb: float) -> None:
     memory = _memory(budget_gb=budget_gb)
@@ -117,17 +133,33 @@ def test_ids_beyond_float16_find_their_own_row(tmp_path: Path) -> None:
     ids=["none", "one-byte-short", "room-for-one", "room-for-three"],
 )
 def test_two_arrays_hold_what_the_budget_allows(tmp_path: Path, budget_bytes: int, expected: int) -> None:
-    memory = _memory(budget_gb=budget_bytes / GIB)
+    budget = MemoryBudget(budget_bytes / GIB)
+    memory = Memory(n_examples=N, budget=budget)
     memory.add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
     memory.add_encodings("finetuned", _saved(tmp_path / "f.npy", _array(2)))
-    assert memory.bytes_in_memory == expected
+    assert budget.bytes_in_memory == expected
 
 
 def test_teacher_logits_count_against_the_budget(tmp_path: Path) -> None:
-    memory = _memory(budget_gb=ARRAY_BYTES / GIB)
+    budget = MemoryBudget(ARRAY_BYTES / GIB)
+    memory = Memory(n_examples=N, budget=budget)
     memory.set_teacher_logits(_saved(tmp_path / "t.npy", _array(3, dim=2)))
     memory.add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
-    assert memory.bytes_in_memory == N * 2 * 2
+    assert (budget.bytes_in_memory, budget.bytes_mapped) == (N * 2 * 2, ARRAY_BYTES)
+
+
+def test_what_others_hold_leaves_less_for_the_banks(tmp_path: Path) -> None:
+    budget = MemoryBudget(ARRAY_BYTES / GIB)
+    budget.hold(np.zeros(1, dtype=np.int8))
+    Memory(n_examples=N, budget=budget).add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
+    assert (budget.bytes_in_memory, budget.bytes_mapped) == (1, ARRAY_BYTES)
+
+
+def test_an_array_that_is_refused_does_not_count(tmp_path: Path) -> None:
+    budget = MemoryBudget(1.0)
+    with pytest.raises(ValueError, match="training examples"):
+        Memory(n_examples=N, budget=budget).add_encodings("pretrained", _saved(tmp_path / "bad.npy", _array(1, n=5)))
+    assert (budget.bytes_in_memory, budget.bytes_mapped) == (0, 0)
 
 
 def test_arrays_in_memory_and_on_disk_give_their_rows_side_by_side(tmp_path: Path) -> None:
@@ -187,11 +219,6 @@ def test_a_memory_without_examples_is_refused() -> None:
         _memory(n_examples=0)
 
 
-def test_a_negative_budget_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"memory\.budget_gb .* must be >= 0, got -0.5"):
-        _memory(budget_gb=-0.5)
-
-
 # --- teacher logits ----------------------------------------------------------------------------------------------
 
 
@@ -225,8 +252,15 @@ N_TOKENS = int(LENGTHS.sum())
 budgets = pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
 
 
-def _spans(folder: Path, *, budget_gb: float = 1.0, lengths: np.ndarray = LENGTHS, n_tokens: int = N_TOKENS) -> Memory:
-    memory = _memory(budget_gb=budget_gb)
+def _spans(
+    folder: Path,
+    *,
+    budget_gb: float = 1.0,
+    budget: MemoryBudget | None = None,
+    lengths: np.ndarray = LENGTHS,
+    n_tokens: int = N_TOKENS,
+) -> Memory:
+    memory = Memory(n_examples=N, budget=budget or MemoryBudget(budget_gb))
     logits = _saved(folder / "logits.npy", _array(7, n=n_tokens, dim=2))
     memory.set_teacher_logits(logits, lengths=_saved(folder / "lengths.npy", lengths))
     return memory
@@ -254,8 +288,27 @@ def test_spans_agree_with_a_walk_over_the_tokens(tmp_path: Path, budget_gb: floa
 def test_spans_on_disk_have_the_bits_of_those_in_memory(tmp_path: Path) -> None:
     ids = torch.randperm(N, generator=_generator(4))
     held, mapped = _spans(tmp_path, budget_gb=1.0), _spans(tmp_path, budget_gb=0.0)
-    assert (held.bytes_in_memory, mapped.bytes_in_memory) == (N_TOKENS * 2 * 2, 0)
     assert torch.equal(held.teacher_logits(ids).view(torch.int16), mapped.teacher_logits(ids).view(torch.int16))
+
+
+OFFSET_BYTES, SPAN_BYTES = 8 * (N + 1), N_TOKENS * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("budget_bytes", "in_memory", "mapped"),
+    [
+        (OFFSET_BYTES + SPAN_BYTES, OFFSET_BYTES + SPAN_BYTES, 0),
+        (OFFSET_BYTES + SPAN_BYTES - 1, OFFSET_BYTES, SPAN_BYTES),
+        (0, OFFSET_BYTES, SPAN_BYTES),
+    ],
+    ids=["room-for-both", "one-byte-short", "none"],
+)
+def test_where_the_tokens_of_spans_begin_is_held_and_counted_first(
+    tmp_path: Path, budget_bytes: int, in_memory: int, mapped: int
+) -> None:
+    budget = MemoryBudget(budget_bytes / GIB)
+    _spans(tmp_path, budget=budget)
+    assert (budget.bytes_in_memory, budget.bytes_mapped) == (in_memory, mapped)
 
 
 def test_spans_of_no_example_are_empty(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""What a run may hold in memory of the arrays that lie in its files. Any room may import this."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+_log = logging.getLogger(__name__)
+
+_BYTES_PER_GB = 1024**3
+
+
+class MemoryBudget:
+    """Read arrays into memory as long as they fit together, and map the others from disk.
+
+    One object serves a whole run, so that tokens, teacher logits and banks share one limit. They are taken in the order
+    they come: an array that does not fit is mapped whole, a smaller one after it may still be read.
+
+    Counted are the arrays that are read (banks, teacher logits, columns of tokens), and those that are held because
+    they are needed as a whole (labels, groups, and where each example's tokens lie), whether they fit or not.
+    Not counted are the models, optimizer and activations; a gathered batch; the texts of the rows; a bank while it is
+    made; copies in loader workers that are not forked; and mapped pages, which the operating system keeps in its page
+    cache while it has room and drops when it has none.
+
+    Args:
+        gb: Most that all processes of this machine may hold together, in GiB, >= 0; 0 maps all that can be.
+        n_processes: How many of them share it, each its part, >= 1.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(self, gb: float, *, n_processes: int = 1) -> None:
+        if not gb >= 0:
+            raise ValueError(
+                f"memory.budget_gb is what tokens, teacher logits and banks may hold in memory and must be >= 0, "
+                f"got {gb}"
+            )
+        if n_processes < 1:
+            raise ValueError(f"a memory budget is shared by at least one process, got n_processes={n_processes}")
+        # Not rounded to whole bytes: .inf is a budget, too.
+        self._limit = gb * _BYTES_PER_GB / n_processes
+        self._bytes_in_memory = 0
+        self._bytes_mapped = 0
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Bytes of the arrays that were read or held; more than the budget only if what is held is."""
+        return self._bytes_in_memory
+
+    @property
+    def bytes_mapped(self) -> int:
+        """Bytes of the arrays that were mapped."""
+        return self._bytes_mapped
+
+    def open_array(self, path: Path) -> np.ndarray:
+        """Open an array that nobody is going to change: in memory if it still fits, else mapped.
+
+        Args:
+            path: An ``.npy`` file. It must not be rewritten in place while it is mapped; replacing it is harmless.
+
+        Returns:
+            The array. Writing to it would not reach the file.
+
+        Raises:
+            ValueError: If the file is no array, or one of Python objects.
+        """
+        # Copy-on-write, because torch has no read-only tensors.
+        mapped: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+        if self._bytes_in_memory + mapped.nbytes <= self._limit:
+            self._bytes_in_memory += mapped.nbytes
+            array: np.ndarray = np.load(path, allow_pickle=False)
+            return array
+        if self._limit > 0 and self._bytes_mapped == 0:
+            _log.info(
+                "memory.budget_gb: %.2f of this process's %.2f GiB are used; what does not fit is memory-mapped",
+                self._bytes_in_memory / _BYTES_PER_GB,
+                self._limit / _BYTES_PER_GB,
+            )
+        self._bytes_mapped += mapped.nbytes
+        # As a plain array over the same pages: numpy's own class for mapped files is slow to index.
+        return np.asarray(mapped)
+
+    def hold(self, *arrays: np.ndarray | Tensor) -> None:
+        """Count arrays that are in memory already, whether they fit or not.
+
+        Args:
+            arrays: Each with memory of its own.
+        """
+        self._bytes_in_memory += sum(array.nbytes for array in arrays)
+
+
+__all__ = ["MemoryBudget"]
