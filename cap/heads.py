@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -46,6 +46,16 @@ class Metrics(Protocol):
 
     def reset(self) -> None:
         """Forget everything seen so far."""
+
+    def state(self) -> Any:
+        """Return what was seen since the last reset: picklable, on the CPU, to be merged elsewhere."""
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Become the metrics that have seen all of several states.
+
+        Args:
+            states: Of metrics made like these; what these themselves have seen counts only if it is among them.
+        """
 
 
 __all__ = ["Head", "Kind", "Metrics"]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from cap.budget import MemoryBudget
 from cap.data.examples import Examples
 from cap.data.metrics import split_suffixes
 from cap.data.question_answering import QuestionExamples
@@ -23,7 +24,7 @@ from cap.data.tasks import Task
 from cap.data.tokens import FORMAT, TokenRows, is_whole, seal
 from cap.errors import InputError
 from cap.heads import Metrics
-from cap.storage import atomic_folder, content_key, locked
+from cap.storage import atomic_folder, content_key, making
 
 
 class CapDataModule(LightningDataModule):
@@ -31,9 +32,8 @@ class CapDataModule(LightningDataModule):
 
     An example is a row, or for tasks with spans one of a row's windows. Every batch is a dict of tensors:
     ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``, ``example_id``.
-    Under several processes the training batches are
-    shared out here and every process scores all validation rows, so the trainer must not insert samplers of its own
-    (``use_distributed_sampler=False``).
+    Several processes share the rows of every split here, training rows as the trainer's rank says, so the trainer must
+    not insert samplers of its own (``use_distributed_sampler=False``).
 
     Args:
         rows: Where the texts and labels come from.
@@ -47,6 +47,7 @@ class CapDataModule(LightningDataModule):
         seed: Fixes the order of the training batches.
         cache_dir: Folder of all caches; tokens go to ``tokenised/<key>`` in it.
         num_workers: Processes that prepare batches; 0 prepares them in this one.
+        budget: What the tokens of all splits may hold in memory, training rows first; None maps them all.
 
     Raises:
         InputError: If ``max_length`` is more than the tokenizer's model can read or leaves no room for text, if
@@ -67,8 +68,11 @@ class CapDataModule(LightningDataModule):
         seed: int,
         cache_dir: Path,
         num_workers: int = 0,
+        budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__()
+        # Of a small split a process may get nothing; the others have it then.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self._examples = _examples(task, tokenizer, max_length=max_length, stride=stride)
         self._rows = rows
         self._task = task
@@ -77,6 +81,7 @@ class CapDataModule(LightningDataModule):
         self._eval_batch_size = eval_batch_size
         self._seed = seed
         self._num_workers = num_workers
+        self._budget = MemoryBudget(0.0) if budget is None else budget
         # One key per split: other validation rows leave everything that is made of the training rows as it was.
         keys = {
             split: content_key(
@@ -128,31 +133,53 @@ class CapDataModule(LightningDataModule):
         _ = self._tokens
 
     def train_dataloader(self) -> DataLoader:  # noqa: D102 - Lightning's hook
-        trainer = self.trainer
+        rank, size = self._place
         sampler = LengthGroupedBatchSampler(
-            self._tokens["train"].lengths,
-            self._batch_size,
-            self._seed,
-            shuffle=True,
-            num_replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
+            self._tokens["train"].lengths, self._batch_size, self._seed, shuffle=True, num_replicas=size, rank=rank
         )
         return self._loader("train", sampler, _ResumableLoader)
 
     def val_dataloader(self) -> list[DataLoader]:  # noqa: D102 - Lightning's hook
-        return list(self.eval_dataloaders().values())
+        rank, size = self._place
+        splits = self._task.validation_splits
+        most = max(len(self._tokens[split]) for split in splits)
+        if most < size:
+            raise InputError(
+                f"validation rows are shared by all processes, so that there must be as many as processes at least, "
+                f"got {most} for trainer.devices x trainer.num_nodes = {size}; use fewer processes or more rows"
+            )
+        return [self._sorted_loader(split, rank, size, is_everyone_busy=True) for split in splits]
 
-    def eval_dataloaders(self) -> dict[str, DataLoader]:
-        """Return a loader per validation split, in the task's order, longest examples first."""
-        return {split: self._sorted_loader(split) for split in self._task.validation_splits}
+    def eval_dataloaders(self, rank: int = 0, size: int = 1) -> dict[str, DataLoader]:
+        """Make a loader per validation split, in the task's order, longest examples first.
 
-    def encoding_dataloader(self) -> DataLoader:
-        """Return a loader that gives every training example once, longest first, on every process."""
-        return self._sorted_loader("train")
+        Args:
+            rank: Which of the processes that share the rows asks.
+            size: How many they are; together their loaders give every row once.
+        """
+        return {split: self._sorted_loader(split, rank, size) for split in self._task.validation_splits}
 
-    def _sorted_loader(self, split: str) -> DataLoader:
+    def encoding_dataloader(self, rank: int = 0, size: int = 1) -> DataLoader:
+        """Make a loader of every training example once, longest first.
+
+        Args:
+            rank: Which of the processes that share the examples asks.
+            size: How many they are; together their loaders give the very batches of one process.
+        """
+        return self._sorted_loader("train", rank, size)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """The rank of this process in training, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _sorted_loader(self, split: str, rank: int, size: int, *, is_everyone_busy: bool = False) -> DataLoader:
+        lengths, batch_size = self._tokens[split].lengths, self._eval_batch_size
+        if is_everyone_busy and len(lengths) <= batch_size * (size - 1):
+            # Lightning passes over the end of a validation in which a process has no batch, where the others wait.
+            batch_size = max(1, len(lengths) // size)
         sampler = LengthGroupedBatchSampler(
-            self._tokens[split].lengths, self._eval_batch_size, self._seed, shuffle=False
+            lengths, batch_size, self._seed, shuffle=False, num_replicas=size, rank=rank
         )
         return self._loader(split, sampler, DataLoader)
 
@@ -163,6 +190,8 @@ class CapDataModule(LightningDataModule):
             collate_fn=_as_it_is,
             num_workers=self._num_workers,
             pin_memory=torch.cuda.is_available(),
+            # Its own: a loader draws a seed for its workers, and would take it from the stream that dropout draws from.
+            generator=torch.Generator(),
         )
 
     @cached_property
@@ -171,7 +200,8 @@ class CapDataModule(LightningDataModule):
 
     def _tokens_of(self, split: str, folder: Path) -> TokenRows:
         labels = self._examples.labels(self._rows.splits[split], folder)
-        return TokenRows(folder, labels, self._tokenizer, groups=self._examples.groups(folder))
+        groups = self._examples.groups(folder)
+        return TokenRows(folder, labels, self._tokenizer, budget=self._budget, groups=groups)
 
     @cached_property
     def _arrays(self) -> dict[str, Path]:
@@ -179,7 +209,7 @@ class CapDataModule(LightningDataModule):
         return {split: self._arrays_of(split, folder) for split, folder in self._folders.items()}
 
     def _arrays_of(self, split: str, folder: Path) -> Path:
-        with locked(folder):
+        with making(folder, f"tokens of the {split} rows"):
             if not is_whole(folder):
                 with atomic_folder(folder) as temporary:
                     self._examples.tokenise(
@@ -192,17 +222,24 @@ class CapDataModule(LightningDataModule):
 
 
 class _ResumableLoader(DataLoader[dict[str, Tensor]]):
-    """A loader that Lightning saves in a checkpoint and that continues in the middle of an epoch."""
+    """A loader that Lightning saves in a checkpoint and that continues in the middle of an epoch.
 
-    _n_taken = 0
+    A batch counts as used when the next one is asked for: a checkpoint that is written when a batch has been fetched,
+    but nothing has been done with it, begins with that batch.
+    """
+
+    _n_used: int | None = None  # None until the first batch of a pass is asked for
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
+        self._n_used = None
+        return self._batches()
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
         # A generator starts at the first batch: Lightning makes the iterator before it sets the sampler's epoch.
-        sampler = self._length_sampler
-        self._n_taken = sampler.n_skipped
+        n_used = self._n_used = self._length_sampler.n_skipped
         for batch in super().__iter__():
-            self._n_taken += 1
             yield batch
+            self._n_used = n_used = n_used + 1
 
     @property
     def _length_sampler(self) -> LengthGroupedBatchSampler:
@@ -210,11 +247,12 @@ class _ResumableLoader(DataLoader[dict[str, Tensor]]):
         return self.batch_sampler
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self._length_sampler.epoch, "n_batches": self._n_taken}
+        sampler = self._length_sampler
+        return {"epoch": sampler.epoch, "n_batches": sampler.n_skipped if self._n_used is None else self._n_used}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._n_taken = state_dict["n_batches"]
-        self._length_sampler.resume(state_dict["epoch"], self._n_taken)
+        self._n_used = None
+        self._length_sampler.resume(state_dict["epoch"], state_dict["n_batches"])
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -92,6 +92,15 @@ class TaskMetrics:
         logits = logits.detach().cpu()
         self._predicted.append(logits.double().reshape(-1) if self._task.kind == "number" else logits.argmax(dim=-1))
         self._labels.append(batch["labels"].detach().cpu().reshape(-1))
+
+    def state(self) -> tuple[Tensor, Tensor]:
+        """Return the answers and labels of every row since the last reset, each ``(rows,)``."""
+        return self._rows()
+
+    def merge(self, states: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Become the metrics that have seen all rows of several states, in place of their own."""
+        self._predicted = [predicted for predicted, _ in states]
+        self._labels = [labels for _, labels in states]
 
     def compute(self) -> dict[str, float]:
         """Score every row since the last reset.

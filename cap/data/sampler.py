@@ -17,17 +17,21 @@ _BATCHES_PER_CHUNK = 50
 class LengthGroupedBatchSampler(Sampler[list[int]]):
     """Cut rows into batches of similar length, so that little of a batch is padding.
 
-    Shuffled: the rows are permuted, chunks of 50 batches are sorted by length, and the batches are permuted.
+    Shuffled: the rows are permuted, chunks of 50 batches are sorted by length, and the batches are permuted. Several
+    processes share every batch, a block each, so that together they take the steps of one process whose batches are as
+    large as theirs together. Of the one batch that is not full the blocks differ by one row at most, the first are the
+    larger; a batch of fewer rows than processes repeats rows, so that nobody is left without.
     Not shuffled: all rows are sorted, the longest first, so that a batch too large for the memory fails at once.
-    Every row comes exactly once per epoch; the one batch that is not full is kept.
+    Several processes take turns, whole batches each, the very batches of one process: every row comes once over all of
+    them, and some may have a batch less, or none.
+    Every row comes exactly once per epoch but for those that are repeated; the one batch that is not full is kept.
 
     Args:
         lengths: Tokens of every row.
         batch_size: Rows per batch, and per process; >= 1.
         seed: With the epoch, fixes the order; >= 0.
         shuffle: Whether each epoch has an order of its own.
-        num_replicas: Processes that share an epoch's batches. All get equally many: the first few batches come
-            twice where the number does not divide.
+        num_replicas: Processes that share an epoch; >= 1.
         rank: Which of these processes this is, in [0, num_replicas).
 
     Raises:
@@ -77,39 +81,50 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
 
         Args:
             epoch: The epoch that was interrupted.
-            n_batches: Batches of it that this process has already taken.
+            n_batches: Batches of it that this process has already used.
         """
         self.epoch = epoch
         self.n_skipped = n_batches
 
     def __len__(self) -> int:
-        return -(-self._n_batches // self._num_replicas)
+        # What `_n_batches` counts are batches of all processes together, or of one: see `_shared_size`.
+        return self._n_batches if self._shuffle else len(range(self._rank, self._n_batches, self._num_replicas))
 
     def __iter__(self) -> Iterator[list[int]]:
         n_skipped, self.n_skipped = self.n_skipped, 0
         rows, batches = self._order()
         for batch in batches[n_skipped:]:
-            yield rows[batch * self._batch_size : (batch + 1) * self._batch_size].tolist()
+            yield self._block(rows[batch * self._shared_size : (batch + 1) * self._shared_size]).tolist()
+
+    @property
+    def _shared_size(self) -> int:
+        """Count the rows of a full batch before it is shared out."""
+        return self._batch_size * self._num_replicas if self._shuffle else self._batch_size
 
     @property
     def _n_batches(self) -> int:
-        return -(-len(self._lengths) // self._batch_size)
+        return -(-len(self._lengths) // self._shared_size)
 
-    def _order(self) -> tuple[np.ndarray, list[int]]:
-        """Arrange all rows, and list the batches of them that are this process's."""
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Arrange all rows, and list the batches of them that this process works on."""
         n_rows = len(self._lengths)
-        if self._shuffle:
-            generator = np.random.default_rng([self._seed, self.epoch])
-            rows = generator.permutation(n_rows)
-            chunks = np.arange(n_rows) // (_BATCHES_PER_CHUNK * self._batch_size)
-            rows = rows[np.lexsort((self._lengths[rows], chunks))]
-            batches = generator.permutation(self._n_batches)
-        else:
-            rows = np.argsort(-self._lengths, kind="stable")
-            batches = np.arange(self._n_batches)
-        # Strided, not in blocks: processes then work on neighbours in length at the same time. `resize` wraps around.
-        shared = np.resize(batches, len(self) * self._num_replicas)
-        return rows, shared[self._rank :: self._num_replicas].tolist()
+        if not self._shuffle:
+            # Strided, not in blocks: processes then work on neighbours in length at the same time.
+            batches = np.arange(self._rank, self._n_batches, self._num_replicas)
+            return np.argsort(-self._lengths, kind="stable"), batches
+        generator = np.random.default_rng([self._seed, self.epoch])
+        rows = generator.permutation(n_rows)
+        chunks = np.arange(n_rows) // (_BATCHES_PER_CHUNK * self._shared_size)
+        rows = rows[np.lexsort((self._lengths[rows], chunks))]
+        return rows, generator.permutation(self._n_batches)
+
+    def _block(self, batch: np.ndarray) -> np.ndarray:
+        """Take this process's rows of a batch."""
+        if not self._shuffle:
+            return batch
+        if len(batch) < self._num_replicas:
+            batch = np.resize(batch, self._num_replicas)  # starts again at the first row
+        return np.array_split(batch, self._num_replicas)[self._rank]
 
 
 __all__ = ["LengthGroupedBatchSampler"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -20,6 +20,8 @@ from cap.data.windows import Windows
 _SCORES = ("f1", "exact_match")
 _N_BEST = 20
 _MAX_ANSWER_LENGTH = 30
+# Of windows: their numbers, first and last characters (windows, 2), and scores.
+_State = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def best_spans(
@@ -117,6 +119,18 @@ class SpanMetrics:
         self._example_id.append(example_id)
         self._characters.append(characters.numpy())
         self._scores.append(scores.numpy())
+
+    def state(self) -> _State:
+        """Return the number, span and score of every window since the last reset; their questions may lie elsewhere."""
+        return np.concatenate(self._example_id), np.concatenate(self._characters), np.concatenate(self._scores)
+
+    def merge(self, states: Sequence[_State]) -> None:
+        """Become the metrics that have seen all windows of several states, in place of their own."""
+        self.reset()
+        for example_id, characters, scores in states:
+            self._example_id.append(example_id)
+            self._characters.append(characters)
+            self._scores.append(scores)
 
     def answers(self) -> dict[int, str]:
         """Return the best answer of every question of which a window was seen since the last reset.

@@ -61,11 +61,13 @@ def _log_probabilities(anchors: Tensor, candidates: Tensor, is_self: Tensor, tem
         return similarity.masked_fill(is_self, torch.finfo(dtype).min).log_softmax(dim=1)
 
 
-def _average(log_prob: Tensor, is_positive: Tensor, reduction: Reduction) -> Tensor:
+def _average(log_prob: Tensor, is_positive: Tensor, reduction: Reduction, *, first: int = 0) -> Tensor:
+    """Add up the losses of some anchors and divide by the count of all: rows of ``log_prob`` begin at ``first``."""
+    own = slice(first, first + len(log_prob))
     with torch.autocast(log_prob.device.type, enabled=False):
         n_positive = is_positive.sum(dim=1)  # (batch,)
         # clamp: an anchor without positives contributes 0 / 1, not 0 / 0 = nan.
-        per_anchor = -torch.where(is_positive, log_prob, 0.0).sum(dim=1) / n_positive.clamp(min=1)
+        per_anchor = -torch.where(is_positive[own], log_prob, 0.0).sum(dim=1) / n_positive[own].clamp(min=1)
         count = (n_positive > 0).sum() if reduction == "anchors" else n_positive.sum()
         return per_anchor.sum() / count.clamp(min=1)
 
@@ -140,32 +142,43 @@ def bank_loss(
     reduction: Reduction,
     unsupervised_weight: float,
     supervised_weight: float,
+    first: int = 0,
 ) -> Float[Tensor, ""]:
     """Weigh and add the unsupervised and the supervised term of one bank.
 
+    Several processes share a batch: each compares its own anchors with the candidates of the whole batch, and divides
+    by the count of the whole batch, so that the sum of their shares is the loss of one process.
+
     Args:
-        anchors: Student encodings of the batch, with gradient, in the order of the candidates' first rows.
-        candidates: What they are compared with.
+        anchors: Student encodings of the batch or of a share of it, with gradient, in the order of the candidates'
+            first rows.
+        candidates: What they are compared with; of the whole batch.
         temperature: As in ``contrastive_loss``.
         reduction: As in ``contrastive_loss``.
         unsupervised_weight: Factor of the term whose positives are candidates of the same example.
         supervised_weight: Factor of the term whose positives share the label; ignored without labels.
+        first: Where in the batch the anchors begin.
 
     Returns:
-        The weighted sum in nats.
+        The weighted sum in nats, or these anchors' share of it.
+
+    Raises:
+        ValueError: If the anchors reach beyond the batch, or as ``contrastive_loss``.
     """
     _check(temperature, reduction)
-    n = candidates.n_batch
+    n, last = candidates.n_batch, first + len(anchors)
+    if not 0 <= first <= last <= n:
+        raise ValueError(f"anchors must be rows of a batch of {n}, got rows {first} to {last}")
     is_excluded = _excluded(candidates)
     # Both terms rank the same candidates: one product and one softmax serve them.
-    log_prob = _log_probabilities(anchors, candidates.encodings, is_excluded, temperature)
+    log_prob = _log_probabilities(anchors, candidates.encodings, is_excluded[first:last], temperature)
     total = anchors.new_zeros(())
     keys = [(candidates.example_id, unsupervised_weight), (candidates.labels, supervised_weight)]
     for key, weight in keys:
         if key is None or weight == 0:
             continue
         is_positive = (key[:n, None] == key[None, :]) & ~is_excluded  # (batch, bank)
-        total = total + weight * _average(log_prob, is_positive, reduction)
+        total = total + weight * _average(log_prob, is_positive, reduction, first=first)
     return total
 
 

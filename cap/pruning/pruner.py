@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from cap.models.families import Prunable
 
+# Where torch.nn.utils.parametrize keeps a weight that has a mask on, and the mask.
+_MASK = ".parametrizations.weight."
+_ORIGINAL = f"{_MASK}original"
+
 
 @dataclass(frozen=True)
 class MaskCounts:
@@ -65,6 +69,9 @@ class Pruner(ABC):
         """List what an importance pass differentiates the loss by."""
         return []
 
+    def forget_importance(self) -> None:  # noqa: B027
+        """Start an importance pass from nothing, whatever an interrupted one has left."""
+
     def observe_importance(self) -> None:  # noqa: B027 - most types need no pass
         """Take in the gradients that one batch of an importance pass has left on the gates."""
 
@@ -92,6 +99,11 @@ class Pruner(ABC):
     def masks(self) -> dict[str, Tensor]:
         """Masks by matrix name, True = kept."""
 
+    @property
+    def mask_keys(self) -> dict[str, Tensor]:
+        """What the masks follow from, by matrix name, as bool and no larger than need be; equal where masks are."""
+        return self.masks
+
     @abstractmethod
     def update_masks(self, sparsity: float) -> MaskCounts:
         """Move the masks to a target sparsity.
@@ -106,6 +118,21 @@ class Pruner(ABC):
     @abstractmethod
     def fold(self) -> None:
         """Write the masked weights into the modules and take the masks off."""
+
+    def folded_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the state of the stock model as ``fold`` would leave it, and leave this one as it is.
+
+        Args:
+            model: What the masks were put on.
+        """
+        state = {}
+        for key, value in model.state_dict().items():
+            name, is_masked, rest = key.partition(_ORIGINAL)
+            if is_masked or _MASK not in key:
+                state[f"{name}.weight{rest}" if is_masked else key] = value
+        # Adding zero turns a masked negative weight, -0.0, into 0.0.
+        state |= {f"{name}.weight": state[f"{name}.weight"] * mask + 0.0 for name, mask in self.masks.items()}
+        return state
 
     @property
     def score_learning_rate(self) -> float:
@@ -126,6 +153,13 @@ class Pruner(ABC):
         Args:
             scale: Factor by which a loss scaler has multiplied them.
         """
+
+    def state_dict(self) -> dict[str, int | float]:
+        """Return what is neither a parameter nor a buffer, and changes during a run."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, int | float]) -> None:  # noqa: B027 - most types keep nothing else
+        """Take back what ``state_dict`` returned."""
 
     def regularizer(self) -> Tensor | None:
         """Return the weighted score regulariser to add to the loss; None if the type has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -85,6 +86,15 @@ class SoftMovement(Movement):
         if weight == 0:
             return None
         return weight * torch.stack([scores.sigmoid().mean() for scores in self.score_parameters()]).mean()
+
+    def state_dict(self) -> dict[str, int | float]:
+        """Add how far the schedule has come, which the regulariser follows."""
+        return {**super().state_dict(), "progress": self._progress}
+
+    def load_state_dict(self, state: Mapping[str, int | float]) -> None:
+        """Take it back."""
+        super().load_state_dict(state)
+        self._progress = state["progress"]
 
     def _choose(self, sparsity: float) -> dict[str, Tensor]:
         self._progress = sparsity / self.final_sparsity if self.final_sparsity > 0 else 0.0

@@ -97,6 +97,12 @@ class Structured(Pruner):
                     f"got {self.final_sparsity}; lower sparsity, or use another pruning type"
                 )
 
+    def forget_importance(self) -> None:
+        """Zero what was measured; an order that was drawn once stays."""
+        if self.importance != "random":
+            for gated in self._gated():
+                gated.importance.zero_()
+
     def observe_importance(self) -> None:
         """Take in the gradients that one batch has left on the gates."""
         for gated in self._gated():
@@ -115,6 +121,12 @@ class Structured(Pruner):
         """Masks by matrix name, True = kept: whole rows and columns."""
         by_module = {id(linear): mask for gated in self._gated() for linear, mask in gated.masks()}
         return {name: by_module[id(linear)] for name, linear in self._linears.items()}
+
+    @property
+    def mask_keys(self) -> dict[str, Tensor]:
+        """Say which units are kept, by the name of the matrix that their gates are on."""
+        names = {id(linear): name for name, linear in self._linears.items()}
+        return {names[id(gated.units.outgoing)]: gated.is_kept for gated in self._gated()}
 
     def update_masks(self, sparsity: float) -> MaskCounts:
         """Prune units up to a target sparsity, and start measuring importance anew."""
@@ -137,9 +149,7 @@ class Structured(Pruner):
             with torch.no_grad():
                 for gated, mask in zip(layers, kept, strict=True):
                     gated.gates.copy_(mask)
-        if self.importance != "random":
-            for gated in self._gated():
-                gated.importance.zero_()
+        self.forget_importance()
         after = self._counts()
         units: dict[str, tuple[int, int, int]] = {
             kind: (before[kind].n_pruned, after[kind].n_pruned, after[kind].n) for kind in self._kinds
@@ -155,6 +165,18 @@ class Structured(Pruner):
         """Zero both sides of every pruned unit with the biases of its rows, and take the gates off."""
         for gated in self._gated():
             gated.fold()
+
+    def folded_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Zero the biases of pruned rows, too."""
+        state = super().folded_state(model)
+        names = {id(linear): name for name, linear in self._linears.items()}
+        for gated in self._gated():
+            kept = gated.is_kept.repeat_interleave(gated.units.size)
+            for linear in gated.units.incoming:
+                if linear.bias is not None:
+                    key = f"{names[id(linear)]}.bias"
+                    state[key] = state[key] * kept
+        return state
 
     def _gated(self) -> list[GatedUnits]:
         return [gated for layers in self._kinds.values() for gated in layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -75,6 +76,12 @@ class WeightPruner(Pruner):
     def fold(self) -> None:  # noqa: D102
         for linear in self._linears.values():
             fold(linear)
+
+    def state_dict(self) -> dict[str, int | float]:  # noqa: D102
+        return {"n_pruned": self._n_pruned}
+
+    def load_state_dict(self, state: Mapping[str, int | float]) -> None:  # noqa: D102
+        self._n_pruned = int(state["n_pruned"])
 
     @property
     def n_weights(self) -> int:

@@ -16,28 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cap.models.encoders import PooledModel, evaluating, normalise, weights_key
-from cap.storage import atomic_file, atomic_folder, content_key, file_sha256, locked, read_json, write_json
+from cap.storage import atomic_file, atomic_folder, content_key, file_sha256, making, read_json, write_json
 from cap.training.progress import tracked
+from cap.training.ranks import ALONE, Ranks
+from cap.training.shares import ENCODINGS, LENGTHS, LOGITS, Shares, ShareWriter, share_folder, together
 
 log = logging.getLogger(__name__)
 
-_ENCODINGS = "encodings.npy"
-_LOGITS = "logits.npy"
-_LENGTHS = "lengths.npy"
 _META = "meta.json"
-
-
-@dataclass(frozen=True)
-class Logits:
-    """Hold the logits of a whole training set, float16, ordered by example_id.
-
-    Args:
-        values: (examples, outputs); of spans (tokens of all examples, 2), without padding.
-        lengths: Of spans: the number of tokens of each example, int64; else None.
-    """
-
-    values: np.ndarray
-    lengths: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -46,8 +32,9 @@ class FrozenOutputs:
 
     Args:
         encodings: ``.npy`` file (examples, dim), float16, ordered by example_id.
-        logits: ``.npy`` file with the values of ``Logits``; None if they were not asked for.
-        lengths: ``.npy`` file with the lengths of ``Logits``; None if it has none.
+        logits: ``.npy`` file (examples, outputs), or of spans (tokens of all examples, 2), without padding; float16,
+            ordered by example_id. None if they were not asked for.
+        lengths: Of spans: ``.npy`` file with the number of tokens of each example, int64; else None.
         was_cached: True if nothing had to be computed.
     """
 
@@ -77,62 +64,82 @@ def computation_of(trainer: Trainer) -> Computation:
     return Computation(trainer.strategy.root_device, str(trainer.precision), trainer.precision_plugin.forward_context)
 
 
-def encode_rows(
+def encode_share(
     model: PooledModel,
     loader: DataLoader,
+    folder: Path,
     *,
-    device: torch.device,
+    computation: Computation,
     description: str,
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
-    with_logits: bool = True,
+    with_logits: bool,
     trainer: Trainer | None = None,
-) -> tuple[np.ndarray, Logits | None]:
-    """Run a model in eval mode over the training set.
+    shows_progress: bool = True,
+) -> None:
+    """Run a model in eval mode over a share of the training set, and write down what it gives.
 
     Args:
-        model: Left on ``device``, its mode restored.
-        loader: Every training row once, in any order.
-        device: Where to run.
+        model: Left on the device, its mode restored.
+        loader: The rows of the share, in any order; there may be none.
+        folder: A new folder for what ``Shares`` reads.
+        computation: Where and how to run.
         description: What the progress bar says.
-        autocast: Makes the context of a forward pass.
         with_logits: False where nobody reads them: those of spans are as many as there are tokens.
         trainer: A trainer that is fitting at the moment, for its progress display.
-
-    Returns:
-        Encodings (examples, dim), float16, ordered by example_id, and the logits, or None.
-
-    Raises:
-        ValueError: If the loader does not give every row exactly once.
+        shows_progress: Whether this process is the one that shows it.
     """
-    encodings, logits, lengths, ids = [], [], [], []
+    device = computation.device
     model.to(device)
-    with evaluating(model), autocast():
-        for batch in tracked(loader, description=description, trainer=trainer):
+    batches = tracked(loader, description=description, trainer=trainer) if shows_progress else loader
+    with ShareWriter(folder) as share, evaluating(model), computation.autocast():
+        for batch in batches:
             moved = {name: value.to(device) for name, value in batch.items()}
             output = model(moved)
-            encodings.append(normalise(output.pooled).half().cpu())
-            ids.append(batch["example_id"])
-            if not with_logits:
-                continue
-            is_token = moved["attention_mask"].bool()
-            is_span = output.logits.ndim == 3
-            logits.append((output.logits[is_token] if is_span else output.logits).half().cpu())
-            if is_span:
-                lengths.append(is_token.sum(dim=1).cpu())
-    example_id = torch.cat(ids)
-    order = example_id.argsort()
-    if not torch.equal(example_id[order], torch.arange(len(example_id))):
-        raise ValueError("encoding needs every training row exactly once, numbered from 0")
-    return torch.cat(encodings)[order].numpy(), _ordered(logits, lengths, order) if with_logits else None
+            logits, lengths = _logits_of(output.logits, moved["attention_mask"]) if with_logits else (None, None)
+            encodings = normalise(output.pooled).half().cpu()
+            share.append(batch["example_id"].cpu().numpy(), encodings.numpy(), logits=logits, lengths=lengths)
 
 
-def _ordered(logits: list[Tensor], lengths: list[Tensor], order: Tensor) -> Logits:
-    values = torch.cat(logits)
-    if not lengths:
-        return Logits(values[order].numpy(), None)
-    n_tokens = torch.cat(lengths)
-    rows = values.split(n_tokens.tolist())
-    return Logits(torch.cat([rows[row] for row in order.tolist()]).numpy(), n_tokens[order].numpy())
+def _logits_of(logits: Tensor, attention_mask: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the logits to keep: of spans those of real tokens only, with their number in each example."""
+    if logits.ndim == 2:
+        return logits.half().cpu().numpy(), None
+    is_token = attention_mask.bool()
+    return logits[is_token].half().cpu().numpy(), is_token.sum(dim=1).cpu().numpy()
+
+
+def _encode(
+    model: PooledModel,
+    loader: DataLoader,
+    path: Path,
+    *,
+    write: Callable[[Shares], None],
+    computation: Computation,
+    description: str,
+    with_logits: bool,
+    ranks: Ranks,
+    trainer: Trainer | None = None,
+) -> None:
+    """Let every process encode its share beside ``path``, and the first one write what all of them gave."""
+
+    def encode() -> None:
+        encode_share(
+            model,
+            loader,
+            folder / str(ranks.rank),
+            computation=computation,
+            description=description,
+            with_logits=with_logits,
+            trainer=trainer,
+            shows_progress=ranks.is_first,
+        )
+
+    def merge() -> None:
+        if ranks.is_first:
+            write(Shares([folder / str(rank) for rank in range(ranks.size)]))
+
+    with share_folder(path, ranks) as folder:
+        together(ranks, encode, what=description)
+        together(ranks, merge, what=description)
 
 
 def frozen_outputs(
@@ -144,66 +151,115 @@ def frozen_outputs(
     computation: Computation,
     description: str,
     with_logits: bool,
+    ranks: Ranks = ALONE,
 ) -> FrozenOutputs:
     """Return the outputs of a frozen model over the training set, computed at most once per content.
 
     Args:
         model: The frozen model.
-        loader: Every training row once.
+        loader: Every training row once, over all processes together.
         data_key: Names the tokenised rows.
-        cache_dir: Root of what runs share.
+        cache_dir: Root of what runs share; every process sees it.
         computation: Where and how to run.
         description: What the progress bar and the log say.
         with_logits: False for a model whose task head means nothing: its head is then no part of the content, so that
             runs with other seeds share one entry.
+        ranks: The processes that share the rows; every one of them calls this. Their number is no part of the content.
 
     Returns:
-        Files under ``cache_dir``.
+        Files under ``cache_dir``, the same on every process.
+
+    Raises:
+        ValueError: If the loaders do not give every row exactly once.
+        RunError: If another process failed.
     """
     weights = weights_key(model.model if with_logits else model.model.base_model)
-    names = (_ENCODINGS, _LOGITS) if with_logits else (_ENCODINGS,)
+    names = (ENCODINGS, LOGITS) if with_logits else (ENCODINGS,)
     where = [computation.precision, computation.device.type]
-    folder = cache_dir / "encodings" / content_key([weights, list(names), model.pooling, data_key, *where])
-    with locked(folder):
-        if _is_whole(folder, names):
-            log.info("%s: found in the cache", description)
+    # One process names the entry, and it alone waits for another run that makes the same; the others wait for it.
+    key = ranks.broadcast(content_key([weights, list(names), model.pooling, data_key, *where]))
+    folder = cache_dir / "encodings" / key
+    with making(folder, description) if ranks.is_first else nullcontext():
+        was_cached = together(ranks, lambda: ranks.is_first and _is_whole(folder, names), what=description)[0]
+        if was_cached:
+            if ranks.is_first:
+                log.info("%s: found in the cache", description)
             return _files(folder, with_logits, was_cached=True)
-        n_batches = len(cast(Sized, loader))
-        log.info("%s: %d batches on %s", description, n_batches, computation.device)
-        encodings, logits = encode_rows(
+        n_batches = sum(ranks.gather(len(cast(Sized, loader))))
+        if ranks.is_first:
+            log.info("%s: %d batches on %s", description, n_batches, computation.device)
+        _encode(
             model,
             loader,
-            device=computation.device,
-            autocast=computation.autocast,
-            with_logits=with_logits,
+            folder,
+            write=lambda shares: _write_entry(shares, folder),
+            computation=computation,
             description=description,
+            with_logits=with_logits,
+            ranks=ranks,
         )
-        arrays = {_ENCODINGS: encodings}
-        if logits is not None:
-            arrays[_LOGITS] = logits.values
-            if logits.lengths is not None:
-                arrays[_LENGTHS] = logits.lengths
-        with atomic_folder(folder) as temporary:
-            for name, array in arrays.items():
-                np.save(temporary / name, array, allow_pickle=False)
-            write_json(temporary / _META, {name: file_sha256(temporary / name) for name in arrays})
     return _files(folder, with_logits, was_cached=False)
 
 
+def _write_entry(shares: Shares, folder: Path) -> None:
+    with atomic_folder(folder) as temporary:
+        for name in shares.names:
+            shares.write(name, temporary / name)
+        write_json(temporary / _META, {name: file_sha256(temporary / name) for name in shares.names})
+
+
 def _files(folder: Path, with_logits: bool, *, was_cached: bool) -> FrozenOutputs:
-    lengths = folder / _LENGTHS
+    lengths = folder / LENGTHS
     return FrozenOutputs(
-        encodings=folder / _ENCODINGS,
-        logits=folder / _LOGITS if with_logits else None,
+        encodings=folder / ENCODINGS,
+        logits=folder / LOGITS if with_logits else None,
         lengths=lengths if lengths.exists() else None,
         was_cached=was_cached,
     )
 
 
-def save_snapshot(encodings: np.ndarray, path: Path) -> None:
-    """Write the encodings of a snapshot, whole or not at all."""
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, encodings, allow_pickle=False)
+def take_snapshot(
+    model: PooledModel,
+    loader: DataLoader,
+    path: Path,
+    *,
+    computation: Computation,
+    description: str,
+    trainer: Trainer | None = None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Write a model's encodings of the training set, whole or not at all.
+
+    Args:
+        model: The student as it is; its mode is restored.
+        loader: Every training row once, over all processes together.
+        path: The ``.npy`` file, (examples, dim), float16, ordered by example_id; every process sees it, and it is
+            there when this returns.
+        computation: Where and how to run.
+        description: What the progress bar says.
+        trainer: A trainer that is fitting at the moment, for its progress display.
+        ranks: The processes that share the rows; every one of them calls this.
+
+    Raises:
+        ValueError: If the loaders do not give every row exactly once.
+        RunError: If another process failed.
+    """
+
+    def write(shares: Shares) -> None:
+        with atomic_file(path) as temporary:
+            shares.write(ENCODINGS, temporary)
+
+    _encode(
+        model,
+        loader,
+        path,
+        write=write,
+        computation=computation,
+        description=description,
+        with_logits=False,
+        ranks=ranks,
+        trainer=trainer,
+    )
 
 
 def _is_whole(folder: Path, names: tuple[str, ...]) -> bool:
@@ -223,9 +279,8 @@ def _is_whole(folder: Path, names: tuple[str, ...]) -> bool:
 __all__ = [
     "Computation",
     "FrozenOutputs",
-    "Logits",
     "computation_of",
-    "encode_rows",
+    "encode_share",
     "frozen_outputs",
-    "save_snapshot",
+    "take_snapshot",
 ]

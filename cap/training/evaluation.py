@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from cap.heads import Metrics
 from cap.models.encoders import evaluating
 from cap.training.progress import tracked
+from cap.training.ranks import ALONE, Ranks
 
 
 def evaluate(
@@ -22,19 +23,21 @@ def evaluate(
     device: torch.device,
     description: str,
     trainer: Trainer | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, float], bool]:
     """Score a model in eval mode and float32.
 
     Args:
         model: Gives an output with ``logits`` for a batch, as ``PooledModel`` does; moved to ``device`` and left there.
-        loaders: Validation data by split; every row once.
+        loaders: Validation data by split; every row once, over all processes together.
         metrics: By the same splits; reset before and after.
         device: Where to run.
         description: What the progress bar says.
         trainer: A trainer that is fitting at the moment, for its progress display.
+        ranks: The processes that share the rows; every one of them calls this with its own loaders.
 
     Returns:
-        Scores by name over all splits, and whether the first split got one class only.
+        Scores by name over all splits, and whether the first split got one class only; the same on every process.
     """
     model.to(device)
     scores: dict[str, float] = {}
@@ -43,9 +46,11 @@ def evaluate(
         metric = metrics[split]
         metric.reset()
         with evaluating(model):
-            for batch in tracked(loader, description=description, trainer=trainer):
+            for batch in tracked(loader, description=description, trainer=trainer) if ranks.is_first else loader:
                 moved = {name: value.to(device) for name, value in batch.items()}
                 metric.update(model(moved).logits, moved)
+        if ranks.size > 1:
+            metric.merge(ranks.gather(metric.state()))
         scores.update(metric.compute())
         constant.append(metric.is_constant)
         metric.reset()

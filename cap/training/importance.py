@@ -13,9 +13,10 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from cap.models.encoders import evaluating
-from cap.pruning.pruner import ImportancePass
+from cap.pruning.pruner import ImportancePass, Pruner
 from cap.training.module import CapModule
 from cap.training.progress import tracked
+from cap.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,15 @@ def measure_importance(
     """Run the pass that a pruner asks for; what it learns is kept by the pruner.
 
     The student runs in eval mode, so that dropout does not blur the ranking, and nothing but the gates gets a gradient.
+    The pass begins from nothing, so that one that was interrupted can be repeated. It draws its extra examples from
+    where training stands and leaves the stream there: training draws the same ones whatever the kind of importance.
+    Several processes share every batch, and each sees the importance of the whole.
 
     Args:
         module: Holds student, memory and pruner.
-        loader: Training batches, of the size that training uses.
+        loader: Training batches, of the size that training uses; this process's share of them.
         wanted: How many rows, and which loss.
-        batch_size: Training rows a batch.
+        batch_size: Training rows a batch and process.
         trainer: Says where to run, and shows progress.
     """
     pruner = module.pruner
@@ -40,20 +44,23 @@ def measure_importance(
     # A run on part of the rows ranks by part of the rows.
     n_batches = int(min(len(cast(Sized, loader)), trainer.num_training_batches))
     if wanted.rows is not None:
-        n_batches = min(n_batches, math.ceil(wanted.rows / batch_size))
+        n_batches = min(n_batches, math.ceil(wanted.rows / (batch_size * module.ranks.size)))
     frozen = [p for p in module.student.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     for gates in pruner.gate_parameters():
         gates.requires_grad_(True)
+    pruner.forget_importance()
     try:
-        with evaluating(module), torch.enable_grad():
+        with evaluating(module), module.keeping_extras(), torch.enable_grad():
             batches = itertools.islice(loader, n_batches)
             for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer):
                 on_device = {name: value.to(trainer.strategy.root_device) for name, value in batch.items()}
                 loss = _loss(module, on_device, wanted)
-                module.require_finite(loss, {wanted.loss: loss})
+                shared = module.ranks.mean(loss)
+                module.require_finite(shared, {wanted.loss: shared})
                 loss.backward()
+                _share_gradients(pruner, module.ranks)
                 pruner.observe_importance()
     finally:
         for gates in pruner.gate_parameters():
@@ -66,8 +73,21 @@ def _loss(module: CapModule, batch: dict[str, torch.Tensor], wanted: ImportanceP
     # Without autocast: there is no loss scaler here, and small gradients would vanish in float16.
     output = module(batch)
     if wanted.loss == "task":
-        return module.task_loss(output, batch)
+        share = module.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
+        return share.weight * module.task_loss(output, batch)
     return torch.stack(list(module.loss_terms(output, batch).values())).sum()
+
+
+def _share_gradients(pruner: Pruner, ranks: Ranks) -> None:
+    """Give the gates the gradient of the whole batch: importance is its absolute value, batch by batch."""
+    if ranks.size == 1:
+        return
+    # A gate without a gradient counts as zero, so that every process sends equally much.
+    gradients = [torch.zeros_like(g) if g.grad is None else g.grad for g in pruner.gate_parameters()]
+    shared = ranks.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = shared.split([gradient.numel() for gradient in gradients])
+    for gates, part in zip(pruner.gate_parameters(), parts, strict=True):
+        gates.grad = part.view_as(gates)
 
 
 __all__ = ["measure_importance"]

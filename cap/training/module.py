@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
 from cap.objectives.distillation import distillation_loss, label_loss, span_rows
 from cap.objectives.memory import Memory, Source
 from cap.pruning.pruner import Pruner
+from cap.training.ranks import ALONE, Ranks, Share
+from cap.training.stop import stop
 
 _TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
 _ADAM_EPSILON = 1e-8
@@ -96,6 +99,8 @@ class CapModule(LightningModule):
 
     With neither memory nor pruner it is plain fine-tuning, which is how teachers are made.
     The loss of a step is the sum of the terms logged as ``loss/*``, each with its weight already in it.
+    Several processes share a batch. What each returns is such that its mean over them, which is what becomes of the
+    gradients, is the loss of one process with the whole batch; what is logged is that mean.
 
     Args:
         student: The model that is trained; nothing else reaches the optimizer.
@@ -110,6 +115,7 @@ class CapModule(LightningModule):
         pruner: Owns the masks of the student; None trains it dense.
         frozen: The pre-trained model and the teacher by name. They are encoded once and then only kept for whoever
             asks; a plain mapping keeps them out of checkpoints, devices and optimizers.
+        ranks: The processes that share every batch; all of them have the same memory, seed and metrics.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class CapModule(LightningModule):
         train_groups: Tensor | None = None,
         pruner: Pruner | None = None,
         frozen: Mapping[str, PooledModel] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         if memory is None and (contrast is not None or distill.weight > 0):
@@ -133,6 +140,7 @@ class CapModule(LightningModule):
         self.pruner = pruner
         self.memory = memory
         self.frozen = dict(frozen or {})
+        self.ranks = ranks
         self.contrast = contrast
         self.distill = distill
         self.optimisation = optimisation
@@ -149,11 +157,14 @@ class CapModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Add up the weighted loss terms of a batch and log each."""
         terms = self.loss_terms(self(batch), batch)
-        total = torch.stack(list(terms.values())).sum()
-        self.require_finite(total, terms)
-        logged = {f"loss/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict({**logged, "loss/total": total.detach()}, batch_size=len(batch["example_id"]))
-        return total
+        values = torch.stack(list(terms.values()))
+        # Every process sees the losses of the whole batch, so that all of them stop where one would.
+        shared = self.ranks.mean(values)
+        total, logged = shared.sum(), dict(zip(terms, shared, strict=True))
+        self.require_finite(total, logged)
+        logged = {f"loss/{name}": term for name, term in logged.items()}
+        self.log_dict({**logged, "loss/total": total}, batch_size=len(batch["example_id"]))
+        return values.sum()
 
     def loss_terms(self, output: EncoderOutput, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the loss terms of a batch, each times its weight.
@@ -164,17 +175,19 @@ class CapModule(LightningModule):
 
         Returns:
             Terms by name: ``ce``, ``kd``, ``prc``, ``snc``, ``fic``, ``scores``; those without weight are left out.
+            With several processes their mean over the processes is the term of the whole batch.
         """
-        example_id = batch["example_id"].cpu()
+        share = self.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
         terms: dict[str, Tensor] = {}
         if self.distill.ce_weight > 0:
-            terms["ce"] = self.distill.ce_weight * self.task_loss(output, batch)
+            terms["ce"] = share.weight * self.distill.ce_weight * self.task_loss(output, batch)
         if self.distill.weight > 0 and self.memory is not None:
             student_logits = _rows(output.logits, batch)
-            teacher_logits = _rows(self.memory.teacher_logits(example_id).to(student_logits.device), batch)
+            stored = self.memory.teacher_logits(batch["example_id"].cpu())
+            teacher_logits = _rows(stored.to(student_logits.device), batch)
             loss = distillation_loss(student_logits, teacher_logits, temperature=self.distill.temperature)
-            terms["kd"] = self.distill.weight * loss
-        terms.update(self._contrastive_terms(output.pooled, batch, example_id))
+            terms["kd"] = share.weight * self.distill.weight * loss
+        terms.update(self._contrastive_terms(output.pooled, batch["example_id"], share))
         regularizer = self.pruner.regularizer() if self.pruner is not None else None
         if regularizer is not None:
             terms["scores"] = regularizer
@@ -184,13 +197,15 @@ class CapModule(LightningModule):
         """Compare the student's answers with the labels, without a weight."""
         return label_loss(_rows(output.logits, batch), batch["labels"].flatten())
 
-    def _contrastive_terms(
-        self, pooled: Tensor, batch: Mapping[str, Tensor], example_id: Tensor
-    ) -> Iterator[tuple[str, Tensor]]:
+    def _contrastive_terms(self, pooled: Tensor, own_id: Tensor, share: Share) -> Iterator[tuple[str, Tensor]]:
         if self.contrast is None or self.memory is None:
             return
         settings, memory = self.contrast, self.memory
         anchors = normalise(functional.dropout(pooled, settings.anchor_dropout, training=self.training))
+        # From here on the batch is that of all processes: they draw the same extras, and see the same candidates.
+        batch_encodings = self.ranks.gather_rows(anchors, counts=share.counts)
+        batch_id = self.ranks.gather_rows(own_id, counts=share.counts)
+        example_id = batch_id.cpu()
         extras = memory.draw_extras(settings.extra_examples, exclude=example_id, generator=self._extras)
         for source in settings.sources:
             n_encodings = memory.n_encodings(source)
@@ -198,26 +213,35 @@ class CapModule(LightningModule):
                 continue
             bank_id = torch.cat([example_id, extras[: settings.extra_examples // n_encodings]])
             candidates = collect_candidates(
-                anchors,
+                batch_encodings,
                 memory.gather(source, bank_id).to(anchors.device, non_blocking=True),
-                batch_id=batch["example_id"],
+                batch_id=batch_id,
                 bank_id=bank_id.to(anchors.device, non_blocking=True),
                 batch_labels=self._classes(example_id, anchors.device),
                 bank_labels=self._classes(bank_id, anchors.device),
                 batch_groups=self._groups(example_id, anchors.device),
                 bank_groups=self._groups(bank_id, anchors.device),
             )
-            yield (
-                _TERMS[source],
-                bank_loss(
-                    anchors,
-                    candidates,
-                    temperature=settings.temperature,
-                    reduction=settings.reduction,
-                    unsupervised_weight=settings.unsupervised_weight,
-                    supervised_weight=settings.supervised_weight,
-                ),
+            loss = bank_loss(
+                anchors,
+                candidates,
+                temperature=settings.temperature,
+                reduction=settings.reduction,
+                unsupervised_weight=settings.unsupervised_weight,
+                supervised_weight=settings.supervised_weight,
+                first=share.first,
             )
+            # The processes' shares add up to the whole; what is wanted is something whose mean is the whole.
+            yield _TERMS[source], loss * self.ranks.size
+
+    @contextmanager
+    def keeping_extras(self) -> Iterator[None]:
+        """Let a pass draw extra examples without changing which ones training draws afterwards."""
+        state = self._extras.get_state()
+        try:
+            yield
+        finally:
+            self._extras.set_state(state)
 
     def _classes(self, example_id: Tensor, device: torch.device) -> Tensor | None:
         labels = self._train_labels
@@ -233,6 +257,10 @@ class CapModule(LightningModule):
     def require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Stop a run whose loss is not finite, and say which term it was.
 
+        Args:
+            total: The sum of the terms, of the whole batch where processes share one, so that all of them stop.
+            terms: Likewise.
+
         Raises:
             RunError: If it is not.
         """
@@ -247,15 +275,33 @@ class CapModule(LightningModule):
             f"the last good checkpoint, if one was due, is kept in the run's folder"
         )
 
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """True if a validation is to be given up, so that a checkpoint is written soon; it is made up for afterwards.
+
+        Several processes finish it together: they hear of a signal at different times.
+        """
+        return stop.signal is not None and self.ranks.size == 1
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect predictions of a validation batch."""
+        if self.is_asked_to_stop:
+            return
         split = list(self.metrics)[dataloader_idx]
         self.metrics[split].update(self(batch).logits, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all validation splits."""
         for metrics in self.metrics.values():
-            self.log_dict({f"val/{name}": value for name, value in metrics.compute().items()})
+            if self.is_asked_to_stop:
+                metrics.reset()
+                continue
+            if self.ranks.size > 1:
+                metrics.merge(self.ranks.gather(metrics.state()))
+            scores = {f"val/{name}": value for name, value in metrics.compute().items()}
+            # Every process has the same numbers already. Lightning wants to hear how they combine; the largest of
+            # equals is exact, which their mean need not be.
+            self.log_dict(scores, sync_dist=True, reduce_fx="max")
             metrics.reset()
 
     def configure_gradient_clipping(
@@ -288,6 +334,17 @@ class CapModule(LightningModule):
         n_steps = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: self.optimisation.multiplier(step, n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add where the stream of extra examples stands, and what the pruner keeps beside its buffers."""
+        checkpoint["extras"] = self._extras.get_state()
+        checkpoint["pruner"] = self.pruner.state_dict() if self.pruner is not None else {}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take both back."""
+        self._extras.set_state(checkpoint["extras"])
+        if self.pruner is not None:
+            self.pruner.load_state_dict(checkpoint["pruner"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Split what is trained into decayed weights, the rest, and scores; what a pruner only observes is left out."""

@@ -144,16 +144,95 @@ def test_worker_processes_give_the_same_batches(make_data: MakeData) -> None:
     assert ids(make_data(num_workers=1).train_dataloader()) == ids(make_data().train_dataloader())
 
 
-def test_processes_share_the_training_rows_and_all_score_every_row(make_data: MakeData) -> None:
-    shares = []
-    for rank in range(2):
-        data = make_data()
-        data.trainer = SimpleNamespace(world_size=2, global_rank=rank)
-        shares.append(list(data.train_dataloader()))
-        assert sorted(ids(data.val_dataloader()[0])) == list(range(N_VALIDATION))
-        assert sorted(ids(data.encoding_dataloader())) == list(range(N_TRAIN))
-    assert [len(share) for share in shares] == [6, 6]
-    assert {row for share in shares for row in ids(share)} == set(range(N_TRAIN))
+def of_rank(data: CapDataModule, rank: int, size: int) -> CapDataModule:
+    data.trainer = SimpleNamespace(world_size=size, global_rank=rank)
+    return data
+
+
+def test_processes_take_the_training_steps_of_one_with_as_many_rows_a_batch(make_data: MakeData) -> None:
+    shares = [of_rank(make_data(), rank, 2).train_dataloader() for rank in range(2)]
+    steps = [ids(blocks) for blocks in zip(*shares, strict=True)]
+    assert steps == [batch["example_id"].tolist() for batch in make_data(batch_size=8).train_dataloader()]
+
+
+@pytest.mark.parametrize("eval_batch_size", [2, 8, 64])
+@pytest.mark.parametrize("size", [2, 3, 7, N_VALIDATION])
+def test_processes_share_the_validation_rows_of_training_and_none_is_idle(
+    make_data: MakeData, size: int, eval_batch_size: int
+) -> None:
+    data = make_data(eval_batch_size=eval_batch_size)
+    shares = [list(of_rank(data, rank, size).val_dataloader()[0]) for rank in range(size)]
+    assert sorted(row for share in shares for row in ids(share)) == list(range(N_VALIDATION))
+    assert min(len(share) for share in shares) >= 1
+    assert max(len(batch["example_id"]) for share in shares for batch in share) <= eval_batch_size
+
+
+def test_fewer_validation_rows_than_processes_are_refused(make_data: MakeData) -> None:
+    with pytest.raises(InputError, match=r"as many as processes at least, got 10 for .* = 11"):
+        of_rank(make_data(), 0, 11).val_dataloader()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_shares_to_encode_are_the_batches_of_one_process(make_data: MakeData, size: int) -> None:
+    whole = [batch["example_id"].tolist() for batch in make_data().encoding_dataloader()]
+    shares = [make_data().encoding_dataloader(rank, size) for rank in range(size)]
+    assert [[batch["example_id"].tolist() for batch in share] for share in shares] == [
+        whole[rank::size] for rank in range(size)
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_shares_to_score_give_every_row_once(make_data: MakeData, size: int) -> None:
+    shares = [make_data().eval_dataloaders(rank, size)["validation"] for rank in range(size)]
+    assert sorted(batch_id for share in shares for batch in share for batch_id in batch["example_id"].tolist()) == list(
+        range(N_VALIDATION)
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda data: data.train_dataloader(),
+        lambda data: data.val_dataloader()[0],
+        lambda data: data.eval_dataloaders()["validation"],
+        lambda data: data.encoding_dataloader(),
+    ],
+    ids=["train", "validation in training", "validation", "encoding"],
+)
+def test_reading_batches_leaves_the_stream_of_random_numbers_alone(
+    make_data: MakeData, loader: Callable, num_workers: int
+) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert len(list(loader(make_data(num_workers=num_workers)))) > 0
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_batch_that_was_fetched_and_not_used_comes_again(make_data: MakeData) -> None:
+    whole = [batch["example_id"].tolist() for batch in make_data().train_dataloader()]
+    loader = make_data().train_dataloader()
+    batches = iter(loader)
+    for _ in range(4):
+        next(batches)
+    resumed = make_data().train_dataloader()
+    resumed.load_state_dict(loader.state_dict())
+    assert [batch["example_id"].tolist() for batch in resumed] == whole[3:]
+
+
+def test_a_pass_that_has_not_begun_has_used_nothing(make_data: MakeData) -> None:
+    loader = make_data().train_dataloader()
+    list(loader)
+    iter(loader)
+    assert loader.state_dict() == {"epoch": 0, "n_batches": 0}
+
+
+def test_a_resumed_pass_that_has_not_begun_keeps_its_place(make_data: MakeData) -> None:
+    loader = make_data().train_dataloader()
+    loader.load_state_dict({"epoch": 1, "n_batches": 5})
+    iter(loader)
+    assert loader.state_dict() == {"epoch": 1, "n_batches": 5}
 
 
 def test_rows_are_tokenised_once(make_data: MakeData, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,12 +305,12 @@ class Recorder(LightningModule):
 
 
 class SaveAt(Callback):
-    """Save one checkpoint, after the batch that completes a step."""
+    """Save one checkpoint, before the batch that begins a step: it has been fetched, and nothing done with it."""
 
     def __init__(self, step: int, file: Path) -> None:
         self.step, self.file = step, file
 
-    def on_train_batch_end(self, trainer: Trainer, *unused: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *unused: object) -> None:
         if trainer.global_step == self.step:
             trainer.save_checkpoint(self.file)
 

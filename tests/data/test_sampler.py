@@ -79,15 +79,75 @@ def test_another_epoch_forgets_a_resumption() -> None:
     assert len(list(resumed)) == 126
 
 
-def test_processes_share_the_rows_with_equally_many_batches() -> None:
-    shares = [list(sampler(num_replicas=4, rank=rank)) for rank in range(4)]
-    assert [len(share) for share in shares] == [32] * 4
-    assert {row for share in shares for batch in share for row in batch} == set(range(1003))
+def shared(n_processes: int, **more) -> list[LengthGroupedBatchSampler]:
+    return [sampler(num_replicas=n_processes, rank=rank, **more) for rank in range(n_processes)]
 
 
-def test_fewer_batches_than_processes_still_give_everyone_one() -> None:
-    shares = [list(sampler(batch_size=2000, num_replicas=3, rank=rank)) for rank in range(3)]
-    assert [len(share) for share in shares] == [1] * 3
+@pytest.mark.parametrize("n_processes", [1, 2, 3, 4])
+def test_processes_take_the_steps_of_one_with_as_many_rows_a_batch(n_processes: int) -> None:
+    whole = sampler(batch_size=12)
+    shares = shared(n_processes, batch_size=12 // n_processes)
+    whole.set_epoch(2)
+    for share in shares:
+        share.set_epoch(2)
+    steps = [[row for block in blocks for row in block] for blocks in zip(*shares, strict=True)]
+    assert steps == list(whole)
+
+
+def test_full_batches_are_shared_in_blocks_of_equal_size() -> None:
+    sizes = [sorted(len(block) for block in share) for share in shared(2, batch_size=4)]
+    assert [share[1:] for share in sizes] == [[4] * 125] * 2
+
+
+@pytest.mark.parametrize(
+    ("n_processes", "batch_size", "expected"),
+    [(2, 4, [2, 1]), (3, 8, [7, 6, 6])],
+    ids=["3 left of 8", "19 left of 24"],
+)
+def test_batch_that_is_not_full_is_shared_as_evenly_as_possible(
+    n_processes: int, batch_size: int, expected: list[int]
+) -> None:
+    steps = list(zip(*shared(n_processes, batch_size=batch_size), strict=True))
+    smallest = min(steps, key=lambda blocks: sum(map(len, blocks)))
+    assert [len(block) for block in smallest] == expected
+
+
+def test_batch_of_fewer_rows_than_processes_repeats_rows() -> None:
+    # 1003 = 100 * 10 + 3
+    steps = list(zip(*shared(10, batch_size=1), strict=True))
+    smallest = min(steps, key=lambda blocks: len({row for block in blocks for row in block}))
+    rows = [row for block in smallest for row in block]
+    assert rows == (rows[:3] * 4)[:10]
+    assert len({row for step in steps for block in step for row in block}) == 1003
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_processes_resume_together(n_processes: int) -> None:
+    expected = [list(share) for share in shared(n_processes)]
+    resumed = shared(n_processes)
+    for share in resumed:
+        share.resume(0, 7)
+    assert [list(share) for share in resumed] == [share[7:] for share in expected]
+
+
+@pytest.mark.parametrize("shuffle", [True, False], ids=["shuffled", "sorted"])
+@pytest.mark.parametrize("batch_size", [1, 8, 1003, 2000])
+@pytest.mark.parametrize("n_processes", [2, 3, 5])
+def test_length_of_a_share_is_the_number_of_its_batches(n_processes: int, batch_size: int, shuffle: bool) -> None:
+    shares = shared(n_processes, batch_size=batch_size, shuffle=shuffle)
+    assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+
+
+@pytest.mark.parametrize("batch_size", [8, 300, 2000])
+@pytest.mark.parametrize("n_processes", [2, 3, 5])
+def test_sorted_batches_of_all_processes_are_those_of_one(n_processes: int, batch_size: int) -> None:
+    whole = list(sampler(batch_size=batch_size, shuffle=False))
+    shares = [list(share) for share in shared(n_processes, batch_size=batch_size, shuffle=False)]
+    assert shares == [whole[rank::n_processes] for rank in range(n_processes)]
+
+
+def test_a_process_without_sorted_batches_gets_none() -> None:
+    assert [len(share) for share in shared(3, batch_size=2000, shuffle=False)] == [1, 0, 0]
 
 
 def test_no_rows_give_no_batches() -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,10 +63,17 @@ def loader(batches):
     return DataLoader(batches, batch_size=None)
 
 
-def encode(model, batches):
-    from cap.training.encode import encode_rows
+@pytest.fixture
+def encode(tmp_path):
+    """Encode batches without a cache: give the encodings, and the logits with their lengths."""
+    n_calls = itertools.count()
 
-    return encode_rows(model, loader(batches), device=torch.device("cpu"), description="rows")
+    def encode_with(model, batches):
+        outputs = frozen(model, batches, tmp_path / f"own-{next(n_calls)}")
+        lengths = None if outputs.lengths is None else np.load(outputs.lengths)
+        return np.load(outputs.encodings), SimpleNamespace(values=np.load(outputs.logits), lengths=lengths)
+
+    return encode_with
 
 
 def frozen(model, batches, cache_dir, **changes):
@@ -82,19 +91,19 @@ def frozen(model, batches, cache_dir, **changes):
     )
 
 
-def test_rows_come_back_in_the_order_of_their_ids(model):
+def test_rows_come_back_in_the_order_of_their_ids(encode, model):
     shuffled, _ = encode(model, [batch([3, 0]), batch([2, 1])])
     ordered, _ = encode(model, [batch([0, 1]), batch([2, 3])])
     np.testing.assert_allclose(shuffled, ordered, atol=1e-3)
 
 
-def test_encodings_have_length_one_and_are_float16(model):
+def test_encodings_have_length_one_and_are_float16(encode, model):
     encodings, logits = encode(model, [batch([0, 1, 2])])
     assert (encodings.dtype, logits.values.dtype) == (np.float16, np.float16)
     np.testing.assert_allclose(np.linalg.norm(encodings.astype(np.float64), axis=1), 1.0, atol=2e-3)
 
 
-def test_model_is_encoded_in_eval_mode_and_left_in_its_own(model):
+def test_model_is_encoded_in_eval_mode_and_left_in_its_own(encode, model):
     first, _ = encode(model, [batch([0, 1])])
     second, _ = encode(model, [batch([0, 1])])
     np.testing.assert_array_equal(first, second)  # dropout would differ
@@ -102,12 +111,12 @@ def test_model_is_encoded_in_eval_mode_and_left_in_its_own(model):
 
 
 @pytest.mark.parametrize("ids", [[[0, 1], [1]], [[0, 2]], [[1, 2]]], ids=["twice", "gap", "no zero"])
-def test_rows_that_are_not_each_there_once_are_refused(model, ids):
+def test_rows_that_are_not_each_there_once_are_refused(encode, model, ids):
     with pytest.raises(ValueError, match="exactly once"):
         encode(model, [batch(rows) for rows in ids])
 
 
-def test_logits_of_classes_have_no_lengths(model):
+def test_logits_of_classes_have_no_lengths(encode, model):
     _, logits = encode(model, [batch([2, 0, 1])])
     assert (logits.values.shape, logits.lengths) == ((3, 2), None)
 
@@ -115,7 +124,7 @@ def test_logits_of_classes_have_no_lengths(model):
 @pytest.mark.parametrize(
     "ids", [[[0, 1, 2, 3, 4]], [[2, 4], [0, 3], [1]], [[3], [1, 0], [4, 2]]], ids=["in order", "longest first", "mixed"]
 )
-def test_logits_of_spans_are_those_of_each_window_alone_in_the_order_of_ids(reader, ids):
+def test_logits_of_spans_are_those_of_each_window_alone_in_the_order_of_ids(encode, reader, ids):
     encodings, logits = encode(reader, [windows(rows) for rows in ids])
     with torch.no_grad():
         alone = [reader.eval()(windows([row])) for row in range(len(N_TOKENS))]
@@ -125,12 +134,12 @@ def test_logits_of_spans_are_those_of_each_window_alone_in_the_order_of_ids(read
     np.testing.assert_allclose(encodings, pooled, atol=1e-3)
 
 
-def test_types_of_span_logits_are_those_that_the_memory_takes(reader):
+def test_types_of_span_logits_are_those_that_the_memory_takes(encode, reader):
     _, logits = encode(reader, [windows([1, 0])])
     assert (logits.values.dtype, logits.lengths.dtype) == (np.float16, np.int64)
 
 
-def test_padding_of_a_batch_changes_no_stored_logit(reader):
+def test_padding_of_a_batch_changes_no_stored_logit(encode, reader):
     _, narrow = encode(reader, [windows([1, 0])])
     _, wide = encode(reader, [windows([1, 0], width=12)])
     assert narrow.lengths.tolist() == wide.lengths.tolist()
@@ -205,10 +214,11 @@ def test_entry_of_spans_is_found_again_with_its_lengths(reader, tmp_path):
 
 
 def test_memory_takes_the_files_of_an_entry_of_spans(reader, tmp_path):
+    from cap.budget import MemoryBudget
     from cap.objectives.memory import Memory
 
     outputs = frozen(reader, [windows([2, 0]), windows([1])], tmp_path)
-    memory = Memory(n_examples=3, budget_gb=1.0)
+    memory = Memory(n_examples=3, budget=MemoryBudget(1.0))
     memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)
     with torch.no_grad():
         expected = reader.eval()(windows([1, 0])).logits

@@ -44,9 +44,10 @@ def _bank(source: str, number: int) -> np.ndarray:
 
 @pytest.fixture
 def memory(tmp_path):
+    from cap.budget import MemoryBudget
     from cap.objectives.memory import Memory
 
-    memory = Memory(n_examples=N_WINDOWS, budget_gb=1.0)
+    memory = Memory(n_examples=N_WINDOWS, budget=MemoryBudget(1.0))
     for source, n_encodings in N_ENCODINGS.items():
         for number in range(n_encodings):
             memory.add_encodings(source, _save(tmp_path / f"{source}-{number}.npy", _bank(source, number)))

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from tests.training.two_processes import run_two
+
+EXPECTED = {
+    "broadcast": {"rank": 0},
+    "gather": ["rank 0", "rank 1"],
+    "rows": [[0, 1], [10, 11], [12, 13], [14, 15]],
+    "rows with counts": [[0, 1], [10, 11], [12, 13], [14, 15]],
+    "rows of nobody on one rank": [[10, 11], [12, 13]],
+    "flags": [True, False],
+    "ids": [2**40, 2**40 + 1],
+    "rows have a gradient": False,
+    "mean": [1.5, 5.0],
+    "total": [3, 10],
+    "highest": [1, 5],
+    "share": [1, 3],
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    first, second = run_two("tests.training.rank_program", folder)
+    assert first.returncode == 0, first.stdout
+    assert second.returncode == -signal.SIGKILL, second.stdout
+    return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+
+
+@pytest.mark.parametrize("rank", [0, 1], ids=["rank 0", "rank 1"])
+@pytest.mark.parametrize("what", EXPECTED)
+def test_every_process_gets_what_all_have(found, what, rank):
+    assert found[rank][what] == EXPECTED[what]
+
+
+def test_a_killed_peer_is_named_with_what_to_do(found):
+    assert "rank 0: a process of this run ended" in found[0]["error"]
+    assert "resume=true" in found[0]["error"]
+
+
+def test_one_process_gets_back_what_it_gave():
+    from cap.training.ranks import ALONE
+
+    rows = torch.arange(6.0).view(3, 2)
+    ALONE.barrier()
+    assert ALONE.is_first
+    assert ALONE.broadcast("value") == "value"
+    assert ALONE.gather("value") == ["value"]
+    assert ALONE.highest([3, 1]) == [3, 1]
+    assert torch.equal(ALONE.gather_rows(rows), rows)
+    assert torch.equal(ALONE.mean(rows), rows)
+    assert torch.equal(ALONE.total(rows), rows)
+
+
+@pytest.mark.parametrize("method", ["gather_rows", "mean", "total"])
+def test_one_process_gets_no_gradient_either(method):
+    from cap.training.ranks import ALONE
+
+    assert not getattr(ALONE, method)(torch.ones(2, 2, requires_grad=True)).requires_grad
+
+
+def test_one_process_joins_nobody():
+    from cap.training.ranks import ALONE, join
+
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    assert join(trainer) is ALONE
+
+
+def test_joining_before_the_processes_know_of_each_other_is_refused(monkeypatch):
+    from cap.training.ranks import join
+
+    monkeypatch.setattr(Trainer, "world_size", property(lambda trainer: 2))
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match="setup_environment"):
+        join(trainer)
+
+
+@pytest.mark.parametrize(
+    ("counts", "rank", "first", "weight"),
+    [((4,), 0, 0, 1.0), ((4, 4), 1, 4, 1.0), ((3, 1), 0, 0, 1.5), ((3, 1), 1, 3, 0.5), ((2, 0, 4), 2, 2, 2.0)],
+    ids=["alone", "even", "the larger", "the smaller", "three"],
+)
+def test_a_share_knows_its_place_and_its_weight(counts, rank, first, weight):
+    from cap.training.ranks import Share
+
+    share = Share(rank, counts)
+    assert (share.first, share.weight) == (first, weight)
+
+
+def test_weighted_means_of_shares_average_to_the_mean_of_all_rows():
+    from cap.training.ranks import Share
+
+    rows = torch.arange(7.0, dtype=torch.float64) ** 2
+    counts = (3, 3, 1)
+    parts = zip(rows.split(counts), range(3), strict=True)
+    means = [Share(rank, counts).weight * part.mean() for part, rank in parts]
+    assert torch.stack(means).mean().item() == pytest.approx(rows.mean().item(), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234",
+        "NCCL communicator was aborted on rank 0",
+        "[1] is setting up NCCL communicator and retrieving ncclUniqueId, got error: Broken pipe",
+        "Timed out waiting 1800000ms for recv operation to complete",
+    ],
+    ids=["gloo", "nccl", "store", "timeout"],
+)
+def test_a_lost_connection_says_what_to_do(message):
+    from cap.errors import RunError
+    from cap.training.ranks import naming_lost_peers
+
+    with pytest.raises(RunError, match=r"rank 3: a process of this run ended.*resume=true"), naming_lost_peers(3):
+        raise RuntimeError(message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), torch.OutOfMemoryError("NCCL: out of memory")],
+    ids=["shapes", "memory"],
+)
+def test_other_errors_stay_what_they_are(error):
+    from cap.training.ranks import naming_lost_peers
+
+    with pytest.raises(type(error)) as caught, naming_lost_peers(0):
+        raise error
+    assert caught.value is error

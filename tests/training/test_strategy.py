@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForQuestionAnswering
+
+from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
+
+
+def test_one_process_leaves_the_choice_to_lightning():
+    from cap.training.strategy import make_strategy
+
+    assert make_strategy("auto", n_processes=1) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "finds_unused"),
+    [("auto", False), ("ddp", False), ("ddp_find_unused_parameters_true", True)],
+    ids=["auto", "ddp", "ddp with unused parameters"],
+)
+def test_several_processes_hold_the_whole_model_each(name, finds_unused):
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from cap.training.strategy import make_strategy
+
+    strategy = make_strategy(name, n_processes=2)
+    assert isinstance(strategy, DDPStrategy)
+    assert strategy._ddp_kwargs["find_unused_parameters"] is finds_unused
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed_stage_2", "ddp_spawn", "ddp_notebook", "single_device"])
+def test_a_strategy_that_splits_the_model_is_refused_with_what_to_use(name):
+    from cap.errors import InputError
+    from cap.training.strategy import make_strategy
+
+    with pytest.raises(InputError, match=rf"got '{name}'.*whole matrices.*trainer.strategy=ddp"):
+        make_strategy(name, n_processes=2)
+
+
+def test_masks_are_not_sent_in_every_step_and_torch_does_not_warn(tmp_path):
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    from cap.training.strategy import make_strategy
+
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            wrapped = DistributedDataParallel(nn.BatchNorm1d(2), **make_strategy("ddp", n_processes=2)._ddp_kwargs)
+        assert not wrapped.broadcast_buffers
+    finally:
+        distributed.destroy_process_group()
+
+
+def pruners():
+    from cap.pruning.first_order import FirstOrder
+    from cap.pruning.magnitude import Magnitude
+    from cap.pruning.movement import Movement
+    from cap.pruning.structured import Structured
+
+    return {
+        "magnitude": Magnitude,
+        "first_order": FirstOrder,
+        "movement": lambda: Movement(score_learning_rate=1e-2, score_init="zero"),
+        "structured": lambda: Structured(
+            importance="gradient", importance_rows=None, importance_loss="total", final_sparsity=0.5
+        ),
+    }
+
+
+@pytest.mark.parametrize("answer", ["classes", "span"])
+@pytest.mark.parametrize("pruning", ["magnitude", "first_order", "movement", "structured"])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_labels_alone_give_every_trained_parameter_a_gradient(family, pruning, answer):
+    # Otherwise processes would have to search for those without in every step.
+    from cap.models.encoders import PooledModel
+    from cap.models.families import prunable
+    from cap.training.module import CapModule, Distill, Optimisation
+
+    classifier = tiny_classifier(family)
+    config = AutoConfig.for_model(**classifier.config.to_dict())
+    model = {"classes": classifier, "span": AutoModelForQuestionAnswering.from_config(config)}[answer]
+    pruner = pruners()[pruning]()
+    pruner.attach(prunable(model), seed=0)
+    module = CapModule(
+        PooledModel(model, "first_token"),
+        distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
+        optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.1),
+        metrics={},
+        pruner=pruner,
+    )
+    labels = {"classes": torch.tensor([0, 1, 1]), "span": torch.tensor([[0, 6], [1, 2], [0, 0]])}[answer]
+    batch = tiny_batch() | {"labels": labels, "example_id": torch.arange(3)}
+    torch.stack(list(module.loss_terms(module(batch), batch).values())).sum().backward()
+    assert [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None] == []
