@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+GRADUAL = ["soft_movement", "movement", "magnitude", "first_order", "random"]
+
+
+@pytest.fixture
+def kept(compose_config, tiny_overrides, tmp_path):
+    """Run a configuration and return its folder and record."""
+    from cap.train import train
+
+    def run(*overrides: str) -> tuple[Path, dict]:
+        train(compose_config(*tiny_overrides, *overrides))
+        return tmp_path / "run", json.loads((tmp_path / "run" / "record.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("pruning", GRADUAL)
+def test_gradual_schedule_keeps_models_of_exactly_the_levels_that_were_asked_for(kept, pruning):
+    _, record = kept(f"pruning={pruning}", "sparsity=0.9", "keep_levels=[0.25,0.5,0.9]")
+    found = {line["sparsity"]["asked"]: line["sparsity"]["prunable"] for line in record["kept"]}
+    n_weights, n_matrices = 16_384, 12  # each matrix is rounded to a weight
+    assert found == pytest.approx({0.25: 0.25, 0.5: 0.5, 0.9: 0.9}, abs=n_matrices / n_weights / 2)
+
+
+def test_kept_models_are_loaded_by_stock_transformers_and_score_what_the_record_says(kept, compose_config, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    from cap.models.families import prunable_linears
+    from cap.pruning.masks import count_zeros
+
+    folder, record = kept("pruning=magnitude", "sparsity=0.9", "keep_levels=[0.5]")
+    (line,) = record["kept"]
+    counts = count_zeros(prunable_linears(AutoModelForSequenceClassification.from_pretrained(folder / line["folder"])))
+    assert sum(n for n, _ in counts.values()) / sum(n for _, n in counts.values()) == line["sparsity"]["prunable"]
+    assert set(line["scores"]) == {"accuracy"}
+
+
+def test_levels_of_a_stepwise_schedule_are_kept_with_both_sides_of_their_units(kept):
+    from transformers import AutoModelForSequenceClassification
+
+    from cap.models.families import prunable
+
+    folder, record = kept(
+        "pruning=structured",
+        "schedule.levels=[0.25,0.5]",
+        "schedule.epochs_per_level=1",
+        "keep_levels=[0.25,0.5]",
+    )
+    assert [line["folder"] for line in record["kept"]] == ["levels/0.25", "model"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "levels" / "0.25")
+    units = [units for kind in (prunable(model).heads, prunable(model).ffn) for units in kind.values()]
+    dead = [(u.outgoing.weight == 0).all(dim=0) for u in units]
+    assert sum(int(d.sum()) for d in dead) > 0
+    assert all(not bool(linear.bias[d].any()) for u, d in zip(units, dead, strict=True) for linear in u.incoming)
+
+
+def test_kept_levels_change_nothing_of_the_run(kept, compose_config, tiny_overrides, tmp_path):
+    from cap.train import train
+
+    folder, _ = kept("pruning=first_order", "keep_levels=[0.25]")
+    train(compose_config(*tiny_overrides, "pruning=first_order", f"output_dir={tmp_path / 'without'}"))
+    weights = Path("model") / "model.safetensors"
+    assert (folder / weights).read_bytes() == (tmp_path / "without" / weights).read_bytes()
+
+
+REFUSED = {
+    "not rising": (["keep_levels=[0.5,0.25]"], "keep_levels must rise"),
+    "beyond the target": (["keep_levels=[0.9]"], "keep_levels must rise, above 0 and up to sparsity=0.5"),
+    "no level of the schedule": (["schedule=stepwise", "keep_levels=[0.25]"], "keep_levels must be levels of the"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED.values(), ids=REFUSED)
+def test_levels_that_no_run_passes_are_refused(compose_config, overrides, message):
+    from cap.config import check
+    from cap.errors import InputError
+
+    with pytest.raises(InputError, match=message):
+        check(compose_config(*overrides))
