@@ -1,8 +1,9 @@
-"""The two kinds of failure that a door shows as one message instead of a traceback."""
+"""The kinds of failure that a door shows as one message instead of a traceback."""
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -14,9 +15,28 @@ class RunError(RuntimeError):
     """Report a run that had to stop although its input was valid; a door exits with code 1."""
 
 
+class StoppedError(RuntimeError):
+    """Report a run that was asked to stop by a signal; a door exits with 128 + the signal's number, as shells say it.
+
+    Args:
+        number: Of the signal: 15 is SIGTERM, 2 is SIGINT.
+        is_clean: True where it was raised at a place at which the state of the run can be written down.
+    """
+
+    def __init__(self, number: int, *, is_clean: bool) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+        self.is_clean = is_clean
+
+    @property
+    def exit_code(self) -> int:
+        """143 after SIGTERM, 130 after SIGINT."""
+        return 128 + self.number
+
+
 def nearest_first(given: str, known: Iterable[str]) -> list[str]:
     """Order the known names by their likeness to what was given, most alike first."""
     return sorted(known, key=lambda name: (-difflib.SequenceMatcher(None, given, name).ratio(), name))
 
 
-__all__ = ["InputError", "RunError", "nearest_first"]
+__all__ = ["InputError", "RunError", "StoppedError", "nearest_first"]

@@ -11,6 +11,7 @@ from cap.cli import door
 from cap.config import check
 from cap.errors import InputError
 from cap.preparation import get_teacher, prepare
+from cap.training.stop import stop
 
 
 def finetune(cfg: DictConfig) -> float:
@@ -30,7 +31,8 @@ def finetune(cfg: DictConfig) -> float:
         raise InputError(f"cap.finetune makes the teacher of teacher=auto, got teacher={checked.config.teacher}")
     prepared = prepare(checked)
     device = Trainer(accelerator=checked.config.trainer.accelerator, devices=1, logger=False).strategy.root_device
-    teacher = get_teacher(checked, prepared, device=device)
+    with stop.listening():
+        teacher = get_teacher(checked, prepared, device=device)
     if teacher is None:
         raise TypeError("teacher=auto always gives a teacher")
     table = Table("metric", "majority class", "teacher", "folder")

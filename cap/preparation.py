@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import seed_everything
 from transformers import PreTrainedTokenizerBase
 
+from cap.budget import MemoryBudget
 from cap.config import Checked, TaskConfig, TrainConfig
 from cap.data.custom import custom_task
 from cap.data.datamodule import CapDataModule
@@ -35,6 +36,7 @@ from cap.models.families import family_of, longest_input
 from cap.storage import content_key, ensure_writable
 from cap.training.evaluation import evaluate
 from cap.training.module import Optimisation
+from cap.training.ranks import ALONE, Ranks
 from cap.training.teacher import (
     cached_scores,
     check_labels,
@@ -65,6 +67,7 @@ class Prepared:
         datamodule: The tokenised rows.
         pretrained: The pre-trained model with a fresh task head.
         majority: Scores of always predicting the majority class.
+        budget: What tokens, banks and logits may hold in memory together.
         cache_dir: Root of what runs share.
     """
 
@@ -75,6 +78,7 @@ class Prepared:
     datamodule: CapDataModule
     pretrained: PooledModel
     majority: dict[str, float]
+    budget: MemoryBudget
     cache_dir: Path
 
     @property
@@ -123,12 +127,14 @@ def prepare(checked: Checked) -> Prepared:
         max_train_rows=config.data.max_train_rows,
         max_eval_rows=config.data.max_eval_rows,
     )
+    budget = MemoryBudget(config.memory.budget_gb, n_processes=config.trainer.devices)
     datamodule = CapDataModule(
         rows=rows,
         task=task,
         tokenizer=tokenizer,
         tokenizer_key=tokenizer_key(tokenizer),
         max_length=config.max_length,
+        budget=budget,
         stride=config.task.stride,
         batch_size=config.batch_size,
         eval_batch_size=config.data.eval_batch_size,
@@ -141,7 +147,7 @@ def prepare(checked: Checked) -> Prepared:
     loaded = load_model(source, head=task.head)
     pooling = resolve_pooling(config.contrast.pool, has_trained_pooler=loaded.has_trained_pooler)
     pretrained = PooledModel(loaded.model, pooling)
-    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, datamodule.majority(), cache_dir)
+    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, datamodule.majority(), budget, cache_dir)
 
 
 def task_of(node: TaskConfig, data_dir: Path | None) -> Task:
@@ -226,8 +232,14 @@ class Teacher:
     is_at_chance: bool
 
 
-def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device) -> Teacher | None:
+def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, ranks: Ranks = ALONE) -> Teacher | None:
     """Fine-tune, find or load the teacher that the configuration asks for.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and the pre-trained model.
+        device: Where to train and score it.
+        ranks: The processes of the run: the first one trains, all of them score.
 
     Returns:
         The teacher; None for ``teacher=none``.
@@ -240,17 +252,18 @@ def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device) -
         log.info("teacher=none: no distillation and no contrast with a fine-tuned model (loss/kd, loss/fic)")
         return None
     if wanted == "auto":
-        return _own_teacher(checked.config, prepared, device)
-    return _given_teacher(checked.config, prepared, device)
+        return _own_teacher(checked.config, prepared, device, ranks)
+    return _given_teacher(checked.config, prepared, device, ranks)
 
 
-def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) -> Teacher:
+def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
     settings = dataclasses.asdict(config.finetune)
     options = {
         "max_epochs": config.finetune.max_epochs,
         "max_steps": config.finetune.max_steps,
         "accelerator": config.trainer.accelerator,
-        "devices": 1,
+        # One process, whatever the run has: a teacher is the same for all runs that would train it.
+        "devices": [device.index] if device.type == "cuda" else 1,
         "precision": config.trainer.precision,
         "gradient_clip_val": 1.0,
         "enable_progress_bar": config.trainer.enable_progress_bar,
@@ -280,15 +293,19 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) 
         trainer_options=options,
         tokenizer=prepared.tokenizer,
         cache_dir=prepared.cache_dir,
+        every_n_minutes=config.checkpoint.every_n_minutes,
+        every_n_steps=config.checkpoint.every_n_steps,
+        ranks=ranks,
     )
     model = _load_teacher(ModelSource(str(made.folder), f"teacher {made.folder.name}"), prepared)
     scores = cached_scores(
         model,
         made.folder,
         data_key=content_key({"rows": prepared.rows.fingerprint, "metrics": prepared.task.metrics}),
-        loaders=prepared.datamodule.eval_dataloaders(),
+        loaders=prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
         metrics=prepared.metrics(),
         device=device,
+        ranks=ranks,
     )
     at_chance = _at_chance(scores, prepared)
     if at_chance:
@@ -296,7 +313,7 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) 
     return Teacher(model, scores, f"auto {made.folder.name}", made.folder, made.was_cached, at_chance)
 
 
-def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.device) -> Teacher:
+def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
     wanted = settings.teacher
     folder = Path(wanted)
     name = f"folder {folder.name}" if folder.is_dir() else wanted
@@ -317,10 +334,11 @@ def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.devi
     model = _load_teacher(source, prepared)
     scores, _ = evaluate(
         model,
-        prepared.datamodule.eval_dataloaders(),
+        prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
         prepared.metrics(),
         device=device,
         description="teacher's score",
+        ranks=ranks,
     )
     if _at_chance(scores, prepared):
         raise InputError(

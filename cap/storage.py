@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from cap.errors import InputError
+
+log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -111,6 +116,36 @@ def locked(path: Path) -> FileLock:
     return FileLock(path.parent / f".{path.name}.lock")
 
 
+@contextmanager
+def making(path: Path, what: str) -> Iterator[None]:
+    """Be the one process that makes ``path`` while this block runs; wait, and say so, while another one is.
+
+    Args:
+        path: What is made; look whether it is there inside the block.
+        what: The same in words, for the log.
+    """
+    lock = locked(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        started = time.monotonic()
+        log.info("%s: another run is making it; waiting", what)
+        lock.acquire()  # freed by the system when its holder dies
+        log.info("%s: waited %.0f s", what, time.monotonic() - started)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def full_disk_reason(error: BaseException) -> str | None:
+    """Say in words that an error means there is no room to write; None if it means something else."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"there must be room to write, but: {error.strerror}{where}"
+    return None
+
+
 def ensure_writable(folder: Path, key: str) -> None:
     """Create a folder and prove that files can be written there.
 
@@ -149,7 +184,9 @@ __all__ = [
     "content_key",
     "ensure_writable",
     "file_sha256",
+    "full_disk_reason",
     "locked",
+    "making",
     "read_json",
     "write_json",
 ]

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch import Callback
+from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
+from rich.console import Console
 
-from cap.cli import door
+from cap import grid
+from cap.cli import door, typed_overrides
 from cap.config import Checked, check
-from cap.errors import InputError
+from cap.errors import InputError, RunError
 from cap.models.encoders import PooledModel, load_saved_model, save_model
 from cap.models.families import prunable
 from cap.preparation import Prepared, chance_message, get_teacher, prepare
-from cap.results.folder import CHECKPOINTS, MODEL, require_free
-from cap.storage import atomic_folder
-from cap.train_parts import filled_memory, new_module
+from cap.processes import end_with_parent, is_one_of_many, own_rank, run_processes
+from cap.results.folder import CHECKPOINTS, MODEL, read_record
+from cap.results.report import summary_table
+from cap.storage import atomic_folder, full_disk_reason, read_json
+from cap.train_devices import leased_devices
+from cap.train_parts import Callbacks, filled_memory, new_callbacks, new_module, new_trainer
 from cap.train_record import RunRecord
-from cap.training.callbacks import (
-    ImportanceCallback,
-    PruningCallback,
-    RestartCallback,
-    ScoreCallback,
-    SnapshotCallback,
-    StepTimer,
-)
-from cap.training.checkpoint import CheckpointCallback
+from cap.training.checkpoint import Checkpoint, newest_checkpoint
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule
-from cap.training.run import build_trainer
+from cap.training.ranks import Ranks, join
+from cap.training.run import add_callbacks, fit
+from cap.training.stop import stop
+
+log = logging.getLogger("cap.train")  # as a command, __name__ is __main__
 
 
 def train(cfg: DictConfig) -> float:
-    """Run the main job: compose, check, data, teacher, encode, fit, fold, evaluate, save, record, report.
+    """Run the main job, go on with it, or find it done.
 
     Args:
         cfg: The composed configuration.
@@ -46,84 +48,101 @@ def train(cfg: DictConfig) -> float:
 
     Raises:
         InputError: If something given cannot work.
+        StoppedError: If the process was asked to stop.
         RunError: If the run had to stop.
     """
     checked = check(cfg)
     run_dir = run_folder(checked)
-    require_free(run_dir, checked.hash)
-    record = RunRecord(checked, run_dir)
+    goes_on = _goes_on(checked)
+    earlier = read_record(run_dir, checked.hash)
+    if earlier is not None and earlier["status"] == "completed" and goes_on:
+        return _found_done(earlier, run_dir)
+    grid.note(folder=run_dir, outcome="resumed" if earlier is not None and goes_on else "completed")
+    with leased_devices(checked, is_grid=is_multirun()) as devices:
+        if checked.n_processes > 1 and not is_one_of_many():
+            own = [f"output_dir={run_dir}", f"resume={str(goes_on).lower()}"]
+            run_processes(checked.config.trainer.devices, [*typed_overrides(), *own], visible_devices=devices.names)
+            return _score_of(read_json(run_dir / "record.json"))
+        end_with_parent()
+        with stop.listening():
+            return _train(checked, run_dir, goes_on=goes_on, devices=devices.places)
+
+
+def _train(checked: Checked, run_dir: Path, *, goes_on: bool, devices: int | list[int]) -> float:
+    """Run the phases: data, teacher, encode, fit, fold, evaluate, save, record, report."""
+    record = RunRecord(checked, run_dir, is_first=own_rank() == 0 or checked.n_processes == 1)
     with record.phase("data"):
         prepared = prepare(checked)
     try:
         checked.pruner.check(prunable(prepared.pretrained.model))
     except ValueError as error:  # a target that this model cannot meet
         raise InputError(str(error)) from error
-    record.begin(prepared)
+    checkpoint = record.begin(prepared, find=lambda: _checkpoint(run_dir, checked, goes_on=goes_on))
     try:
         record.start_loggers()
-        module, device = _fit(checked, prepared, record)
-        return _finish(module, prepared, record, device)
+        trainer = new_trainer(checked, run_dir, devices=devices, loggers=record.loggers)
+        trainer.strategy.setup_environment()
+        ranks = join(trainer)
+        checkpoint = ranks.broadcast(checkpoint)
+        module = _fit(checked, prepared, record, trainer, ranks, checkpoint)
+        return _finish(module, prepared, record, trainer.strategy.root_device, ranks)
     except BaseException as error:
         record.fail(error)
+        reason = full_disk_reason(error)
+        if reason is not None:
+            raise RunError(
+                f"{reason}; what the run had written before is as it was. Make room, then repeat the command with "
+                f"resume=true"
+            ) from error
         raise
 
 
-def _fit(checked: Checked, prepared: Prepared, record: RunRecord) -> tuple[CapModule, torch.device]:
-    """Get the teacher, fill the memory and train the student.
-
-    Returns:
-        The trained module, its masks still on; the device.
-    """
-    config, run_dir = checked.config, record.run_dir
-    pruning = PruningCallback(checked.plan, every_n_steps=checked.every_n_steps, warn=record.warn)
-    scores = ScoreCallback(
-        pruning,
-        plan=checked.plan,
-        loaders=prepared.datamodule.eval_dataloaders,
-        metric=prepared.task.monitored,
-    )
-    timer = StepTimer()
-    snapshots = _snapshots(checked, prepared, run_dir)
-    checkpoint = CheckpointCallback(run_dir / CHECKPOINTS, **dataclasses.asdict(config.checkpoint))
-    importance = ImportanceCallback(
-        pruning,
-        loader=prepared.datamodule.train_dataloader,
-        batch_size=config.batch_size,
-        n_examples=prepared.datamodule.n_train,
-        warn=record.warn,
-    )
-    restart = RestartCallback(checked.plan)
-    callbacks: list[Callback] = [scores, importance, *snapshots, timer, pruning, restart, checkpoint]
-    trainer = build_trainer(
-        dataclasses.asdict(config.trainer), run_dir=run_dir, callbacks=callbacks, loggers=record.loggers
-    )
-    device = trainer.strategy.root_device
+def _fit(
+    checked: Checked,
+    prepared: Prepared,
+    record: RunRecord,
+    trainer: Trainer,
+    ranks: Ranks,
+    checkpoint: Checkpoint | None,
+) -> CapModule:
+    """Get the teacher, fill the memory and train the student; its masks are still on."""
     with record.phase("teacher"):
-        teacher = get_teacher(checked, prepared, device=device)
+        teacher = get_teacher(checked, prepared, device=trainer.strategy.root_device, ranks=ranks)
     if teacher is not None:
-        record.content["scores"]["teacher"] = teacher.scores
-        record.content["teacher"] = {"name": teacher.label, "was_cached": teacher.was_cached}
+        record.note_teacher(teacher)
         if teacher.is_at_chance:
             record.warnings.append(f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}.")
     with record.phase("encode"):
-        memory = filled_memory(checked, prepared, teacher, trainer)
-    module = new_module(checked, prepared, teacher, memory, warn=record.warn)
+        memory = filled_memory(checked, prepared, teacher, trainer, ranks)
+    module = new_module(checked, prepared, teacher, memory, ranks, warn=record.warn)
+    if ranks.rank > 0:
+        # Heads and scores are drawn alike on every process; what is dropped out must differ.
+        seed_everything(checked.config.seed + 1_000_003 * ranks.rank, verbose=False)
+    callbacks = new_callbacks(checked, prepared, record.run_dir, ranks, warn=record.warn)
+    add_callbacks(trainer, callbacks.in_order)
     with record.phase("fit"):
-        trainer.fit(module, datamodule=prepared.datamodule)
-    within_fit = {"importance": importance.seconds, "snapshots": sum(callback.seconds for callback in snapshots)}
-    for name, seconds in within_fit.items():
-        if seconds:
-            record.seconds[name] = seconds
-            record.seconds["fit"] -= seconds  # so that the phases add up
-    if snapshots and memory.n_encodings("snapshots") == 0:
+        fit(trainer, module, prepared.datamodule, checkpoint)
+    _note_fit(record, callbacks, trainer)
+    if callbacks.snapshots and memory.n_encodings("snapshots") == 0:
         record.warnings.append("No snapshot was taken: loss/snc is left out.")
-    record.content["levels"] = scores.levels
-    record.content["steps"] = trainer.global_step
-    record.content["seconds_per_step"] = timer.median()
-    return module, device
+    return module
 
 
-def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: torch.device) -> float:
+def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None:
+    record.note_training(
+        levels=callbacks.scores.levels,
+        kept=callbacks.keep.kept if callbacks.keep is not None else None,
+        steps=trainer.global_step,
+        seconds_per_step=callbacks.timer.median(),
+        seconds_before=callbacks.checkpoint.seconds,
+        seconds_within={
+            "importance": callbacks.importance.seconds,
+            "snapshots": sum(callback.seconds for callback in callbacks.snapshots),
+        },
+    )
+
+
+def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: torch.device, ranks: Ranks) -> float:
     """Fold the masks, save, score what was saved, and write record and report.
 
     Returns:
@@ -132,16 +151,19 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: to
     if module.pruner is not None:
         module.pruner.fold()
     model = module.student.model.cpu()
-    with atomic_folder(record.run_dir / MODEL) as folder:
-        save_model(model, prepared.tokenizer, folder)
+    if ranks.is_first:
+        with atomic_folder(record.run_dir / MODEL) as folder:
+            save_model(model, prepared.tokenizer, folder)
+    ranks.barrier()
     saved = load_saved_model(record.run_dir / MODEL, prepared.task.kind)
     with record.phase("evaluate"):
         pruned, is_constant = evaluate(
             PooledModel(saved, prepared.pooling),
-            prepared.datamodule.eval_dataloaders(),
+            prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
             prepared.metrics(),
             device=device,
             description="pruned model's score",
+            ranks=ranks,
         )
     if is_constant:
         record.warn(
@@ -152,28 +174,51 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: to
     return record.complete(prepared, saved.cpu(), pruned)
 
 
-def _snapshots(checked: Checked, prepared: Prepared, run_dir: Path) -> list[SnapshotCallback]:
-    contrast = checked.config.contrast
-    if not contrast.snapshots:
-        return []
-    return [
-        SnapshotCallback(
-            checked.plan,
-            n_snapshots=contrast.snapshot_count,
-            loader=prepared.datamodule.encoding_dataloader,
-            folder=run_dir / CHECKPOINTS / "snapshots",
+def _checkpoint(run_dir: Path, checked: Checked, *, goes_on: bool) -> Checkpoint | None:
+    """Find where to go on; refuse to throw away what could be gone on with."""
+    found = newest_checkpoint(run_dir / CHECKPOINTS, config_hash=checked.hash)
+    if found is not None and not goes_on:
+        raise InputError(
+            f"output_dir must not hold an interrupted run, but {run_dir} does, with a checkpoint of step {found.step}; "
+            f"continue it with resume=true, or remove {run_dir / CHECKPOINTS} to start anew"
         )
-    ]
+    return found
+
+
+def _found_done(record: dict[str, Any], run_dir: Path) -> float:
+    log.info("%s: this run is complete; nothing to do", run_dir)
+    grid.note(folder=run_dir, outcome="skipped")
+    if not is_multirun():
+        Console().print(summary_table(record, str(run_dir)))
+    return _score_of(record)
+
+
+def _score_of(record: dict[str, Any]) -> float:
+    return float(record["scores"]["pruned"][record["metric"]])
+
+
+def _goes_on(checked: Checked) -> bool:
+    skip = checked.config.skip_completed
+    return checked.config.resume or (is_multirun() if skip is None else skip)
+
+
+def is_multirun() -> bool:
+    """Say whether this job is one of ``python -m cap.train -m``."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def run_folder(checked: Checked) -> Path:
-    """Name the run's folder."""
+    """Name the run's folder: ``output_dir``, or below ``outputs`` one that belongs to this configuration."""
     config = checked.config
     if config.output_dir is not None:
         return Path(config.output_dir)
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        return Path(HydraConfig.get().runtime.output_dir)
-    return Path("outputs") / config.task.name / f"{checked.pruning_name}-{config.sparsity:g}" / checked.hash
+    root = Path("outputs")
+    if is_multirun():
+        sweep = HydraConfig.get().sweep
+        if sweep.subdir != ".":
+            return Path(sweep.dir) / sweep.subdir
+        root = Path(sweep.dir)
+    return root / config.task.name / f"{checked.pruning_name}-{config.sparsity:g}" / checked.hash
 
 
 main = door(train)

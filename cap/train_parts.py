@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 
 from cap.config import Checked
 from cap.models.encoders import PooledModel
 from cap.models.families import prunable
 from cap.objectives.memory import Memory, Source
 from cap.preparation import Prepared, Teacher
+from cap.results.folder import CHECKPOINTS, LEVELS
+from cap.training.agreement import MaskAgreement
+from cap.training.callbacks import ImportanceCallback, PruningCallback, RestartCallback, StepTimer
+from cap.training.checkpoint import CheckpointCallback
 from cap.training.encode import computation_of, frozen_outputs
+from cap.training.keep import KeepCallback
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
+from cap.training.ranks import Ranks
+from cap.training.run import build_trainer
+from cap.training.scores import ScoreCallback
+from cap.training.snapshots import SnapshotCallback
+from cap.training.strategy import make_strategy
 
 
-def filled_memory(checked: Checked, prepared: Prepared, teacher: Teacher | None, trainer: Trainer) -> Memory:
+def filled_memory(
+    checked: Checked, prepared: Prepared, teacher: Teacher | None, trainer: Trainer, ranks: Ranks
+) -> Memory:
     """Encode the training rows with the frozen models that take part, or find that done, and open the results.
 
     Args:
@@ -23,9 +40,10 @@ def filled_memory(checked: Checked, prepared: Prepared, teacher: Teacher | None,
         prepared: Rows and the pre-trained model.
         teacher: The fine-tuned model; None if the run has none.
         trainer: Says where and in which precision to encode.
+        ranks: The processes, which share the rows; each then reads what all have encoded.
     """
     config = checked.config
-    memory = Memory(n_examples=prepared.datamodule.n_train, budget_gb=config.memory.budget_gb)
+    memory = Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget)
     wanted: list[tuple[Source, PooledModel]] = []
     if config.contrast.pretrained:
         wanted.append(("pretrained", prepared.pretrained))
@@ -34,12 +52,13 @@ def filled_memory(checked: Checked, prepared: Prepared, teacher: Teacher | None,
     for source, model in wanted:
         outputs = frozen_outputs(
             model,
-            prepared.datamodule.encoding_dataloader(),
+            prepared.datamodule.encoding_dataloader(ranks.rank, ranks.size),
             data_key=prepared.datamodule.key,
             cache_dir=prepared.cache_dir,
             computation=computation_of(trainer),
             description=f"encoding the training rows with the {source} model",
             with_logits=source == "finetuned",
+            ranks=ranks,
         )
         model.cpu()
         memory.add_encodings(source, outputs.encodings)
@@ -49,7 +68,13 @@ def filled_memory(checked: Checked, prepared: Prepared, teacher: Teacher | None,
 
 
 def new_module(
-    checked: Checked, prepared: Prepared, teacher: Teacher | None, memory: Memory, *, warn: Callable[[str], None]
+    checked: Checked,
+    prepared: Prepared,
+    teacher: Teacher | None,
+    memory: Memory,
+    ranks: Ranks,
+    *,
+    warn: Callable[[str], None],
 ) -> CapModule:
     """Make the module of a run: a student with its masks on, beside the models that it learns from.
 
@@ -58,6 +83,7 @@ def new_module(
         prepared: Rows and the pre-trained model.
         teacher: The fine-tuned model; None if the run has none.
         memory: What the frozen models gave.
+        ranks: The processes that share every batch.
         warn: Told of what a reader of the result must know.
     """
     config = checked.config
@@ -85,6 +111,106 @@ def new_module(
         train_groups=prepared.datamodule.train_groups,
         pruner=pruner,
         frozen=frozen,
+        ranks=ranks,
+    )
+
+
+def new_trainer(checked: Checked, run_dir: Path, *, devices: int | list[int], loggers: Sequence[Logger]) -> Trainer:
+    """Make the trainer of a run, without callbacks: those need to know its processes.
+
+    Args:
+        checked: The configuration.
+        run_dir: The run's folder.
+        devices: How many, or which.
+        loggers: Beside ``metrics.csv``.
+    """
+    options = dataclasses.asdict(checked.config.trainer)
+    options.update(devices=devices, strategy=make_strategy(options["strategy"], n_processes=checked.n_processes))
+    return build_trainer(options, run_dir=run_dir, loggers=loggers)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Hold the callbacks of a run.
+
+    Those that write or read the state of a run stand first, so that a checkpoint holds the run as it was before a step;
+    then those that look at the student before its masks move, those that move them, and what follows from that.
+    """
+
+    checkpoint: CheckpointCallback
+    scores: ScoreCallback
+    importance: ImportanceCallback
+    snapshots: list[SnapshotCallback]
+    keep: KeepCallback | None
+    timer: StepTimer
+    pruning: PruningCallback
+    agreement: MaskAgreement
+    restart: RestartCallback
+
+    @property
+    def in_order(self) -> list[Callback]:
+        """The order in which they act at the start of a step."""
+        return [
+            self.checkpoint,
+            self.scores,
+            self.importance,
+            *self.snapshots,
+            *([] if self.keep is None else [self.keep]),
+            self.timer,
+            self.pruning,
+            self.agreement,
+            self.restart,
+        ]
+
+
+def new_callbacks(
+    checked: Checked, prepared: Prepared, run_dir: Path, ranks: Ranks, *, warn: Callable[[str], None]
+) -> Callbacks:
+    """Make the callbacks of a run.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and tokenizer.
+        run_dir: The run's folder.
+        ranks: The processes of the run.
+        warn: Told of what a reader of the result must know.
+    """
+    config, rows = checked.config, prepared.datamodule
+    pruning = PruningCallback(checked.plan, every_n_steps=checked.every_n_steps, warn=warn)
+    loaders = partial(rows.eval_dataloaders, ranks.rank, ranks.size)
+    snapshots = SnapshotCallback(
+        checked.plan,
+        n_snapshots=config.contrast.snapshot_count,
+        loader=partial(rows.encoding_dataloader, ranks.rank, ranks.size),
+        folder=run_dir / CHECKPOINTS / "snapshots",
+        ranks=ranks,
+    )
+    # The final level is the run's own model.
+    levels = [level for level in config.keep_levels or [] if level < config.sparsity]
+    keep = KeepCallback(
+        levels,
+        pruning=pruning,
+        folder=run_dir / LEVELS,
+        tokenizer=prepared.tokenizer,
+        kind=prepared.task.kind,
+        loaders=loaders,
+        metrics=prepared.metrics,
+        ranks=ranks,
+    )
+    return Callbacks(
+        checkpoint=CheckpointCallback(
+            run_dir / CHECKPOINTS, config_hash=checked.hash, ranks=ranks, **dataclasses.asdict(config.checkpoint)
+        ),
+        scores=ScoreCallback(pruning, plan=checked.plan, loaders=loaders, metric=prepared.task.monitored, ranks=ranks),
+        importance=ImportanceCallback(
+            pruning, loader=rows.train_dataloader, batch_size=config.batch_size, n_examples=rows.n_train, warn=warn
+        ),
+        snapshots=[snapshots] if config.contrast.snapshots else [],
+        keep=keep if config.keep_levels is not None else None,
+        timer=StepTimer(),
+        pruning=pruning,
+        agreement=MaskAgreement(ranks),
+        restart=RestartCallback(checked.plan),
     )
 
 
@@ -118,4 +244,4 @@ def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None) -
     )
 
 
-__all__ = ["filled_memory", "new_module"]
+__all__ = ["Callbacks", "filled_memory", "new_callbacks", "new_module", "new_trainer"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,17 @@ from transformers import PreTrainedModel
 
 from cap.cli import typed_overrides
 from cap.config import Checked
+from cap.errors import StoppedError
 from cap.models.encoders import AUTO_CLASS
 from cap.models.families import prunable_linears
-from cap.preparation import Prepared, data_terms
+from cap.preparation import Prepared, Teacher, data_terms
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.results.card import write_card
-from cap.results.folder import CHECKPOINTS, MODEL, claim, hold
+from cap.results.folder import CHECKPOINTS, MODEL, claim, hold, read_record
 from cap.results.record import environment, peak_memory_gb, retention, write_record
 from cap.results.report import summary_table, write_report
+from cap.training.checkpoint import Checkpoint
+from cap.training.curves import cut_curves
 
 log = logging.getLogger("cap.train")
 
@@ -38,15 +43,19 @@ class RunRecord:
     Args:
         checked: The configuration.
         run_dir: The run's folder.
+        is_first: Whether this process writes; the others of the same run only keep count.
     """
 
-    def __init__(self, checked: Checked, run_dir: Path) -> None:
+    def __init__(self, checked: Checked, run_dir: Path, *, is_first: bool = True) -> None:
         self.checked = checked
         self.run_dir = run_dir
+        self.is_first = is_first
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
         self.loggers: list[Logger] = []
+        self._earlier: dict[str, Any] = {}
+        self._seconds_before = 0.0
         self.content: dict[str, Any] = {
             "status": "interrupted",
             "error": None,
@@ -64,9 +73,16 @@ class RunRecord:
         yield
         self.seconds[name] = time.perf_counter() - started
 
-    def begin(self, prepared: Prepared) -> None:
-        """Claim the folder; from here on it holds a record that does not look complete."""
-        self._lock = hold(self.run_dir)
+    def begin(self, prepared: Prepared, *, find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+        """Claim the folder; from here on it holds a record that does not look complete.
+
+        Args:
+            prepared: What the run starts from.
+            find: Looks for the checkpoint to go on from, once nobody else writes in the folder.
+
+        Returns:
+            The checkpoint; None to start, and on all processes but the first.
+        """
         self.content["metric"] = prepared.task.monitored
         self.content["data"] = {
             "source": prepared.rows.source,
@@ -75,17 +91,97 @@ class RunRecord:
         }
         self.content["model"] = prepared.source.label
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
-        claim(self.run_dir, self.content, OmegaConf.to_yaml(OmegaConf.create(self.checked.resolved)))
+        if not self.is_first:
+            return None
+        self._lock = hold(self.run_dir)
+        try:
+            checkpoint = find()
+            self._take_over(checkpoint)
+            config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.checked.resolved))
+            claim(self.run_dir, self.content, config_yaml, goes_on=checkpoint is not None)
+        except BaseException:
+            self._lock.release()
+            raise
+        return checkpoint
+
+    def _take_over(self, checkpoint: Checkpoint | None) -> None:
+        """Keep of an interrupted attempt's record what this one cannot know."""
+        earlier = read_record(self.run_dir, self.checked.hash)
+        if earlier is None or checkpoint is None:
+            return
+        self._earlier = earlier
+        self.content["resumed_at"] = [*earlier.get("resumed_at", []), checkpoint.step]
+        cut_curves(self.run_dir, checkpoint.n_rows)
+        log.info("going on after step %d, in %s", checkpoint.step, self.run_dir)
 
     def start_loggers(self) -> None:
         """Write the log into the folder, too, and start what ``logger=`` chose."""
-        self._log_file = logging.FileHandler(self.run_dir / "train.log", encoding="utf-8")
-        self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.getLogger("cap").addHandler(self._log_file)
+        if self.is_first:
+            self._log_file = logging.FileHandler(self.run_dir / "train.log", encoding="utf-8")
+            self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logging.getLogger("cap").addHandler(self._log_file)
         node = self.checked.config.logger
         if node:
-            self.loggers.append(instantiate(node, save_dir=str(self.run_dir)))
+            self.loggers.append(instantiate(node, save_dir=str(self.run_dir), **self._same_run(node)))
             self.loggers[0].log_hyperparams(self.checked.resolved)
+
+    def _same_run(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        """Name what makes a logger that is not ours go on where it was."""
+        last = self.content.get("resumed_at", [None])[-1]
+        if str(node["_target_"]).endswith("TensorBoardLogger"):
+            return {} if last is None else {"purge_step": last}
+        if not str(node["_target_"]).endswith("WandbLogger"):
+            return {}
+        # A sweep's agent has named the run already.
+        run_id = (
+            os.environ.get("WANDB_RUN_ID") or node.get("id") or self._earlier.get("wandb_id") or uuid.uuid4().hex[:8]
+        )
+        self.content["wandb_id"] = run_id
+        self._write_interim()
+        return {"id": run_id}
+
+    def note_teacher(self, teacher: Teacher) -> None:
+        """Write down who the teacher is; an interrupted attempt may have trained the one that is cached now."""
+        was_cached = self._earlier.get("teacher", {}).get("was_cached", teacher.was_cached)
+        self.content["scores"]["teacher"] = teacher.scores
+        self.content["teacher"] = {"name": teacher.label, "was_cached": was_cached}
+        self._write_interim()
+
+    def note_training(
+        self,
+        *,
+        levels: list[dict[str, Any]],
+        kept: list[dict[str, Any]] | None,
+        steps: int,
+        seconds_per_step: float | None,
+        seconds_before: float,
+        seconds_within: Mapping[str, float],
+    ) -> None:
+        """Write down what training was.
+
+        Args:
+            levels: Scores over the run.
+            kept: What ``keep_levels`` kept; None if it was not asked for.
+            steps: Optimizer steps.
+            seconds_per_step: Median of a step.
+            seconds_before: Of training before this attempt.
+            seconds_within: By name, what is part of training and shown apart from it; over all attempts.
+        """
+        self.content["levels"] = levels
+        if kept is not None:
+            self.content["kept"] = kept
+        self.content["steps"] = steps
+        self.content["seconds_per_step"] = seconds_per_step
+        self.seconds["fit"] += seconds_before
+        self._seconds_before = seconds_before
+        for name, seconds in seconds_within.items():
+            if seconds:
+                self.seconds[name] = seconds
+                self.seconds["fit"] -= seconds  # so that the phases add up
+
+    def _write_interim(self) -> None:
+        if self.is_first:
+            write_record(self.run_dir, self.content)
 
     def warn(self, message: str) -> None:
         """Say something that a reader of the result must know, in the log and in the record."""
@@ -94,13 +190,18 @@ class RunRecord:
 
     def fail(self, error: BaseException) -> None:
         """Write down why the run ended early; whatever happens, its folder does not look complete."""
-        status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-        message = "stopped from outside" if status == "interrupted" else f"{type(error).__name__}: {error}".strip(": ")
-        log.error("%s: %s", status, message)
-        try:
-            write_record(self.run_dir, {**self.content, "status": status, "error": message, "warnings": self.warnings})
-        except (OSError, ValueError):
-            log.exception("the record of the failed run could not be written")
+        is_interrupted = isinstance(error, KeyboardInterrupt | SystemExit | StoppedError)
+        status = "interrupted" if is_interrupted else "failed"
+        message = f"{type(error).__name__}: {error}".strip(": ")
+        if is_interrupted:
+            message = str(error) if isinstance(error, StoppedError) else "stopped from outside"
+        if self.is_first:
+            log.error("%s: %s", status, message)
+            try:
+                content = {**self.content, "status": status, "error": message, "warnings": self.warnings}
+                write_record(self.run_dir, content)
+            except (OSError, ValueError) as problem:
+                log.error("the record of this run could not be written, and still says interrupted: %s", problem)
         self._close_loggers(succeeded=False)
 
     def complete(self, prepared: Prepared, saved: PreTrainedModel, pruned: dict[str, float]) -> float:
@@ -117,14 +218,18 @@ class RunRecord:
         metric = prepared.task.monitored
         scores = self.content["scores"]
         scores["pruned"] = pruned
+        self.seconds["total"] = time.perf_counter() - self.started + self._seconds_before
+        if not self.is_first:
+            self._close_loggers(succeeded=True)
+            return pruned[metric]
         teacher_score = scores["teacher"][metric] if scores["teacher"] else None
         majority = scores["majority"][metric] if prepared.task.kind == "classes" else None
         self.content.update(retention(pruned[metric], teacher_score, majority))
         self.content["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
         self._note_final_level(pruned)
+        self._note_last_kept(pruned)
         self.content["matrices"] = {name: list(count) for name, count in count_zeros(prunable_linears(saved)).items()}
         self.content["units"] = count_pruned_units(saved)
-        self.seconds["total"] = time.perf_counter() - self.started
         self.content["seconds"] = {name: round(value, 3) for name, value in self.seconds.items()}
         self.content["peak_memory_gb"] = peak_memory_gb()
         self.content["warnings"] = self.warnings
@@ -153,10 +258,19 @@ class RunRecord:
             asked, reached = self.checked.config.sparsity, self.content["sparsity"]["prunable"]
             levels.append({"step": step, "target": asked, "sparsity": reached, "scores": pruned})
 
+    def _note_last_kept(self, pruned: dict[str, float]) -> None:
+        """End the list of kept models with the run's own, if its sparsity was asked for."""
+        kept, asked = self.content.get("kept"), self.content["sparsity"]["asked"]
+        if kept is not None and asked in (self.checked.config.keep_levels or []):
+            sparsity = self.content["sparsity"]
+            kept.append({"step": self.content["steps"], "sparsity": sparsity, "scores": pruned, "folder": MODEL})
+
     def _close_loggers(self, *, succeeded: bool) -> None:
         for logger in self.loggers:
             logger.finalize("success" if succeeded else "failed")
         wandb = sys.modules.get("wandb")
+        if not self.is_first:
+            return
         if wandb is not None and wandb.run is not None:
             # Otherwise the next job of a multirun would write into this one's W&B run.
             wandb.finish(exit_code=0 if succeeded else 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -163,7 +164,8 @@ def test_multirun_goes_on_after_a_job_that_fails(tiny_overrides, tmp_path):
     )
     assert done.returncode == 2
     assert "sparsity is the fraction" in done.stderr
-    assert (sweep / "1" / "record.json").is_file()
+    (record,) = sweep.glob("sst2/soft_movement-0.5/*/record.json")
+    assert json.loads(record.read_text(encoding="utf-8"))["status"] == "completed"
 
 
 def test_finetune_makes_the_teacher_that_a_run_then_finds(compose_config, tiny_overrides, caplog):

@@ -30,6 +30,10 @@ class SchedulePlan(Protocol):
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Steps at which sparsity jumps; None when it rises gradually."""
 
+    @property
+    def levels_reached(self) -> tuple[float, ...] | None:
+        """The sparsities it holds; None where it rises gradually and passes all."""
+
     def restarts(self, n_steps: int) -> list[int]:
         """Steps, 0 excluded, at which optimizer and learning-rate schedule start anew."""
 
@@ -142,6 +146,11 @@ class Cubic:
         start = min(round(self.flat_before * n_steps), end - 1)
         return CubicSchedule(final_sparsity=self.sparsity, ramp_start=start, ramp_end=end)
 
+    @property
+    def levels_reached(self) -> tuple[float, ...] | None:
+        """Return None: sparsity rises gradually."""
+        return None
+
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Return None: sparsity rises gradually."""
         return None
@@ -197,6 +206,11 @@ class Stepwise:
         """Make the schedule; levels that find no step of their own in a short run are passed over."""
         return StepSchedule(levels=self.resolved_levels, starts=tuple(self._starts(n_steps)))
 
+    @property
+    def levels_reached(self) -> tuple[float, ...] | None:
+        """Return the levels."""
+        return self.resolved_levels
+
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Return the first step of each level."""
         return self._starts(n_steps)
@@ -236,6 +250,11 @@ class OneShot:
     def over(self, n_steps: int) -> Schedule:
         """Make the schedule."""
         return StepSchedule(levels=(self.sparsity,), starts=(self._start(n_steps),))
+
+    @property
+    def levels_reached(self) -> tuple[float, ...] | None:
+        """Return the target, the only one."""
+        return (self.sparsity,)
 
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Return the step of the jump."""

@@ -59,6 +59,9 @@ KNOWN = frozenset(
         "peak_memory_gb",
         "warnings",
         "exports",
+        "resumed_at",
+        "kept",
+        "wandb_id",
         "kind",
     }
 )

@@ -16,9 +16,22 @@ from cap.storage import atomic_file, ensure_writable, locked, read_json
 RECORD = "record.json"
 CONFIG = "config.yaml"
 MODEL = "model"
+LEVELS = "levels"
 CHECKPOINTS = "checkpoints"
 # What a run may leave in its folder; anything else was put there by somebody else.
-_OURS = {RECORD, CONFIG, MODEL, CHECKPOINTS, "report.md", "pictures", "logs", "train.log", "wandb", "tensorboard"}
+_OURS = {
+    RECORD,
+    CONFIG,
+    MODEL,
+    LEVELS,
+    CHECKPOINTS,
+    "report.md",
+    "pictures",
+    "logs",
+    "train.log",
+    "wandb",
+    "tensorboard",
+}
 
 log = logging.getLogger(__name__)
 
@@ -66,22 +79,41 @@ def require_empty(folder: Path) -> None:
         raise InputError(f"output_dir must be new or empty, got {folder} {what}; choose another, or remove it")
 
 
-def claim(run_dir: Path, record: dict[str, Any], config_yaml: str) -> None:
+def read_record(run_dir: Path, config_hash: str) -> dict[str, Any] | None:
+    """Read what an earlier run of this configuration has left in a folder.
+
+    Args:
+        run_dir: The run's folder; need not exist.
+        config_hash: Of the run that wants it.
+
+    Returns:
+        Its record; None if the folder is new or empty.
+
+    Raises:
+        InputError: As ``require_free``.
+    """
+    require_free(run_dir, config_hash)
+    record: dict[str, Any] | None = read_json(run_dir / RECORD) if (run_dir / RECORD).is_file() else None
+    return record
+
+
+def claim(run_dir: Path, record: dict[str, Any], config_yaml: str, *, goes_on: bool = False) -> None:
     """Take a folder for a run; from here on its record says ``interrupted`` until the run is over.
 
     Args:
         run_dir: The run's folder, held by ``hold``.
         record: What is known already; needs ``config_hash``.
         config_yaml: The resolved configuration.
+        goes_on: True keeps what an interrupted run has left there; else it is removed.
 
     Raises:
         InputError: If the folder holds something else.
     """
     require_free(run_dir, record["config_hash"])
-    if (run_dir / RECORD).is_file():
+    if (run_dir / RECORD).is_file() and not goes_on:
         log.warning("%s holds a run of the same configuration; this run replaces it", run_dir)
     write_record(run_dir, {**record, "status": "interrupted"})
-    for name in _OURS - {RECORD}:
+    for name in set() if goes_on else _OURS - {RECORD}:
         path = run_dir / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -109,4 +141,15 @@ def hold(run_dir: Path) -> FileLock:
     return lock
 
 
-__all__ = ["CHECKPOINTS", "CONFIG", "MODEL", "RECORD", "claim", "hold", "require_empty", "require_free"]
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "LEVELS",
+    "MODEL",
+    "RECORD",
+    "claim",
+    "hold",
+    "read_record",
+    "require_empty",
+    "require_free",
+]

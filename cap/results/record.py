@@ -23,8 +23,12 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
                                    weight but zeros
 ``steps``, ``seconds_per_step``    optimizer steps of the run, and the median time of one
 ``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance`` and
-                                   ``snapshots`` (during the fit, not counted in it), ``evaluate``, ``total``
+                                   ``snapshots`` (during the fit, not counted in it), ``evaluate``, ``total``;
+                                   those of training over all attempts, the others of the last one
 ``peak_memory_gb``                 see ``peak_memory_gb``
+``resumed_at``                     optimizer steps at which an interrupted run went on; absent if it never did
+``wandb_id``                       of the W&B run, which a resumed run continues
+``kept``                           for ``keep_levels``: list of ``{"step", "sparsity", "scores", "folder"}``
 ``exports``                        by format, what ``cap.export`` measured afterwards, see ``cap.results.exports``
 ``warnings``                       list of sentences that a reader of the result must know
 =================================  =====================================================================================

@@ -12,8 +12,21 @@ from typing import Any
 TERMS = {"pretrained": "PrC", "snapshots": "SnC", "finetuned": "FiC"}
 """The contrastive terms: the switch below ``contrast``, and the paper's name."""
 
-# What a run is called and where it lies does not change what it computes.
-_CHANGES_NOTHING = ("output_dir", "cache_dir", "logger", "traceback")
+# What a run is called, where it lies, how it is shown and how it is kept does not change what it computes.
+_CHANGES_NOTHING = (
+    "output_dir",
+    "cache_dir",
+    "logger",
+    "traceback",
+    "resume",
+    "skip_completed",
+    "checkpoint",
+    "memory",
+    "data.num_workers",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+)
 # Keys that conf/ fills in with the value of another one; older records do not have all of them.
 _REPEATS = {"schedule.sparsity": "sparsity", "pruning.final_sparsity": "sparsity", "task.max_length": "max_length"}
 # What of a pruning type is not our default.
@@ -168,11 +181,15 @@ def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
         The rest: without names and places, and without keys that are null. Null says what an absent key says, so that a
         key which is new, and not used, makes no other configuration of what an older version ran.
     """
-    return _without_nulls({key: value for key, value in config.items() if key not in _CHANGES_NOTHING})
+    return _what_counts(config, "")
 
 
-def _without_nulls(node: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: _without_nulls(value) if isinstance(value, Mapping) else value for key, value in node.items()}
+def _what_counts(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    kept = {
+        key: _what_counts(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in node.items()
+        if f"{prefix}{key}" not in _CHANGES_NOTHING
+    }
     return {key: value for key, value in kept.items() if value is not None and value != {}}
 
 

@@ -1,21 +1,19 @@
-"""When masks move, when snapshots are taken, when levels are scored."""
+"""When masks move, when importance is measured, when the optimizer starts anew; and how long a step takes."""
 
 from __future__ import annotations
 
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from cap.pruning.pruner import MaskCounts, Pruner
 from cap.pruning.schedule import Schedule, SchedulePlan
-from cap.training.encode import computation_of, encode_rows, save_snapshot
-from cap.training.evaluation import evaluate
 from cap.training.importance import measure_importance
 from cap.training.module import CapModule
 
@@ -75,6 +73,15 @@ class PruningCallback(Callback):
         self._last_step = step
         pl_module.log_dict({"pruning/target": self.target, "pruning/sparsity": self.reached})
 
+    @property
+    def holds_levels(self) -> bool:
+        """Say whether the schedule jumps from level to level."""
+        return self._has_levels
+
+    def target_at(self, step: int) -> float:
+        """Return the target sparsity of an optimizer step."""
+        return self._schedule(step)
+
     def is_due(self, step: int, pruner: Pruner) -> bool:
         """Say whether the masks move at an optimizer step that has not begun."""
         target = self._schedule(step)
@@ -84,6 +91,18 @@ class PruningCallback(Callback):
         if is_level and target != self.target:
             return True
         return pruner.moves_within_levels and (step % self.every_n_steps == 0 or step == self._n_steps - 1)
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
+        return {
+            "target": self.target,
+            "reached": self.reached,
+            "last_step": self._last_step,
+            "logged_target": self._logged_target,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
+        self.target, self.reached = state_dict["target"], state_dict["reached"]
+        self._last_step, self._logged_target = state_dict["last_step"], state_dict["logged_target"]
 
     def _log_level(self, step: int, target: float, counts: MaskCounts) -> None:
         is_final = target == self._schedule(self._n_steps - 1)
@@ -142,8 +161,14 @@ class ImportanceCallback(Callback):
         if wanted is None or not self.pruning.is_due(trainer.global_step, pruner):
             return
         started = time.perf_counter()
-        measure_importance(_module(pl_module), self.loader(), wanted, batch_size=self.batch_size, trainer=trainer)
+        measure_importance(cap_module(pl_module), self.loader(), wanted, batch_size=self.batch_size, trainer=trainer)
         self.seconds += time.perf_counter() - started
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
+        self.seconds = state_dict["seconds"]
 
 
 class RestartCallback(Callback):
@@ -169,154 +194,6 @@ class RestartCallback(Callback):
                 optimizer.state.clear()
 
 
-class SnapshotCallback(Callback):
-    """Encode the training set with the student itself, before the masks of that step move.
-
-    Args:
-        plan: The schedule; one with levels is encoded before each rise after the first, a gradual one at
-            ``n_snapshots`` equally spaced steps.
-        n_snapshots: How many snapshots of a gradual schedule, >= 0.
-        loader: Makes the data loader with every training row once.
-        folder: Where the encodings are kept during the run.
-    """
-
-    def __init__(self, plan: SchedulePlan, *, n_snapshots: int, loader: Callable[[], DataLoader], folder: Path) -> None:
-        self.plan = plan
-        self.n_snapshots = n_snapshots
-        self.loader = loader
-        self.folder = folder
-        self.seconds = 0.0
-        self._steps: set[int] = set()
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the steps of the snapshots."""
-        self._steps = set(snapshot_steps(self.plan, int(trainer.estimated_stepping_batches), self.n_snapshots))
-        if not self._steps:
-            log.warning("no snapshot is due in this run's schedule and length: the term loss/snc is left out")
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take a snapshot if this optimizer step is due."""
-        step = trainer.global_step
-        if step not in self._steps:
-            return
-        self._steps.discard(step)
-        started = time.perf_counter()
-        module = _module(pl_module)
-        computation = computation_of(trainer)
-        encodings, _ = encode_rows(
-            module.student,
-            self.loader(),
-            device=computation.device,
-            autocast=computation.autocast,
-            with_logits=False,
-            description=f"snapshot at step {step}",
-            trainer=trainer,
-        )
-        path = self.folder / f"step-{step:07d}.npy"
-        save_snapshot(encodings, path)
-        if module.memory is None:
-            raise ValueError("a snapshot needs a memory to go to, but the module has none")
-        module.memory.add_encodings("snapshots", path)
-        self.seconds += time.perf_counter() - started
-        log.info("step %d: snapshot %d taken", step, module.memory.n_encodings("snapshots"))
-
-
-def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[int]:
-    """Choose the optimizer steps at which snapshots are taken.
-
-    Args:
-        plan: The schedule.
-        n_steps: Optimizer steps of the run.
-        n_snapshots: For a gradual schedule.
-
-    Returns:
-        Rising steps, none of them 0: the student is the pre-trained model there, whose encodings exist already.
-
-    Source: CAP's released scripts: before each rise of sparsity after the first (structured), at the start of each
-    epoch after the first of ten (unstructured).
-    """
-    starts = plan.level_starts(n_steps)
-    steps = (
-        starts[1:]
-        if starts is not None
-        else [round(i * n_steps / (n_snapshots + 1)) for i in range(1, n_snapshots + 1)]
-    )
-    return sorted({step for step in steps if 0 < step < n_steps})
-
-
-class ScoreCallback(Callback):
-    """Keep the student's validation scores over the run, beside the sparsity they were reached at.
-
-    Args:
-        pruning: Knows target and reached sparsity.
-        plan: A schedule with levels is scored at the end of each, wherever in an epoch that is.
-        loaders: Makes the validation loaders by split.
-        metric: The score that the log shows.
-    """
-
-    def __init__(
-        self,
-        pruning: PruningCallback,
-        *,
-        plan: SchedulePlan,
-        loaders: Callable[[], Mapping[str, DataLoader]],
-        metric: str,
-    ) -> None:
-        self.pruning = pruning
-        self.plan = plan
-        self.loaders = loaders
-        self.metric = metric
-        self.levels: list[dict[str, Any]] = []
-        self._level_ends: set[int] = set()
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the steps at which a level gives way to the next."""
-        starts = self.plan.level_starts(int(trainer.estimated_stepping_batches)) or []
-        self._level_ends = set(starts) - {0}
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Score a level before the next one begins, unless a validation has just done so."""
-        step = trainer.global_step
-        if step not in self._level_ends:
-            return
-        self._level_ends.discard(step)
-        if not self.levels or self.levels[-1]["step"] != step:
-            module = _module(pl_module)
-            device = trainer.strategy.root_device
-            scores, _ = evaluate(
-                module.student, self.loaders(), module.metrics, device=device, description="level", trainer=trainer
-            )
-            self._note(step, scores)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the scores of a validation during training."""
-        if trainer.sanity_checking:
-            return
-        scores = {
-            name.removeprefix("val/"): float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
-        self._note(trainer.global_step, scores)
-
-    def _note(self, step: int, scores: dict[str, float]) -> None:
-        self.levels.append(
-            {
-                "step": step,
-                "target": self.pruning.target,
-                "sparsity": self.pruning.reached,
-                "scores": scores,
-            }
-        )
-        log.info(
-            "step %d: validation %s %.4f at sparsity %.4f",
-            step,
-            self.metric,
-            scores[self.metric],
-            self.pruning.reached,
-        )
-
-
 class StepTimer(Callback):
     """Measure optimizer steps: moving the masks included; validation, snapshots and loading not."""
 
@@ -340,30 +217,33 @@ class StepTimer(Callback):
         if trainer.global_step != self._step:
             self.seconds.append(self._so_far)
 
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
+        return {"seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
+        self.seconds = state_dict["seconds"].tolist()
+
     def median(self) -> float | None:
         """Return the median seconds of a step; None if there was none."""
         return statistics.median(self.seconds) if self.seconds else None
 
 
 def _pruner(pl_module: LightningModule) -> Pruner:
-    pruner = _module(pl_module).pruner
+    pruner = cap_module(pl_module).pruner
     if pruner is None:
         raise ValueError("masks move on a module with a pruner, but it has none")
     return pruner
 
 
-def _module(pl_module: LightningModule) -> CapModule:
+def cap_module(pl_module: LightningModule) -> CapModule:
+    """Return the module as what it is.
+
+    Raises:
+        TypeError: If it is another one.
+    """
     if not isinstance(pl_module, CapModule):
         raise TypeError(f"this callback works on a CapModule, got {type(pl_module).__name__}")
     return pl_module
 
 
-__all__ = [
-    "ImportanceCallback",
-    "PruningCallback",
-    "RestartCallback",
-    "ScoreCallback",
-    "SnapshotCallback",
-    "StepTimer",
-    "snapshot_steps",
-]
+__all__ = ["ImportanceCallback", "PruningCallback", "RestartCallback", "StepTimer", "cap_module"]

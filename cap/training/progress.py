@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cap.training.stop import stop
+
 Item = TypeVar("Item")
 
 
@@ -26,9 +28,14 @@ def tracked(
 
     Yields:
         The items.
+
+    Raises:
+        StoppedError: If the run that is fitting is asked to stop meanwhile.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
+    if trainer is not None and trainer.world_size == 1:
+        items = _until_stopped(items)
     bar = trainer.progress_bar_callback if trainer is not None else None
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
         task = bar.progress.add_task(f"[white]{description}", total=total)
@@ -49,6 +56,13 @@ def tracked(
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         yield from progress.track(items, total=total, description=description)
+
+
+def _until_stopped(items: Iterable[Item]) -> Iterator[Item]:
+    """Give a pass over many rows up when the run is asked to stop; several processes finish it together."""
+    for item in items:
+        stop.check()
+        yield item
 
 
 __all__ = ["tracked"]

@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from cap.errors import InputError
+from cap.errors import InputError, RunError
 from cap.storage import atomic_file
+from cap.training.checkpoint import Checkpoint
+from cap.training.curves import CurvesLogger
+from cap.training.stop import stop
+
+_BYTES_PER_GB = 1e9
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint beside its target and rename it, so that a reader never meets half of one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write the checkpoint."""
-        with atomic_file(Path(path)) as temporary:
-            super().save_checkpoint(checkpoint, temporary, storage_options)
+        """Write the checkpoint.
+
+        Raises:
+            RunError: If it cannot be written; nothing of it is left.
+        """
+        path = Path(path)
+        try:
+            # Through Python's own file: torch's writer would not say why it failed.
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # PyTorch stumbles over what is missing from the file before the reason gets through.
+            cause = error if isinstance(error, OSError) else error.__context__
+            reason = cause.strerror if isinstance(cause, OSError) else str(error)
+            free = shutil.disk_usage(path.parent).free / _BYTES_PER_GB
+            raise RunError(
+                f"a checkpoint must be written to {path.parent}, but: {reason} ({free:.2f} GB are free there). The one "
+                f"before it is as it was: make room, then repeat the command with resume=true"
+            ) from error
 
 
 def build_trainer(
     options: Mapping[str, Any],
     *,
     run_dir: Path,
-    callbacks: Sequence[Callback],
+    callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> Trainer:
     """Make a trainer that writes into a run's folder only.
@@ -41,11 +64,10 @@ def build_trainer(
         loggers: Beside the csv logger, which is always there.
     """
     bar = [RichProgressBar(leave=False)] if options.get("enable_progress_bar", True) else []
-    csv = CSVLogger(save_dir=run_dir, name="logs", version="", flush_logs_every_n_steps=50)
     return Trainer(
         **options,
         callbacks=[*callbacks, *bar],
-        logger=[csv, *loggers],
+        logger=[CurvesLogger(run_dir), *loggers],
         default_root_dir=run_dir,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,  # CheckpointCallback writes what a run needs, and nothing else
@@ -53,6 +75,33 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module has its own
     )
+
+
+def add_callbacks(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
+    """Give a trainer callbacks that could only be made once its processes were known; they act before its own."""
+    trainer.callbacks[:0] = callbacks  # type: ignore[attr-defined]
+
+
+def fit(
+    trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, checkpoint: Checkpoint | None
+) -> None:
+    """Train from the start, or from a checkpoint on.
+
+    Args:
+        trainer: Made by ``build_trainer``, with a ``CheckpointCallback`` first among its callbacks.
+        module: What is trained.
+        datamodule: The rows.
+        checkpoint: Where to go on; None starts.
+
+    Raises:
+        StoppedError: If the process was asked to stop; a checkpoint has been written, if there was a place to.
+    """
+    if checkpoint is None:
+        trainer.fit(module, datamodule=datamodule)
+    else:
+        # Tensors, numbers and strings only: nothing in a checkpoint is ever executed.
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint.path, weights_only=True)
+    stop.check()
 
 
 def idle_trainer(accelerator: str) -> Trainer:
@@ -67,4 +116,4 @@ def idle_trainer(accelerator: str) -> Trainer:
         raise InputError(f"accelerator must be what Lightning's Trainer takes: {error}") from error
 
 
-__all__ = ["AtomicCheckpointIO", "build_trainer", "idle_trainer"]
+__all__ = ["AtomicCheckpointIO", "add_callbacks", "build_trainer", "fit", "idle_trainer"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,20 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from cap.errors import InputError
 from cap.heads import Head, Kind, Metrics
 from cap.models.encoders import PooledModel, load_saved_model, save_model
-from cap.storage import atomic_folder, content_key, file_sha256, locked, read_json, write_json
+from cap.storage import content_key, file_sha256, making, read_json, write_json
+from cap.training.checkpoint import CheckpointCallback, newest_checkpoint
+from cap.training.curves import cut_curves
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule, Distill, Optimisation
-from cap.training.run import build_trainer
+from cap.training.ranks import ALONE, Ranks
+from cap.training.run import build_trainer, fit
+from cap.training.shares import together
 
 log = logging.getLogger(__name__)
 
 _META = "teacher.json"
 _WEIGHTS = "model.safetensors"
+_CHECKPOINTS = "checkpoints"
 # Rows whose tokens a given teacher's tokenizer must reproduce.
 _PROBE_TEXTS = 16
 
@@ -54,6 +60,9 @@ def fine_tune_once(
     trainer_options: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     cache_dir: Path,
+    every_n_minutes: float | None = None,
+    every_n_steps: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> FineTuned:
     """Fine-tune a teacher, or find the one that this very training would give.
 
@@ -67,27 +76,77 @@ def fine_tune_once(
         trainer_options: Lightning's own trainer arguments.
         tokenizer: Saved beside the weights.
         cache_dir: Root of what runs share.
+        every_n_minutes: Minutes between checkpoints of this training; None for never.
+        every_n_steps: Optimizer steps between them; None for never.
+        ranks: The processes of the run that needs it; the first one trains, so that a teacher is the same whatever
+            their number.
+
+    Raises:
+        RunError: If it failed on the first process.
     """
-    folder = cache_dir / "teachers" / content_key(dict(content))
-    with locked(folder):
-        if _is_whole(folder, kind):
-            log.info("teacher: found in the cache, %s", folder)
-            return FineTuned(folder, was_cached=True)
-        log.info("teacher: fine-tuning, kept in %s for every run that would train the same", folder)
-        module = CapModule(
-            make_student(),
-            distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
-            optimisation=optimisation,
-            metrics=metrics,
-        )
-        with atomic_folder(folder) as temporary:
-            trainer = build_trainer(trainer_options, run_dir=temporary, callbacks=[])
-            trainer.fit(module, datamodule=datamodule)
-            save_model(module.student.model, tokenizer, temporary)
-            write_json(
-                temporary / _META, {"content": dict(content), "weights_sha256": file_sha256(temporary / _WEIGHTS)}
+    key = content_key(dict(content))
+    folder = cache_dir / "teachers" / key
+
+    def make() -> bool:
+        with making(folder, "teacher"):
+            if _is_whole(folder, kind):
+                log.info("teacher: found in the cache, %s", folder)
+                return True
+            _fine_tune(
+                make_student,
+                folder,
+                key=key,
+                datamodule=datamodule,
+                metrics=metrics,
+                optimisation=optimisation,
+                trainer_options=trainer_options,
+                tokenizer=tokenizer,
+                checkpoints={"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps},
+                meta=dict(content),
             )
-    return FineTuned(folder, was_cached=False)
+        return False
+
+    was_cached = together(ranks, lambda: ranks.is_first and make(), what="fine-tuning the teacher")[0]
+    return FineTuned(folder, was_cached=was_cached)
+
+
+def _fine_tune(
+    make_student: Callable[[], PooledModel],
+    folder: Path,
+    *,
+    key: str,
+    datamodule: LightningDataModule,
+    metrics: Mapping[str, Metrics],
+    optimisation: Optimisation,
+    trainer_options: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    checkpoints: Mapping[str, Any],
+    meta: Mapping[str, Any],
+) -> None:
+    # Its name says what is made there: whoever makes the same teacher next goes on where a killed process stopped.
+    work = folder.parent / f".{key}.unfinished"
+    found = newest_checkpoint(work / _CHECKPOINTS, config_hash=key)
+    if found is None:
+        shutil.rmtree(work, ignore_errors=True)
+        log.info("teacher: fine-tuning, kept in %s for every run that would train the same", folder)
+    else:
+        cut_curves(work, found.n_rows)
+        log.info("teacher: fine-tuning goes on after step %d", found.step)
+    module = CapModule(
+        make_student(),
+        distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
+        optimisation=optimisation,
+        metrics=metrics,
+    )
+    callback = CheckpointCallback(work / _CHECKPOINTS, config_hash=key, **checkpoints)
+    trainer = build_trainer(trainer_options, run_dir=work, callbacks=[callback])
+    fit(trainer, module, datamodule, found)
+    save_model(module.student.model, tokenizer, work)
+    write_json(work / _META, {"content": dict(meta), "weights_sha256": file_sha256(work / _WEIGHTS)})
+    shutil.rmtree(work / _CHECKPOINTS, ignore_errors=True)
+    if folder.exists():  # damaged, or it would have been used
+        shutil.rmtree(folder)
+    work.rename(folder)
 
 
 def cached_scores(
@@ -98,14 +157,28 @@ def cached_scores(
     loaders: Mapping[str, DataLoader],
     metrics: Mapping[str, Metrics],
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Score a teacher that cap made on these validation rows, once per content of the rows."""
+    """Score a teacher that cap made on these validation rows, once per content of the rows.
+
+    Args:
+        model: The teacher.
+        folder: Where it lies; its scores are kept there.
+        data_key: Names the rows and metrics.
+        loaders: Validation data by split; every row once, over all processes together.
+        metrics: By the same splits.
+        device: Where to run.
+        ranks: The processes that share the rows.
+    """
     path = folder / f"scores-{data_key}.json"
-    if path.exists():
-        cached: dict[str, float] = read_json(path)
+    # One process looks: another run may leave the file there between two looks.
+    cached: dict[str, float] | None = read_json(path) if ranks.is_first and path.exists() else None
+    cached = ranks.broadcast(cached)
+    if cached is not None:
         return cached
-    scores, _ = evaluate(model, loaders, metrics, device=device, description="teacher's score")
-    write_json(path, scores)
+    scores, _ = evaluate(model, loaders, metrics, device=device, description="teacher's score", ranks=ranks)
+    if ranks.is_first:
+        write_json(path, scores)
     return scores
 
 

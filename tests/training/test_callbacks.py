@@ -75,6 +75,7 @@ class Recording:
 
     warmup: float = 0.0
     n_epochs: int | None = None
+    levels_reached: tuple[float, ...] | None = None
     targets: list[float] = field(default_factory=list)
 
     def over(self, n_steps: int):
@@ -150,7 +151,7 @@ def test_log_names_target_reached_and_counts(tiny_module, tmp_path, caplog):
 )
 def test_gradual_schedule_takes_equally_spaced_snapshots(n_steps, n_snapshots, expected):
     from cap.pruning.schedule import Cubic
-    from cap.training.callbacks import snapshot_steps
+    from cap.training.snapshots import snapshot_steps
 
     plan = Cubic(sparsity=0.5, warmup=0.1, flat_before=0.2, flat_after=0.3)
     assert snapshot_steps(plan, n_steps, n_snapshots) == expected
@@ -158,7 +159,7 @@ def test_gradual_schedule_takes_equally_spaced_snapshots(n_steps, n_snapshots, e
 
 def test_levels_take_a_snapshot_before_each_rise_after_the_first():
     from cap.pruning.schedule import Stepwise
-    from cap.training.callbacks import snapshot_steps
+    from cap.training.snapshots import snapshot_steps
 
     plan = Stepwise(sparsity=0.3, warmup=0.1)
     assert snapshot_steps(plan, 30, 9) == [10, 20]
@@ -323,16 +324,6 @@ def test_learning_rate_without_restarts_is_transformers_linear_schedule(warmup, 
     optimisation = Optimisation(learning_rate=1.0, weight_decay=0.0, warmup=warmup)
     rates = [optimisation.multiplier(step, n_steps) for step in range(n_steps + 1)]
     assert rates == pytest.approx([expected(step) for step in range(n_steps + 1)])
-
-
-def test_checkpoint_is_written_every_n_steps_and_loads_without_unpickling(tiny_module, tmp_path):
-    from cap.training.checkpoint import CheckpointCallback
-
-    callback = CheckpointCallback(tmp_path / "checkpoints", every_n_minutes=None, every_n_steps=2)
-    fit(tiny_module(), tmp_path, [callback], n_batches=5)
-    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert kept["global_step"] == 4
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
 def test_accumulation_gives_the_scores_of_one_large_batch(tiny_module, tmp_path):

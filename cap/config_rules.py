@@ -1,0 +1,197 @@
+"""Rules across the keys of ``conf/train.yaml``: each gives one line for each thing that cannot work."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from hydra.utils import get_class
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+
+from cap.errors import InputError
+from cap.pruning.pruner import Pruner
+from cap.pruning.schedule import OneShot, SchedulePlan
+from cap.pruning.weights import WeightPruner
+from cap.training.strategy import make_strategy
+
+if TYPE_CHECKING:
+    from cap.config import TrainConfig, TrainerConfig
+
+
+def type_problems(key: str, node: dict[str, Any]) -> list[str]:
+    """Compare the values of a node that conf/ chooses by class with that class's own annotations.
+
+    A whole number where a number is wanted is one: it is made a float in place.
+    """
+    target: Any = get_class(node["_target_"])
+    hints = get_type_hints(target.__init__)
+    problems = []
+    for name, value in node.items():
+        if name != "_target_" and name not in hints:
+            problems.append(
+                f"{key}.{name} does not belong to {key}={target.__name__.lower()}, which takes "
+                f"{', '.join(known for known in hints if known != 'return') or 'nothing'}; leave it out, "
+                f"or choose another recipe if experiment= has set it"
+            )
+        wanted = hints.get(name)
+        if isinstance(wanted, UnionType):
+            options = [option for option in get_args(wanted) if option is not NoneType]
+            if value is None:
+                continue
+            if any(get_origin(option) is list for option in options):
+                if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
+                    problems.append(f"{key}.{name} must be a list of numbers, like [0.5,0.9], got {value!r}")
+                continue
+            wanted = options[0]
+        if wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, wanted))):
+            problems.append(f"{key}.{name} must be {'a whole number' if wanted is int else 'a number'}, got {value!r}")
+        elif wanted is float:
+            node[name] = float(value)
+        elif get_origin(wanted) is Literal and value not in get_args(wanted):
+            problems.append(f"{key}.{name} must be one of {', '.join(get_args(wanted))}, got {value!r}")
+    return problems
+
+
+def problems_of_values(config: TrainConfig) -> list[str]:
+    """Check numbers and choices that need nothing else to be judged."""
+    c = config
+    problems = []
+    if not 0 <= c.sparsity < 1:
+        hint = f"; did you mean {c.sparsity / 100:g}?" if 1 < c.sparsity < 100 else ""
+        problems.append(f"sparsity is the fraction of weights pruned and lies in [0, 1), got {c.sparsity}{hint}")
+    positive = {
+        "batch_size": c.batch_size,
+        "learning_rate": c.learning_rate,
+        "max_length": c.max_length,
+        "finetune.learning_rate": c.finetune.learning_rate,
+        "contrast.temperature": c.contrast.temperature,
+        "distill.temperature": c.distill.temperature,
+        "data.eval_batch_size": c.data.eval_batch_size,
+        "trainer.accumulate_grad_batches": c.trainer.accumulate_grad_batches,
+    }
+    problems += [f"{key} must be > 0, got {value}" for key, value in positive.items() if not value > 0]
+    not_negative = {
+        "seed": c.seed,
+        "weight_decay": c.weight_decay,
+        "finetune.weight_decay": c.finetune.weight_decay,
+        "contrast.unsupervised_weight": c.contrast.unsupervised_weight,
+        "contrast.supervised_weight": c.contrast.supervised_weight,
+        "contrast.extra_examples": c.contrast.extra_examples,
+        "contrast.snapshot_count": c.contrast.snapshot_count,
+        "distill.weight": c.distill.weight,
+        "distill.ce_weight": c.distill.ce_weight,
+        "memory.budget_gb": c.memory.budget_gb,
+        "data.num_workers": c.data.num_workers,
+    }
+    problems += [f"{key} must be >= 0, got {value}" for key, value in not_negative.items() if not value >= 0]
+    optional = {
+        "data.max_train_rows": c.data.max_train_rows,
+        "data.max_eval_rows": c.data.max_eval_rows,
+        "checkpoint.every_n_steps": c.checkpoint.every_n_steps,
+        "checkpoint.every_n_minutes": c.checkpoint.every_n_minutes,
+    }
+    problems += [f"{k} must be > 0 or null, got {v}" for k, v in optional.items() if v is not None and not v > 0]
+    choices = {
+        "contrast.pool": (c.contrast.pool, ("cls", "mean")),
+        "contrast.reduction": (c.contrast.reduction, ("pairs", "anchors")),
+        "student_init": (c.student_init, ("pretrained", "teacher")),
+    }
+    problems += [
+        f"{key} must be one of {', '.join(known)}, got {value!r}"
+        for key, (value, known) in choices.items()
+        if value not in known
+    ]
+    return problems + _problems_of_length(c) + _problems_of_objective(c)
+
+
+def _problems_of_length(c: TrainConfig) -> list[str]:
+    problems = []
+    for name, node in (("trainer", c.trainer), ("finetune", c.finetune)):
+        for key in ("max_epochs", "max_steps"):
+            value = getattr(node, key)
+            if value == 0 or value < -1:
+                problems.append(f"{name}.{key} must be > 0, or -1 to leave the length to the other one, got {value}")
+        if node.max_epochs == -1 and node.max_steps == -1:
+            problems.append(f"{name}.max_epochs or {name}.max_steps must end the run, but both are -1")
+    if not 0 <= c.finetune.warmup < 1:
+        problems.append(f"finetune.warmup is a fraction of the run and lies in [0, 1), got {c.finetune.warmup}")
+    for key, n in (("trainer.devices", c.trainer.devices), ("trainer.num_nodes", c.trainer.num_nodes)):
+        if n < 1:
+            problems.append(f"{key} is a number of processes and must be at least 1, got {n}")
+    return problems
+
+
+def problems_of_trainer(trainer: TrainerConfig) -> list[str]:
+    """Check ``trainer.*``: the strategy by our own rules, the rest by asking Lightning."""
+    options = asdict(trainer)
+    if trainer.devices < 1 or trainer.num_nodes < 1 or {trainer.max_epochs, trainer.max_steps} & {0}:
+        return []  # said already
+    problems = []
+    for key in ("limit_train_batches", "gradient_clip_val"):
+        value = options[key]
+        if value is not None and not value > 0:
+            problems.append(f"trainer.{key} must be > 0, got {value}")
+    try:
+        make_strategy(trainer.strategy, n_processes=trainer.devices * trainer.num_nodes)
+    except InputError as error:
+        return [*problems, str(error)]
+    # The processes are not there yet, and other machines never are: one of them stands for all.
+    options.update(devices=1, num_nodes=1, strategy="auto")
+    try:
+        # Lightning knows its own names best: precision, accelerator, strategy, intervals.
+        Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        problems.append(f"trainer.* must be what Lightning's Trainer takes: {error}")
+    return problems
+
+
+def _problems_of_objective(c: TrainConfig) -> list[str]:
+    if c.distill.weight + c.distill.ce_weight == 0:
+        return ["distill.weight and distill.ce_weight must not both be 0: the task head would learn from nothing"]
+    if c.teacher == "none" and c.distill.ce_weight == 0:
+        return ["teacher=none leaves only the labels to learn from, so distill.ce_weight must be > 0, got 0"]
+    if c.teacher == "none" and c.student_init == "teacher":
+        return ["student_init=teacher needs a teacher, got teacher=none"]
+    return []
+
+
+def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> list[str]:
+    """Check that pruning type, schedule and target go together."""
+    if not pruner.moves_within_levels and plan.level_starts(1) is None:
+        return [
+            f"this pruning type prunes at levels with retraining in between: schedule must be stepwise or oneshot, "
+            f"got {type(plan).__name__.lower()}; set schedule=stepwise, or choose another pruning type"
+        ]
+    if pruner.learns_scores and isinstance(plan, OneShot) and plan.flat_before == 0:
+        return [
+            "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
+            "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
+        ]
+    pattern = pruner.pattern if isinstance(pruner, WeightPruner) else None
+    if pattern is not None and sparsity != pattern.sparsity:
+        return [
+            f"pruning.pattern={pattern} prunes {pattern.size - pattern.n_kept} of every {pattern.size} weights, so "
+            f"sparsity must be {pattern.sparsity:g}, got {sparsity}; set sparsity={pattern.sparsity:g}, or "
+            f"pruning.pattern=null"
+        ]
+    return []
+
+
+def problems_of_kept_levels(levels: list[float] | None, plan: SchedulePlan, sparsity: float) -> list[str]:
+    """Check that the schedule passes every level at which a model is kept."""
+    if levels is None:
+        return []
+    if not levels or sorted(set(levels)) != levels or levels[0] <= 0 or levels[-1] > sparsity:
+        return [f"keep_levels must rise, above 0 and up to sparsity={sparsity}, like [0.5,0.7,0.9], got {levels}"]
+    known = plan.levels_reached
+    if known is not None and not set(levels) <= set(known):
+        return [
+            f"keep_levels must be levels of the schedule, which jumps from one to the next ({list(known)}), got "
+            f"{levels}; choose among them, set schedule.levels, or schedule=cubic"
+        ]
+    return []
+
+
+__all__ = ["problems_of_kept_levels", "problems_of_parts", "problems_of_trainer", "problems_of_values", "type_problems"]

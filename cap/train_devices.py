@@ -1,0 +1,51 @@
+"""Which devices a run of ``cap.train`` may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cap.config import Checked
+from cap.lease import lease, visible_devices
+
+_GPU = ("auto", "gpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Hold what a run may use.
+
+    Args:
+        places: What Lightning's ``devices`` takes in this process: how many, or which.
+        names: The devices for processes started from here; None for whatever they see.
+    """
+
+    places: int | list[int]
+    names: list[str] | None
+
+
+@contextmanager
+def leased_devices(checked: Checked, *, is_grid: bool) -> Iterator[Devices]:
+    """Take devices that no other job has, for as long as the run takes, where jobs of a grid share GPUs.
+
+    A run that was started alone takes what Lightning takes: whoever starts it has chosen the device.
+
+    Args:
+        checked: The configuration.
+        is_grid: Whether the run is a job of a multirun.
+    """
+    trainer = checked.config.trainer
+    devices = visible_devices() if is_grid and trainer.accelerator in _GPU else []
+    if not devices:
+        yield Devices(trainer.devices, None)
+        return
+    with lease(trainer.devices, devices) as taken:
+        # torch leaves out the prefix that CUDA_VISIBLE_DEVICES wants.
+        names = [devices[place] for place in taken]
+        yield Devices(
+            list(taken), [name if name.startswith("MIG-") else f"GPU-{name.removeprefix('GPU-')}" for name in names]
+        )
+
+
+__all__ = ["Devices", "leased_devices"]

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+# Each kind of state that a run has beside its weights: scores, averages, gates, levels that restart the optimizer.
+TYPES = {
+    "soft_movement": ["pruning=soft_movement", "pruning.every_n_steps=3"],
+    "movement": ["pruning=movement", "sparsity=0.6"],
+    "magnitude": ["pruning=magnitude", "trainer.accumulate_grad_batches=2"],
+    "first_order": ["pruning=first_order", "trainer.val_check_interval=0.5"],
+    "random": ["pruning=random", "student_init=teacher"],
+    "structured": ["pruning=structured", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=1"],
+}
+
+
+class Killed(BaseException):
+    """Stands for ``kill -9``: nothing catches it, nothing is written after it."""
+
+
+def run(compose_config, overrides: list[str]) -> float:
+    from cap.train import train
+
+    return train(compose_config(*overrides))
+
+
+def killed_at(monkeypatch, step: int) -> None:
+    """Let the process die when an optimizer step begins, after whatever is due there has been written."""
+    from cap.training import callbacks, checkpoint
+
+    def die(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == step:
+            raise Killed
+
+    monkeypatch.setattr(callbacks.StepTimer, "on_train_batch_start", die)
+    monkeypatch.setattr(checkpoint.CheckpointCallback, "on_exception", lambda *arguments: None)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def curves(run_dir: Path) -> list[str]:
+    return (run_dir / "logs" / "metrics.csv").read_text(encoding="utf-8").splitlines()
+
+
+def assert_same_run(resumed: Path, whole: Path) -> None:
+    weights = Path("model") / "model.safetensors"
+    assert (resumed / weights).read_bytes() == (whole / weights).read_bytes()
+    records = [json.loads((folder / "record.json").read_text()) for folder in (whole, resumed)]
+    assert records[0]["levels"] == records[1]["levels"]
+    assert records[0]["scores"] == records[1]["scores"]
+
+
+@pytest.fixture
+def uninterrupted(compose_config, tiny_overrides, tmp_path):
+    """Run a configuration without a break, with a cache of its own, and return where."""
+
+    def run_whole(*overrides: str) -> Path:
+        own = [f"output_dir={tmp_path / 'whole'}", f"cache_dir={tmp_path / 'whole_cache'}"]
+        run(compose_config, [*tiny_overrides, *overrides, *own])
+        return tmp_path / "whole"
+
+    return run_whole
+
+
+@pytest.fixture
+def killed(compose_config, tiny_overrides, tmp_path, monkeypatch):
+    """Run a configuration with a checkpoint at every step, and let it die when a step begins."""
+
+    def run_until(step: int, *overrides: str) -> list[str]:
+        wanted = [*tiny_overrides, "checkpoint.every_n_steps=1", *overrides]
+        with monkeypatch.context() as patch:
+            killed_at(patch, step)
+            with pytest.raises(Killed):
+                run(compose_config, wanted)
+        return [*wanted, "resume=true"]
+
+    return run_until
+
+
+@pytest.mark.parametrize("overrides", TYPES.values(), ids=TYPES)
+def test_killed_run_goes_on_to_the_same_bits(compose_config, tmp_path, uninterrupted, killed, overrides):
+    whole = uninterrupted(*overrides)
+    run(compose_config, killed(3, *overrides))
+    assert_same_run(tmp_path / "run", whole)
+    assert curves(tmp_path / "run") == curves(whole)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [3]
+
+
+# The first step of an epoch comes after a validation; a run may also die when it is trained and not yet saved.
+@pytest.mark.parametrize("step", [1, 4], ids=["in the first epoch", "at the start of the second"])
+def test_run_goes_on_from_any_step(compose_config, tmp_path, uninterrupted, killed, step):
+    whole = uninterrupted("trainer.val_check_interval=0.5")
+    run(compose_config, killed(step, "trainer.val_check_interval=0.5"))
+    assert_same_run(tmp_path / "run", whole)
+    assert curves(tmp_path / "run") == curves(whole)
+
+
+def test_trained_run_that_died_before_it_was_saved_is_not_trained_again(
+    compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted
+):
+    from cap import train as door
+    from cap.training.module import CapModule
+
+    def die(*arguments):
+        raise Killed
+
+    whole = uninterrupted()
+    with monkeypatch.context() as patch:
+        patch.setattr(door, "_finish", die)
+        with pytest.raises(Killed):
+            run(compose_config, tiny_overrides)
+    monkeypatch.setattr(CapModule, "training_step", die)
+    run(compose_config, [*tiny_overrides, "resume=true"])
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_torn_checkpoint_gives_way_to_the_one_before_it(compose_config, tmp_path, uninterrupted, killed, caplog):
+    whole = uninterrupted()
+    wanted = killed(5)
+    newest = tmp_path / "run" / "checkpoints" / "step-0000005.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    run(compose_config, wanted)
+    assert_same_run(tmp_path / "run", whole)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [4]
+
+
+def test_two_checkpoints_are_kept(tmp_path, killed):
+    killed(5)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert names == ["step-0000004.ckpt", "step-0000004.json", "step-0000005.ckpt", "step-0000005.json"]
+
+
+def test_checkpoint_holds_no_frozen_model_and_executes_nothing(tmp_path, killed):
+    import torch
+
+    killed(2)
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "step-0000002.ckpt", weights_only=True)
+    assert {name.partition(".")[0] for name in checkpoint["state_dict"]} == {"student"}
+
+
+def test_finished_run_is_left_as_it_is(compose_config, tiny_overrides, tmp_path):
+    score = run(compose_config, [*tiny_overrides, "resume=true"])
+    before = files(tmp_path / "run")
+    assert run(compose_config, [*tiny_overrides, "resume=true"]) == score
+    assert files(tmp_path / "run") == before
+
+
+def test_interrupted_run_is_not_thrown_away(compose_config, killed):
+    from cap.errors import InputError
+
+    wanted = killed(2)
+    with pytest.raises(InputError, match="with a checkpoint of step 2; continue it with resume=true, or remove"):
+        run(compose_config, [*wanted, "resume=false"])
+
+
+def test_killed_teacher_goes_on_to_the_same_bits(compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted):
+    from cap.training.module import CapModule
+
+    overrides = [*tiny_overrides, "checkpoint.every_n_steps=1", "resume=true"]
+    whole = uninterrupted()
+    step = CapModule.training_step
+
+    def die(self, batch, batch_idx):
+        if self.global_step == 2:
+            raise Killed
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CapModule, "training_step", die)
+        with pytest.raises(Killed):
+            run(compose_config, overrides)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    run(compose_config, overrides)
+    assert_same_run(tmp_path / "run", whole)
+    assert not list((tmp_path / "cache" / "teachers").glob("*.unfinished"))
+
+
+def sent_by(monkeypatch, owner: type, name: str, *, call: int) -> None:
+    """Let this process get a SIGTERM from within a call of a method."""
+    original, calls = getattr(owner, name), []
+
+    def with_signal(self, *arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(owner, name, with_signal)
+
+
+# The calls of the run itself come after the four steps and the validation of its teacher, and two encodings.
+MOMENTS = {
+    "in a step": ("cap.training.module", "CapModule", "training_step", 6, 2),
+    "in a validation": ("cap.training.module", "CapModule", "validation_step", 2, 4),
+    "in a snapshot": ("cap.data.datamodule", "CapDataModule", "encoding_dataloader", 3, 3),
+}
+
+
+@pytest.mark.parametrize(("module", "owner", "name", "call", "step"), MOMENTS.values(), ids=MOMENTS)
+def test_signal_leaves_a_checkpoint_from_which_the_run_goes_on_to_the_same_bits(
+    compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted, module, owner, name, call, step
+):
+    import importlib
+
+    from cap.errors import StoppedError
+
+    whole = uninterrupted()
+    with monkeypatch.context() as patch:
+        sent_by(patch, getattr(importlib.import_module(module), owner), name, call=call)
+        with pytest.raises(StoppedError) as stopped:
+            run(compose_config, tiny_overrides)
+    assert stopped.value.exit_code == 143
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["status"], record["error"]) == ("interrupted", "stopped by SIGTERM")
+    run(compose_config, [*tiny_overrides, "resume=true"])
+    assert_same_run(tmp_path / "run", whole)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [step]
+
+
+def test_full_disk_is_said_and_leaves_the_last_checkpoint(compose_config, tmp_path, monkeypatch, uninterrupted, killed):
+    import errno
+
+    import torch
+
+    from cap.errors import RunError
+
+    whole = uninterrupted()
+    wanted = killed(2)
+
+    def no_room(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", no_room)
+        with pytest.raises(RunError, match=r"a checkpoint must be written to .*, but: No space left on device"):
+            run(compose_config, wanted)
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt")} == {
+        "step-0000001.ckpt",
+        "step-0000002.ckpt",
+    }
+    run(compose_config, wanted)
+    assert_same_run(tmp_path / "run", whole)
