@@ -22,7 +22,8 @@ from cap.errors import InputError, RunError, StoppedError
 
 _WATCH_SECONDS = 0.2
 _PARENT_SECONDS = 1.0
-_PARENT = "CAP_PARENT"
+PARENT = "CAP_PARENT"
+"""Variable that names the process which watches this one, by its number."""
 # What a door ends with when the input was bad, see cap.cli.
 _BAD_INPUT = 2
 
@@ -80,7 +81,7 @@ def run_processes(
         monitor_interval=_WATCH_SECONDS,
     )
     log.info("starting %d processes", n_processes)
-    changed = {_PARENT: str(os.getpid())}
+    changed = {PARENT: str(os.getpid())}
     # Cores are shared; without this every process would use all of them.
     if "OMP_NUM_THREADS" not in os.environ:
         changed["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // n_processes))
@@ -104,7 +105,7 @@ def run_processes(
 
 def end_with_parent() -> None:
     """End this process if the one that started it is killed: nobody would watch it any longer."""
-    parent = os.environ.get(_PARENT)
+    parent = os.environ.get(PARENT)
     if parent is None:
         return
 
@@ -133,4 +134,4 @@ def _as_own(error: ChildFailedError) -> Exception:
     )
 
 
-__all__ = ["end_with_parent", "is_one_of_many", "own_rank", "run_processes"]
+__all__ = ["PARENT", "end_with_parent", "is_one_of_many", "own_rank", "run_processes"]

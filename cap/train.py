@@ -51,19 +51,19 @@ def train(cfg: DictConfig) -> float:
         StoppedError: If the process was asked to stop.
         RunError: If the run had to stop.
     """
+    end_with_parent()
     checked = check(cfg)
     run_dir = run_folder(checked)
     goes_on = _goes_on(checked)
     earlier = read_record(run_dir, checked.hash)
     if earlier is not None and earlier["status"] == "completed" and goes_on:
-        return _found_done(earlier, run_dir)
+        return _found_done(checked, earlier, run_dir)
     grid.note(folder=run_dir, outcome="resumed" if earlier is not None and goes_on else "completed")
     with leased_devices(checked, is_grid=is_multirun()) as devices:
         if checked.n_processes > 1 and not is_one_of_many():
             own = [f"output_dir={run_dir}", f"resume={str(goes_on).lower()}"]
             run_processes(checked.config.trainer.devices, [*typed_overrides(), *own], visible_devices=devices.names)
             return _score_of(read_json(run_dir / "record.json"))
-        end_with_parent()
         with stop.listening():
             return _train(checked, run_dir, goes_on=goes_on, devices=devices.places)
 
@@ -185,7 +185,9 @@ def _checkpoint(run_dir: Path, checked: Checked, *, goes_on: bool) -> Checkpoint
     return found
 
 
-def _found_done(record: dict[str, Any], run_dir: Path) -> float:
+def _found_done(checked: Checked, record: dict[str, Any], run_dir: Path) -> float:
+    if own_rank() == 0:
+        RunRecord(checked, run_dir).repeat(record)
     log.info("%s: this run is complete; nothing to do", run_dir)
     grid.note(folder=run_dir, outcome="skipped")
     if not is_multirun():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
@@ -55,6 +56,7 @@ class RunRecord:
         self.warnings: list[str] = []
         self.loggers: list[Logger] = []
         self._earlier: dict[str, Any] = {}
+        self._lock: FileLock | None = None
         self._seconds_before = 0.0
         self.content: dict[str, Any] = {
             "status": "interrupted",
@@ -93,14 +95,14 @@ class RunRecord:
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
         if not self.is_first:
             return None
-        self._lock = hold(self.run_dir)
+        lock = self._lock = hold(self.run_dir)
         try:
             checkpoint = find()
             self._take_over(checkpoint)
             config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.checked.resolved))
             claim(self.run_dir, self.content, config_yaml, goes_on=checkpoint is not None)
         except BaseException:
-            self._lock.release()
+            lock.release()
             raise
         return checkpoint
 
@@ -202,7 +204,7 @@ class RunRecord:
                 write_record(self.run_dir, content)
             except (OSError, ValueError) as problem:
                 log.error("the record of this run could not be written, and still says interrupted: %s", problem)
-        self._close_loggers(succeeded=False)
+        self._close_loggers(succeeded=False, is_stopped=isinstance(error, StoppedError))
 
     def complete(self, prepared: Prepared, saved: PreTrainedModel, pruned: dict[str, float]) -> float:
         """Write card, report and, last of all, the record of a run that has reached its end.
@@ -234,9 +236,7 @@ class RunRecord:
         self.content["peak_memory_gb"] = peak_memory_gb()
         self.content["warnings"] = self.warnings
         self.content["status"] = "completed"
-        for logger in self.loggers:
-            final = {f"final/{name}": value for name, value in pruned.items()}
-            logger.log_metrics({**final, "final/sparsity": self.content["sparsity"]["prunable"]}, self.content["steps"])
+        self._log_final()
         # The record comes last: it alone says that a run is complete.
         write_card(
             self.run_dir / MODEL,
@@ -250,6 +250,22 @@ class RunRecord:
         shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
         Console().print(summary_table(self.content, str(self.run_dir)))
         return pruned[metric]
+
+    def repeat(self, earlier: dict[str, Any]) -> None:
+        """Tell a sweep, which has made a run of its own for it, what a run that was found done had reached."""
+        if "WANDB_SWEEP_ID" not in os.environ or not self.checked.config.logger:
+            return
+        self.content = {**earlier}
+        logger = instantiate(self.checked.config.logger, save_dir=str(self.run_dir))
+        logger.log_hyperparams(self.checked.resolved)
+        self.loggers.append(logger)
+        self._log_final()
+        self._close_loggers(succeeded=True)
+
+    def _log_final(self) -> None:
+        final = {f"final/{name}": value for name, value in self.content["scores"]["pruned"].items()}
+        for logger in self.loggers:
+            logger.log_metrics({**final, "final/sparsity": self.content["sparsity"]["prunable"]}, self.content["steps"])
 
     def _note_final_level(self, pruned: dict[str, float]) -> None:
         """Add the end of the run to the levels, unless a validation fell on the last step."""
@@ -265,19 +281,22 @@ class RunRecord:
             sparsity = self.content["sparsity"]
             kept.append({"step": self.content["steps"], "sparsity": sparsity, "scores": pruned, "folder": MODEL})
 
-    def _close_loggers(self, *, succeeded: bool) -> None:
+    def _close_loggers(self, *, succeeded: bool, is_stopped: bool = False) -> None:
         for logger in self.loggers:
             logger.finalize("success" if succeeded else "failed")
         wandb = sys.modules.get("wandb")
         if not self.is_first:
             return
         if wandb is not None and wandb.run is not None:
+            if is_stopped and "WANDB_SWEEP_ID" in os.environ:
+                wandb.run.mark_preempting()  # the sweep's next agent takes the run up again
             # Otherwise the next job of a multirun would write into this one's W&B run.
             wandb.finish(exit_code=0 if succeeded else 1)
         if hasattr(self, "_log_file"):
             logging.getLogger("cap").removeHandler(self._log_file)
             self._log_file.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 __all__ = ["RunRecord"]
