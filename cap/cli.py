@@ -21,8 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.logging import RichHandler
 
+from cap.arguments import as_overrides
 from cap.config import TrainConfig, register
-from cap.errors import InputError, RunError, nearest_first
+from cap.errors import InputError, RunError, StoppedError, nearest_first
+from cap.grid import LineFormatter, listed, watched
+from cap.processes import own_rank
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
@@ -59,24 +62,28 @@ def door(
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
     @functools.wraps(job)
     def composed(cfg: DictConfig) -> float | None:
+        set_up_log()  # a launcher's processes have not passed through the command
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            with watched(HydraConfig.get().job.num, show_traceback=cfg.traceback):
+                return job(cfg)
         try:
             return job(cfg)
         except (InputError, RunError) as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                # Hydra shows the first failure only, and that when the whole grid is over.
-                logging.getLogger("cap").error("job %s failed: %s", HydraConfig.get().job.num, error)
-                raise
             if cfg.traceback:
                 raise
+            _leave(error)
+        except StoppedError as error:
             _leave(error)
 
     def command() -> None:
         set_up_log()
         # Otherwise Hydra prints composition errors its own way and always exits with 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        sys.argv[1:] = as_overrides(sys.argv[1:], known_keys(config_name, schema))
         try:
-            composed()
-        except (InputError, RunError) as error:
+            with listed():
+                composed()
+        except (InputError, RunError, StoppedError) as error:
             if "traceback=true" in sys.argv or any(argument.startswith("debug=") for argument in sys.argv):
                 raise
             _leave(error)
@@ -168,7 +175,11 @@ def _flatten(node: object, prefix: str) -> Iterator[str]:
 
 
 def _leave(error: Exception) -> NoReturn:
-    sys.stderr.write(f"error: {error}\n")
+    # Every process of a run meets the same bad input; the first one says it.
+    if not isinstance(error, InputError) or own_rank() == 0:
+        sys.stderr.write(f"error: {error}\n")
+    if isinstance(error, StoppedError):
+        raise SystemExit(error.exit_code) from error
     raise SystemExit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILED) from error
 
 
@@ -182,10 +193,11 @@ def set_up_log() -> None:
             handler = RichHandler(console=console, show_path=False, log_time_format="%X", markup=False)
         else:
             handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+            handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
     logger.propagate = False  # Hydra's own handler at the root would say everything twice
-    logger.setLevel(logging.INFO)
+    # Several processes of one run do the same; the first one tells of it.
+    logger.setLevel(logging.INFO if own_rank() == 0 else logging.ERROR)
     # Lightning 2.6 uses a name that torch 2.13 calls deprecated; a user of cap can do nothing about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
     # Lightning's own tips and hardware lines would bury what the run has to say.

@@ -57,6 +57,7 @@ class RunRecord:
         self.loggers: list[Logger] = []
         self._earlier: dict[str, Any] = {}
         self._lock: FileLock | None = None
+        self._log_file: logging.FileHandler | None = None
         self._seconds_before = 0.0
         self.content: dict[str, Any] = {
             "status": "interrupted",
@@ -198,13 +199,17 @@ class RunRecord:
         if is_interrupted:
             message = str(error) if isinstance(error, StoppedError) else "stopped from outside"
         if self.is_first:
-            log.error("%s: %s", status, message)
+            self._to_file(f"{status}: {message}")  # the door says it on the terminal
             try:
                 content = {**self.content, "status": status, "error": message, "warnings": self.warnings}
                 write_record(self.run_dir, content)
             except (OSError, ValueError) as problem:
                 log.error("the record of this run could not be written, and still says interrupted: %s", problem)
         self._close_loggers(succeeded=False, is_stopped=isinstance(error, StoppedError))
+
+    def _to_file(self, message: str) -> None:
+        if self._log_file is not None:
+            self._log_file.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None))
 
     def complete(self, prepared: Prepared, saved: PreTrainedModel, pruned: dict[str, float]) -> float:
         """Write card, report and, last of all, the record of a run that has reached its end.
@@ -292,7 +297,7 @@ class RunRecord:
                 wandb.run.mark_preempting()  # the sweep's next agent takes the run up again
             # Otherwise the next job of a multirun would write into this one's W&B run.
             wandb.finish(exit_code=0 if succeeded else 1)
-        if hasattr(self, "_log_file"):
+        if self._log_file is not None:
             logging.getLogger("cap").removeHandler(self._log_file)
             self._log_file.close()
         if self._lock is not None:
