@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Run two processes of the stub."""
+    from cap.processes import run_processes
+
+    monkeypatch.chdir(ROOT)
+    return lambda mode: run_processes(
+        2, [mode, str(tmp_path)], module="tests.rank_stub", visible_devices=["made-up-0", "made-up-1"]
+    )
+
+
+def test_every_process_knows_its_rank_and_the_devices(start, tmp_path):
+    start("well")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "0.txt": "2 made-up-0,made-up-1",
+        "1.txt": "2 made-up-0,made-up-1",
+    }
+
+
+def test_environment_is_as_it_was_afterwards(start):
+    before = dict(os.environ)
+    start("well")
+    assert dict(os.environ) == before
+
+
+def failures() -> dict[str, tuple[str, type[Exception], str]]:
+    from cap.errors import InputError, RunError, StoppedError
+
+    return {
+        "killed": ("killed", RunError, "process 1 of this run was killed by signal 9, .* resume=true to continue"),
+        "bad input": ("bad input", InputError, "in the words of the first process"),
+        "stopped": ("stopped", StoppedError, "stopped by SIGTERM"),
+    }
+
+
+@pytest.mark.parametrize("mode", ["killed", "bad input", "stopped"])
+def test_process_that_ends_badly_ends_the_others_and_says_why(start, mode):
+    _, kind, message = failures()[mode]
+    started = time.monotonic()
+    with pytest.raises(kind, match=message):
+        start(mode)
+    assert time.monotonic() - started < 40
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({}, False), ({"LOCAL_RANK": "0"}, True), ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a"}, True)],
+    ids=["a command", "a launcher", "SLURM"],
+)
+def test_process_knows_whether_a_launcher_started_it(monkeypatch, variables, expected):
+    from cap.processes import is_one_of_many
+
+    for name in ("LOCAL_RANK", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_one_of_many() is expected
+
+
+def test_two_processes_prune_one_student(tiny_overrides, tmp_path):
+    devices = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "keep_levels=[0.25]"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cap.train", *tiny_overrides, *devices],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))
+    # 32 rows, 8 for each of two processes.
+    assert (record["status"], record["steps"]) == ("completed", 2)
+    assert [line["folder"] for line in record["kept"]] == ["levels/0.25"]
+    assert done.stderr.count("validation accuracy") == 1
+
+
+def test_process_ends_when_the_one_that_watches_it_is_gone(tmp_path):
+    program = "import time; from cap.processes import end_with_parent; end_with_parent(); time.sleep(60)"
+    # The shell that started it ends at once, and names a parent that never was.
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "CAP_PARENT": "1"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 1
