@@ -282,7 +282,7 @@ def test_infinite_loss_stops_with_the_term_and_the_step(compose_config, tiny_ove
     assert record["status"] == "failed"
     assert "loss/kd" in record["error"]
     assert not (tmp_path / "run" / "model").exists()
-    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "step-0000002.ckpt", weights_only=True)
     assert kept["global_step"] == 2
 
 
