@@ -42,7 +42,6 @@ JOB = [
     "trainer.enable_progress_bar=false",
     "trainer.val_check_interval=10",
     "trainer.check_val_every_n_epoch=null",
-    "finetune.max_steps=30",
     "contrast.snapshot_count=2",
     "data.max_train_rows=1280",
     "data.max_eval_rows=203",
@@ -55,6 +54,7 @@ def main() -> None:
         folder = Path(root)
         model = without_dropout(folder / "model")
         own = [*JOB, *sys.argv[1:], f"model.name_or_path={model}", f"cache_dir={folder / 'cache'}"]
+        own.append(f"teacher={teacher(folder / 'cache', own)}")
         results = {precision: run_both(folder / precision, precision, own) for precision in PRECISIONS}
     write_json(RESULTS, {"environment": environment(), "job": JOB, "batch_size": BATCH, **results})
     for precision, result in results.items():
@@ -63,6 +63,14 @@ def main() -> None:
     is_equal = exact["largest_difference"] <= BOUND and exact["steps_with_masks_of_one_process"] == exact["steps"]
     shared = all(result["masks_equal_over_ranks"] and result["rows_once"] for result in results.values())
     raise SystemExit(0 if is_equal and shared else 1)
+
+
+def teacher(cache: Path, overrides: list[str]) -> Path:
+    """Train the one teacher that both runs get: their own would see batches of different sizes."""
+    command = [sys.executable, "-m", "cap.finetune", *overrides, "finetune.max_epochs=3", "finetune.learning_rate=1e-4"]
+    subprocess.run(command, check=True)
+    (made,) = cache.glob("teachers/*/teacher.json")
+    return made.parent
 
 
 def run_both(folder: Path, precision: str, overrides: list[str]) -> dict[str, Any]:

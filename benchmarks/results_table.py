@@ -5,6 +5,7 @@ The rows are those of ``python -m cap.report benchmarks/records``, with fewer co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cap.storage import atomic_file, read_json
 ROOT = Path(__file__).parent.parent
 RESULTS = ("<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->")
 EXPORTS = ("<!-- exports: python -m benchmarks.results_table -->", "<!-- end of exports -->")
+RELIABILITY = ("<!-- reliability: python -m benchmarks.results_table -->", "<!-- end of reliability -->")
 COST = ("<!-- cost: python -m benchmarks.results_table -->", "<!-- end of cost -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
@@ -67,6 +69,65 @@ def _beside(importance: dict[str, Any], name: str) -> dict[str, float]:
     return {"plain": seconds["plain"], "cap": seconds[name], "ratio": seconds[name] / seconds["plain"]}
 
 
+def reliability_table(folder: Path) -> str:
+    """Make the table of what was done to runs and what was left of them, from what the benchmarks have written."""
+    rows: list[list[str]] = []
+    for name, row_of in _TRIALS.items():
+        path = folder / f"{name}.json"
+        if path.is_file():
+            rows.append([*row_of(read_json(path)), f"benchmarks.{name.partition('_2_')[0]}"])
+    return markdown(["what happened", "what was left", "measured by"], rows)
+
+
+def _killed(measured: dict[str, Any]) -> list[str]:
+    trials = measured["trials"]
+    phases = ", ".join(dict.fromkeys(trial["phase"] for trial in trials))
+    found = f"same weights, scores and curves, {measured['n_equal']} of {len(trials)}"
+    return [f"kill -9 at {len(trials)} random moments ({phases}), then resume=true", found]
+
+
+def _killed_rank(measured: dict[str, Any]) -> list[str]:
+    trials = measured["trials"]
+    longest = max(trial["seconds_until_the_rest_ended"] for trial in trials)
+    n_equal = f"{measured['n_equal']} of {len(trials)}"
+    found = f"all processes ended within {longest:.0f} s and said why; the same bits, {n_equal}"
+    return [f"kill -9 of one of two processes, {len(trials)} times, then resume=true", found]
+
+
+def _two_processes(measured: dict[str, Any]) -> list[str]:
+    exact, rounded = measured["64-true"], measured["32-true"]
+    found = (
+        f"largest difference of a loss {exact['largest_difference']:.0e} in float64, "
+        f"{rounded['largest_difference']:.0e} in float32; masks equal on both at every step; "
+        f"each of {exact['validation_rows']} validation rows once"
+    )
+    return [f"two processes against one, same global batches, dropout 0, {exact['steps']} steps", found]
+
+
+def _grid(measured: dict[str, Any]) -> list[str]:
+    found = (
+        f"{measured['records']} complete, {measured['trained_again']} trained again, {measured['resumed']} continued, "
+        f"{measured['teacher_trainings']} teacher training"
+    )
+    return [f"grid of 12 through joblib, killed after {measured['complete_when_killed']}, repeated", found]
+
+
+def _full_disk(measured: dict[str, Any]) -> list[str]:
+    code, step = measured["exit_code"], measured["last_good_step"]
+    equal = "the same bits" if all(measured["equal"].values()) else "OTHER BITS"
+    found = f"exit code {code} and the reason in one line, the checkpoint of step {step} whole; {equal}"
+    return ["disk full while a checkpoint is written, room made, then resume=true", found]
+
+
+_TRIALS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "killed": _killed,
+    "killed_2_processes": _killed_rank,
+    "processes": _two_processes,
+    "grid_killed": _grid,
+    "full_disk": _full_disk,
+}
+
+
 def write(root: Path = ROOT) -> None:
     """Put each table between its two markers in the README."""
     readme = root / "README.md"
@@ -79,13 +140,15 @@ def write(root: Path = ROOT) -> None:
 
 
 def tables(root: Path = ROOT) -> list[tuple[tuple[str, str], str]]:
-    """Make every table of the README, each with its markers; that of exports is one which a README may leave out."""
-    folder = root / "benchmarks"
+    """Make every table of the README, each with its markers; exports and reliability may be left out of one."""
+    folder, text = root / "benchmarks", (root / "README.md").read_text(encoding="utf-8")
     made = [
         (RESULTS, table(folder / "records")),
         (COST, cost_table(*(read_json(folder / "results" / f"{name}_minilm.json") for name in ("step", "importance")))),
     ]
-    if EXPORTS[0] in (root / "README.md").read_text(encoding="utf-8"):
+    if RELIABILITY[0] in text:
+        made.append((RELIABILITY, reliability_table(folder / "results")))
+    if EXPORTS[0] in text:
         made.append((EXPORTS, export_table(folder / "records")))
     return made
 

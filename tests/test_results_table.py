@@ -78,3 +78,30 @@ def test_writing_twice_changes_nothing(root):
     once = (root / "README.md").read_text()
     write(root)
     assert (root / "README.md").read_text() == once
+
+
+MEASURED = {
+    "killed": (
+        {"trials": [{"phase": "teacher"}, {"phase": "saving"}], "n_equal": 2},
+        ["kill -9 at 2 random moments (teacher, saving)", "same weights, scores and curves, 2 of 2"],
+    ),
+    "killed_2_processes": (
+        {"trials": [{"seconds_until_the_rest_ended": 3.4}, {"seconds_until_the_rest_ended": 1.2}], "n_equal": 1},
+        ["one of two processes, 2 times", "within 3 s and said why; the same bits, 1 of 2", "benchmarks.killed"],
+    ),
+    "full_disk": (
+        {"exit_code": 1, "last_good_step": 10, "equal": {"weights": False}},
+        ["exit code 1", "the checkpoint of step 10 whole; OTHER BITS", "benchmarks.full_disk"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_reliability_says_what_was_measured(tmp_path, name):
+    from benchmarks.results_table import reliability_table
+
+    measured, words = MEASURED[name]
+    (tmp_path / f"{name}.json").write_text(json.dumps(measured))
+    lines = reliability_table(tmp_path).splitlines()
+    assert len(lines) == 3  # what has not been measured has no row
+    assert [word in lines[-1] for word in words] == [True] * len(words)
