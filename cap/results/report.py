@@ -13,15 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from cap.results.history import read_run_history
+from cap.results.kept import plot_kept
 from cap.results.plots import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
 from cap.storage import atomic_file, read_json
 
 _NONE = "\N{EN DASH}"
 _MAX_LEVELS = 12
 _SCORE_PICTURE, _LAYER_PICTURE, _LOSS_PICTURE = "score_and_sparsity.png", "layer_sparsity.png", "losses.png"
+_KEPT_PICTURE = "kept_models.png"
 _CAPTIONS = {
     _SCORE_PICTURE: "The student's score on the validation rows (left axis) and the fraction of prunable weights that "
     "were zero at the time (right axis), over optimizer steps.",
+    _KEPT_PICTURE: "Scores of the models that were kept, over their sparsity.",
     _LAYER_PICTURE: "Sparsity of every prunable matrix of the saved model, by encoder layer.",
     _LOSS_PICTURE: "Loss terms over optimizer steps, each on its own scale; in nats, or squared error where the task "
     "predicts a number.",
@@ -42,6 +45,7 @@ def write_report(run_dir: Path, record: dict[str, Any]) -> Path:
     sections = [
         _heading(record),
         _summary(record),
+        _kept(record),
         _levels(record),
         _pictures(run_dir),
         _loading(run_dir),
@@ -91,8 +95,15 @@ def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
         ),
         plot_layer_sparsity(_at(record, "matrices") or {}, folder / _LAYER_PICTURE),
         plot_losses(history, folder / _LOSS_PICTURE),
+        plot_kept(
+            record.get("kept") or [],
+            metric=metric,
+            teacher=_at(record, "scores", "teacher", metric),
+            majority=_at(record, "scores", "majority", metric),
+            path=folder / _KEPT_PICTURE,
+        ),
     )
-    for name in {_SCORE_PICTURE, _LAYER_PICTURE, _LOSS_PICTURE} - {path.name for path in drawn if path is not None}:
+    for name in set(_CAPTIONS) - {path.name for path in drawn if path is not None}:
         # A picture of an earlier attempt would pass for one of this run.
         (folder / name).unlink(missing_ok=True)
 
@@ -162,6 +173,23 @@ def _cost_rows(record: dict[str, Any]) -> list[list[str]]:
         ["peak memory, host", _number(host, ".2f"), "GB of resident memory"],
         ["peak memory, device", _number(device, ".2f"), "GB allocated on the accelerator"],
     ]
+
+
+def _kept(record: dict[str, Any]) -> str:
+    kept: Sequence[Mapping[str, Any]] = record.get("kept") or []
+    if not kept:
+        return ""
+    names = list(dict.fromkeys(name for line in kept for name in line["scores"]))
+    rows = (
+        [
+            _number(line["step"], ","),
+            _number(line["sparsity"]["prunable"], ".4f"),
+            *(_number(line["scores"].get(name), ".4f") for name in names),
+            f"`{line['folder']}`",
+        ]
+        for line in kept
+    )
+    return "\n".join(["## Kept models", "", *_table(["step", "sparsity", *names, "folder"], rows)])
 
 
 def _levels(record: dict[str, Any]) -> str:
