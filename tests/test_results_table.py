@@ -27,6 +27,7 @@ def root(tmp_path) -> Path:
     seconds = {"plain": 0.5, "structured": 0.6, "importance": 0.4}
     (results / "importance_minilm.json").write_text(json.dumps({"seconds": seconds}))
     (tmp_path / "README.md").write_text("\n".join(["Before", *RESULTS, "between", *COST_MARKS, "after", ""]))
+    (tmp_path / "benchmarks" / "README.md").write_text("Nothing to fill in\n")
     return tmp_path
 
 
@@ -58,7 +59,8 @@ def test_a_readme_without_their_markers_gets_no_exports(root):
     text = (root / "README.md").read_text()
     assert EXPORTS[0] not in text
     assert "int8" not in text
-    assert len(tables(root)) == 2
+    assert len(tables(root, "README.md")) == 2
+    assert (root / "benchmarks" / "README.md").read_text() == "Nothing to fill in\n"
 
 
 def test_without_exports_there_is_nothing_between_their_markers(root):
