@@ -99,8 +99,8 @@ def _two_processes(measured: dict[str, Any]) -> list[str]:
     exact, rounded = measured["64-true"], measured["32-true"]
     found = (
         f"largest difference of a loss {exact['largest_difference']:.0e} in float64; in float32 "
-        f"{rounded['first_steps_within_bound']} steps within 1e-5, then {rounded['largest_difference']:.0e}; masks equal "
-        f"on both at every step; each of {exact['validation_rows']} validation rows scored once"
+        f"{rounded['first_steps_within_bound']} steps within 1e-5, then {rounded['largest_difference']:.0e}; masks "
+        f"equal on both at every step; each of {exact['validation_rows']} validation rows scored once"
     )
     return [f"two processes against one, same global batches, dropout 0, {exact['steps']} steps", found]
 

@@ -113,12 +113,12 @@ def _fit(
         if teacher.is_at_chance:
             record.warnings.append(f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}.")
     with record.phase("encode"):
-        memory = filled_memory(checked, prepared, teacher, trainer, ranks)
+        memory, frozen = filled_memory(checked, prepared, teacher, trainer, ranks)
     module = new_module(checked, prepared, teacher, memory, ranks, warn=record.warn)
     if ranks.rank > 0:
         # Heads and scores are drawn alike on every process; what is dropped out must differ.
         seed_everything(checked.config.seed + 1_000_003 * ranks.rank, verbose=False)
-    callbacks = new_callbacks(checked, prepared, record.run_dir, ranks, warn=record.warn)
+    callbacks = new_callbacks(checked, prepared, record.run_dir, ranks, frozen=frozen, warn=record.warn)
     add_callbacks(trainer, callbacks.in_order)
     with record.phase("fit"):
         fit(trainer, module, prepared.datamodule, checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from cap.training.strategy import make_strategy
 
 def filled_memory(
     checked: Checked, prepared: Prepared, teacher: Teacher | None, trainer: Trainer, ranks: Ranks
-) -> Memory:
+) -> tuple[Memory, dict[str, str]]:
     """Encode the training rows with the frozen models that take part, or find that done, and open the results.
 
     Args:
@@ -41,9 +41,13 @@ def filled_memory(
         teacher: The fine-tuned model; None if the run has none.
         trainer: Says where and in which precision to encode.
         ranks: The processes, which share the rows; each then reads what all have encoded.
+
+    Returns:
+        The memory, and by source a key of the content of what it was filled with.
     """
     config = checked.config
     memory = Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget)
+    keys: dict[str, str] = {}
     wanted: list[tuple[Source, PooledModel]] = []
     if config.contrast.pretrained:
         wanted.append(("pretrained", prepared.pretrained))
@@ -62,9 +66,10 @@ def filled_memory(
         )
         model.cpu()
         memory.add_encodings(source, outputs.encodings)
+        keys[source] = outputs.encodings.parent.name
         if outputs.logits is not None:
             memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)
-    return memory
+    return memory, keys
 
 
 def new_module(
@@ -164,7 +169,13 @@ class Callbacks:
 
 
 def new_callbacks(
-    checked: Checked, prepared: Prepared, run_dir: Path, ranks: Ranks, *, warn: Callable[[str], None]
+    checked: Checked,
+    prepared: Prepared,
+    run_dir: Path,
+    ranks: Ranks,
+    *,
+    frozen: Mapping[str, str],
+    warn: Callable[[str], None],
 ) -> Callbacks:
     """Make the callbacks of a run.
 
@@ -173,6 +184,7 @@ def new_callbacks(
         prepared: Rows and tokenizer.
         run_dir: The run's folder.
         ranks: The processes of the run.
+        frozen: Keys of what the memory was filled with, which a checkpoint refers to.
         warn: Told of what a reader of the result must know.
     """
     config, rows = checked.config, prepared.datamodule
@@ -199,7 +211,11 @@ def new_callbacks(
     )
     return Callbacks(
         checkpoint=CheckpointCallback(
-            run_dir / CHECKPOINTS, config_hash=checked.hash, ranks=ranks, **dataclasses.asdict(config.checkpoint)
+            run_dir / CHECKPOINTS,
+            config_hash=checked.hash,
+            frozen=frozen,
+            ranks=ranks,
+            **dataclasses.asdict(config.checkpoint),
         ),
         scores=ScoreCallback(pruning, plan=checked.plan, loaders=loaders, metric=prepared.task.monitored, ranks=ranks),
         importance=ImportanceCallback(

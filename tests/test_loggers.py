@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -8,9 +9,26 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def run(overrides: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+# A run that is sent a SIGTERM in its third step.
+STOPPED = """
+import os, signal
+from cap.train import main
+from cap.training.module import CapModule
+original = CapModule.training_step
+def step(self, batch, batch_idx):
+    if self.pruner is not None and self.global_step == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return original(self, batch, batch_idx)
+CapModule.training_step = step
+main()
+"""
+
+
+def run(
+    overrides: list[str], *, program: tuple[str, str] = ("-m", "cap.train"), **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cap.train", *overrides],
+        [sys.executable, *program, *overrides],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
@@ -26,6 +44,19 @@ def test_wandb_offline_run_is_finished_and_holds_the_configuration(tiny_override
     content = written.read_bytes()
     assert b"soft_movement" in content  # the resolved configuration
     assert b"final/accuracy" in content
+
+
+def test_stopped_run_ends_with_143_and_goes_on_in_the_same_wandb_run(tiny_overrides, tmp_path):
+    overrides, offline = [*tiny_overrides, "logger=wandb"], {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    stopped = run(overrides, program=("-c", STOPPED), **offline)
+    assert stopped.returncode == 143, stopped.stderr
+    assert stopped.stderr.splitlines()[-1] == "error: stopped by SIGTERM"
+    done = run([*overrides, "resume=true"], **offline)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))
+    assert record["resumed_at"] == [3]
+    names = sorted(path.name.rpartition("-")[2] for path in (tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert names == [record["wandb_id"]] * 2
 
 
 def test_tensorboard_run_writes_its_events(tiny_overrides, tmp_path):

@@ -71,10 +71,10 @@ def test_process_knows_whether_a_launcher_started_it(monkeypatch, variables, exp
     assert is_one_of_many() is expected
 
 
-def test_two_processes_prune_one_student(tiny_overrides, tmp_path):
+def test_two_processes_prune_one_student_in_a_job_of_a_multirun(tiny_overrides, tmp_path):
     devices = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "keep_levels=[0.25]"]
     done = subprocess.run(
-        [sys.executable, "-m", "cap.train", *tiny_overrides, *devices],
+        [sys.executable, "-m", "cap.train", "-m", *tiny_overrides, *devices],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -38,6 +39,10 @@ def killed_at(monkeypatch, step: int) -> None:
 
     monkeypatch.setattr(callbacks.StepTimer, "on_train_batch_start", die)
     monkeypatch.setattr(checkpoint.CheckpointCallback, "on_exception", lambda *arguments: None)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -142,6 +147,26 @@ def test_checkpoint_holds_no_frozen_model_and_executes_nothing(tmp_path, killed)
     killed(2)
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "step-0000002.ckpt", weights_only=True)
     assert {name.partition(".")[0] for name in checkpoint["state_dict"]} == {"student"}
+
+
+def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, killed):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from cap.errors import RunError
+
+    wanted = killed(2)
+    (meta,) = (tmp_path / "cache" / "teachers").glob("*/teacher.json")
+    weights = load_file(meta.parent / "model.safetensors")
+    save_file(
+        {name: value * 1.01 for name, value in weights.items()}, meta.parent / "model.safetensors", {"format": "pt"}
+    )
+    content = json.loads(meta.read_text())
+    meta.write_text(json.dumps({**content, "weights_sha256": sha256(meta.parent / "model.safetensors")}))
+    shutil.rmtree(tmp_path / "cache" / "encodings")
+    with pytest.raises(RunError, match="but the encodings of finetuned are others now"):
+        run(compose_config, wanted)
 
 
 def test_finished_run_is_left_as_it_is(compose_config, tiny_overrides, tmp_path):

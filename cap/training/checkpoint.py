@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cap.errors import StoppedError
+from cap.errors import RunError, StoppedError
 from cap.storage import file_sha256, read_json, write_json
 from cap.training.curves import CurvesLogger
 from cap.training.randomness import random_state, set_random_state
@@ -54,6 +55,7 @@ class CheckpointCallback(Callback):
         every_n_minutes: Minutes between checkpoints; None for never.
         every_n_steps: Optimizer steps between checkpoints; None for never.
         config_hash: Of the configuration; a checkpoint of another one is none.
+        frozen: What is not in a checkpoint and has to be had again, by name: a key of its content.
         ranks: The processes of the run; all write at the same step, the first into the file.
     """
 
@@ -64,12 +66,14 @@ class CheckpointCallback(Callback):
         every_n_minutes: float | None,
         every_n_steps: int | None,
         config_hash: str,
+        frozen: Mapping[str, str] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         self.folder = folder
         self.every_n_minutes = every_n_minutes
         self.every_n_steps = every_n_steps
         self.config_hash = config_hash
+        self.frozen = dict(frozen or {})
         self.ranks = ranks
         self.seconds = 0.0  # of training before this attempt
         self._resumed: dict[str, Any] | None = None
@@ -115,13 +119,24 @@ class CheckpointCallback(Callback):
         """Add what Lightning does not keep."""
         checkpoint[_KEY] = {
             "random": self.ranks.gather(random_state(trainer.strategy.root_device)),
+            "frozen": self.frozen,
             "loader": _loader(trainer).state_dict(),
             "n_batches_that_stepped": trainer.fit_loop.epoch_loop._batches_that_stepped,
             "seconds": self.seconds + time.monotonic() - self._started,
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take it back; the generators are set when the first batch begins."""
+        """Take it back; the generators are set when the first batch begins.
+
+        Raises:
+            RunError: If a frozen model is not the one that the run began with.
+        """
+        changed = [name for name, key in checkpoint[_KEY]["frozen"].items() if self.frozen.get(name) != key]
+        if changed:
+            raise RunError(
+                f"a run goes on with the models it began with, but the encodings of {', '.join(changed)} are others "
+                f"now, made anew from other weights; remove {self.folder} to start this run anew"
+            )
         self._resumed = checkpoint[_KEY]
         self.seconds = checkpoint[_KEY]["seconds"]
 
