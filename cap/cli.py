@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import NoReturn
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -25,10 +28,12 @@ from cap.arguments import as_overrides
 from cap.config import TrainConfig, register
 from cap.errors import InputError, RunError, StoppedError, nearest_first
 from cap.grid import LineFormatter, listed, watched
-from cap.processes import own_rank
+from cap.processes import is_first_process
+from cap.storage import full_disk_reason
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
+_SECONDS_OF_THE_FIRST = 5.0
 _N_SUGGESTIONS = 3
 # Groups whose files set keys of all others.
 _RECIPES = ("experiment", "debug")
@@ -74,6 +79,11 @@ def door(
             _leave(error)
         except StoppedError as error:
             _leave(error)
+        except OSError as error:
+            reason = full_disk_reason(error)
+            if reason is None or cfg.traceback:
+                raise
+            _leave(RunError(reason))
 
     def command() -> None:
         set_up_log()
@@ -88,7 +98,7 @@ def door(
                 raise
             _leave(error)
         except KeyboardInterrupt:
-            _leave(RunError("stopped by the user"))
+            _leave(StoppedError(signal.SIGINT, is_clean=False))
         except (HydraException, OmegaConfBaseException) as error:
             _leave(InputError(explain(error, known_keys(config_name, schema))))
 
@@ -98,6 +108,20 @@ def door(
 def typed_overrides() -> list[str]:
     """Return what was typed for this job; of a multirun, what this job got of it."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
+
+
+def typed_command() -> list[str]:
+    """Return the arguments that start the same job alone, in a process of its own: overrides, and where conf/ is."""
+    config = HydraConfig.get()
+    sources = [source.path for source in config.runtime.config_sources if source.provider == "command-line"]
+    flags = [word for path in sources for word in ("--config-dir", path)]
+    searchpath = [override for override in config.overrides.hydra if override.startswith("hydra.searchpath=")]
+    return [*flags, *searchpath, *config.overrides.task]
+
+
+def quoted(value: str) -> str:
+    """Write a text as the value of an override, whatever signs are in it."""
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 def explain(error: Exception, known: Iterable[str]) -> str:
@@ -174,10 +198,12 @@ def _flatten(node: object, prefix: str) -> Iterator[str]:
             yield from _flatten(node[key], f"{name}.")
 
 
-def _leave(error: Exception) -> NoReturn:
-    # Every process of a run meets the same bad input; the first one says it.
-    if not isinstance(error, InputError) or own_rank() == 0:
-        sys.stderr.write(f"error: {error}\n")
+def _leave(error: BaseException) -> NoReturn:
+    if isinstance(error, InputError) and not is_first_process():
+        # Every process of a run meets the same bad input, and the first one says it; one that this process alone has
+        # met is still to be said when that would have ended them all.
+        time.sleep(_SECONDS_OF_THE_FIRST)
+    sys.stderr.write(f"error: {error}\n")
     if isinstance(error, StoppedError):
         raise SystemExit(error.exit_code) from error
     raise SystemExit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILED) from error
@@ -196,8 +222,7 @@ def set_up_log() -> None:
             handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
     logger.propagate = False  # Hydra's own handler at the root would say everything twice
-    # Several processes of one run do the same; the first one tells of it.
-    logger.setLevel(logging.INFO if own_rank() == 0 else logging.ERROR)
+    logger.setLevel(logging.INFO)
     # Lightning 2.6 uses a name that torch 2.13 calls deprecated; a user of cap can do nothing about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
     # Lightning's own tips and hardware lines would bury what the run has to say.
@@ -205,4 +230,4 @@ def set_up_log() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # debug=profile is about its table
 
 
-__all__ = ["conf_dir", "door", "explain", "known_keys", "set_up_log", "typed_overrides"]
+__all__ = ["conf_dir", "door", "explain", "known_keys", "quoted", "set_up_log", "typed_command", "typed_overrides"]

@@ -238,7 +238,7 @@ def check(cfg: DictConfig) -> Checked:
         problems.append(f"pruning.every_n_steps must be a whole number of at least 1, got {every_n_steps!r}")
     if len(parts) == 2:
         problems += problems_of_parts(parts["pruning"], parts["schedule"], config.sparsity)
-        problems += problems_of_kept_levels(config.keep_levels, parts["schedule"], config.sparsity)
+        problems += problems_of_kept_levels(config.keep_levels, parts["pruning"], parts["schedule"], config.sparsity)
     problems += problems_of_trainer(config.trainer)
     if problems:
         raise InputError("\n".join(problems))

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from cap.errors import InputError
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import OneShot, SchedulePlan
+from cap.pruning.soft_movement import SoftMovement
 from cap.pruning.weights import WeightPruner
 from cap.training.strategy import make_strategy
 
@@ -179,10 +180,17 @@ def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> li
     return []
 
 
-def problems_of_kept_levels(levels: list[float] | None, plan: SchedulePlan, sparsity: float) -> list[str]:
+def problems_of_kept_levels(
+    levels: list[float] | None, pruner: Pruner, plan: SchedulePlan, sparsity: float
+) -> list[str]:
     """Check that the schedule passes every level at which a model is kept."""
     if levels is None:
         return []
+    if isinstance(pruner, SoftMovement) and pruner.threshold == "published":
+        return [
+            "keep_levels names sparsities, and with pruning.threshold=published nobody knows the sparsity beforehand; "
+            "set pruning.threshold=target, or leave keep_levels out"
+        ]
     if not levels or sorted(set(levels)) != levels or levels[0] <= 0 or levels[-1] > sparsity:
         return [f"keep_levels must rise, above 0 and up to sparsity={sparsity}, like [0.5,0.7,0.9], got {levels}"]
     known = plan.levels_reached

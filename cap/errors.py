@@ -15,8 +15,10 @@ class RunError(RuntimeError):
     """Report a run that had to stop although its input was valid; a door exits with code 1."""
 
 
-class StoppedError(RuntimeError):
+class StoppedError(BaseException):
     """Report a run that was asked to stop by a signal; a door exits with 128 + the signal's number, as shells say it.
+
+    Like KeyboardInterrupt it is no ``Exception``: nobody who handles failures may take it for one.
 
     Args:
         number: Of the signal: 15 is SIGTERM, 2 is SIGINT.

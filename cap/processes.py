@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Sequence
 
-import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -21,9 +21,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from cap.errors import InputError, RunError, StoppedError
 
 _WATCH_SECONDS = 0.2
+SECONDS_TO_SAVE = 120
+"""What processes that were asked to stop get to finish a pass over the rows and to write a checkpoint."""
 _PARENT_SECONDS = 1.0
 PARENT = "CAP_PARENT"
 """Variable that names the process which watches this one, by its number."""
+_AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What a door ends with when the input was bad, see cap.cli.
 _BAD_INPUT = 2
 
@@ -36,9 +39,45 @@ def is_one_of_many() -> bool:
     return TorchElasticEnvironment.detect() or slurm or LightningEnvironment().creates_processes_externally
 
 
-def own_rank() -> int:
-    """Return the rank that whoever started this process gave it; 0 where nobody did."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+def is_first_process() -> bool:
+    """Say whether this process writes and speaks for a run of several; true where nobody started several."""
+    if not is_one_of_many():
+        return True
+    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        names = ("SLURM_PROCID",)
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def check_processes(n_processes: int, n_nodes: int) -> None:
+    """Check that as many processes were started as the configuration asks for.
+
+    Args:
+        n_processes: ``trainer.devices`` times ``trainer.num_nodes``.
+        n_nodes: ``trainer.num_nodes``.
+
+    Raises:
+        InputError: If another number was, or several machines need a launcher and there is none.
+    """
+    if not is_one_of_many():
+        if n_nodes > 1:
+            raise InputError(
+                f"trainer.num_nodes={n_nodes} needs a launcher that starts the processes on every machine, and there "
+                f"is none; start this command with torchrun or srun"
+            )
+        return
+    started = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS"))
+    # Independent runs may share a SLURM job, one task each; as may those below a launcher.
+    if n_processes > 1 and started is not None and int(started) != n_processes:
+        raise InputError(
+            f"the launcher started {started} processes, but trainer.devices x trainer.num_nodes is {n_processes}; make "
+            f"them equal"
+        )
+    if n_processes == 1 and TorchElasticEnvironment.detect() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"the launcher started {started} processes, but trainer.devices is 1; set trainer.devices to the processes "
+            f"of a machine, and trainer.strategy=ddp"
+        )
 
 
 def run_processes(
@@ -60,15 +99,10 @@ def run_processes(
         visible_devices: CUDA devices that the processes may use; None leaves that to the environment.
 
     Raises:
-        InputError: If the input was bad (the processes have said why), or there are fewer devices than processes.
+        InputError: If the input was bad; the processes have said why.
         StoppedError: If this process was asked to stop; the processes have been asked, too.
         RunError: If a process failed.
     """
-    if torch.cuda.is_available() and visible_devices is None and n_processes > torch.cuda.device_count():
-        raise InputError(
-            f"trainer.devices must be at most the number of devices that this process sees, "
-            f"{torch.cuda.device_count()}, got {n_processes}; ask for fewer, or set trainer.accelerator=cpu"
-        )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # says the same at length
     config = LaunchConfig(
         min_nodes=1,
@@ -79,6 +113,8 @@ def run_processes(
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=_WATCH_SECONDS,
+        shutdown_timeout=SECONDS_TO_SAVE,
+        signals_to_handle="SIGTERM,SIGINT",  # a run under nohup outlives the terminal
     )
     log.info("starting %d processes", n_processes)
     changed = {PARENT: str(os.getpid())}
@@ -87,7 +123,9 @@ def run_processes(
         changed["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // n_processes))
     if visible_devices is not None:
         changed["CUDA_VISIBLE_DEVICES"] = ",".join(visible_devices)
-    before = {name: os.environ.get(name) for name in changed}
+    # The agent leaves a variable and its signal handlers behind.
+    before = {name: os.environ.get(name) for name in (*changed, "TORCHELASTIC_SIGNALS_TO_HANDLE")}
+    handlers = {number: signal.getsignal(number) for number in _AGENT_SIGNALS}
     os.environ.update(changed)
     try:
         elastic_launch(config, sys.executable)("-m", module, *overrides)
@@ -98,9 +136,12 @@ def run_processes(
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def end_with_parent() -> None:
@@ -118,15 +159,16 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _as_own(error: ChildFailedError) -> Exception:
+def _as_own(error: ChildFailedError) -> BaseException:
     codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
     # Those that were ended because another one failed say nothing: the first failure is the reason.
     rank, first = error.get_first_failure()
     if _BAD_INPUT in codes.values():
         return InputError("what is wrong stands above, in the words of the first process")
-    stopped = [code - 128 for code in codes.values() if code in (130, 143)]
-    if len(stopped) == len(codes):
-        return StoppedError(stopped[0], is_clean=False)
+    # A process that is still starting has no handler yet, and dies of the signal itself.
+    signals = [code - 128 if code > 128 else -code for code in codes.values()]
+    if set(signals) <= set(_AGENT_SIGNALS):
+        return StoppedError(signals[0], is_clean=False)
     how = f"was killed by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with exit code {first.exitcode}"
     return RunError(
         f"process {rank} of this run {how}, and the others were ended; what it had to say stands above. Repeat the "
@@ -134,4 +176,12 @@ def _as_own(error: ChildFailedError) -> Exception:
     )
 
 
-__all__ = ["PARENT", "end_with_parent", "is_one_of_many", "own_rank", "run_processes"]
+__all__ = [
+    "PARENT",
+    "SECONDS_TO_SAVE",
+    "check_processes",
+    "end_with_parent",
+    "is_first_process",
+    "is_one_of_many",
+    "run_processes",
+]

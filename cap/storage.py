@@ -13,8 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from cap.errors import InputError
@@ -62,9 +64,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush_to_disk(file)
+        settle(temporary)
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             # No call replaces a folder: the old one steps aside first, so that no moment shows half of each.
@@ -83,6 +83,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def settle(folder: Path) -> None:
+    """Make sure that every file below a folder is on the disk, before a rename says that it is whole."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _flush_to_disk(file)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; a NaN or infinity raises ``ValueError``, since JSON has none."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
@@ -93,6 +100,59 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+class GrowingArray:
+    """Append rows to an ``.npy`` file, so that no process ever holds more than a batch of them.
+
+    Written as a stream and not through a memory map: a disk that is full then raises an ``OSError``, where the page of
+    a map that finds no room would kill the process.
+
+    Args:
+        path: The file; made with the first rows, and whole when the block ends well.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._kind: tuple[np.dtype, tuple[int, ...]] | None = None
+        self._n_rows = 0
+
+    def __enter__(self) -> GrowingArray:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is None:
+            return
+        with self._file:
+            if error is None:
+                self._write_header()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Write some rows.
+
+        Raises:
+            ValueError: If they are not like those before.
+        """
+        kind = (rows.dtype, rows.shape[1:])
+        if self._file is None:
+            self._file, self._kind = self._path.open("wb"), kind
+            self._write_header()
+        if kind != self._kind:
+            raise ValueError(f"rows of {self._path.name} must all be {self._kind}, got {kind}")
+        self._file.write(np.ascontiguousarray(rows).data)
+        self._n_rows += len(rows)
+
+    def _write_header(self) -> None:
+        # Once for its length and once for the number of rows: numpy pads headers so that the first axis can grow.
+        assert self._file is not None
+        assert self._kind is not None
+        dtype, row_shape = self._kind
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(self._file, {**header, "shape": (self._n_rows, *row_shape)})
 
 
 def content_key(value: Any) -> str:
@@ -179,6 +239,7 @@ def _umask() -> int:
 
 
 __all__ = [
+    "GrowingArray",
     "atomic_file",
     "atomic_folder",
     "content_key",
@@ -188,5 +249,6 @@ __all__ = [
     "locked",
     "making",
     "read_json",
+    "settle",
     "write_json",
 ]

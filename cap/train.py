@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from cap import grid
-from cap.cli import door, typed_overrides
+from cap.cli import door, quoted, typed_command
 from cap.config import Checked, check
 from cap.errors import InputError, RunError
 from cap.models.encoders import PooledModel, load_saved_model, save_model
 from cap.models.families import prunable
 from cap.preparation import Prepared, chance_message, get_teacher, prepare
-from cap.processes import end_with_parent, is_one_of_many, own_rank, run_processes
+from cap.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
 from cap.results.folder import CHECKPOINTS, MODEL, read_record
 from cap.results.report import summary_table
 from cap.storage import atomic_folder, full_disk_reason, read_json
@@ -32,6 +34,7 @@ from cap.training.evaluation import evaluate
 from cap.training.module import CapModule
 from cap.training.ranks import Ranks, join
 from cap.training.run import add_callbacks, fit
+from cap.training.shares import together
 from cap.training.stop import stop
 
 log = logging.getLogger("cap.train")  # as a command, __name__ is __main__
@@ -53,37 +56,49 @@ def train(cfg: DictConfig) -> float:
     """
     end_with_parent()
     checked = check(cfg)
+    check_processes(checked.n_processes, checked.config.trainer.num_nodes)
+    # Runs of one process each may share a launcher; then every one of them is a first process.
+    is_first = checked.n_processes == 1 or is_first_process()
+    logging.getLogger("cap").setLevel(logging.INFO if is_first else logging.ERROR)
     run_dir = run_folder(checked)
     goes_on = _goes_on(checked)
     earlier = read_record(run_dir, checked.hash)
     if earlier is not None and earlier["status"] == "completed" and goes_on:
-        return _found_done(checked, earlier, run_dir)
-    grid.note(folder=run_dir, outcome="resumed" if earlier is not None and goes_on else "completed")
-    with leased_devices(checked, is_grid=is_multirun()) as devices:
-        if checked.n_processes > 1 and not is_one_of_many():
-            own = [f"output_dir={run_dir}", f"resume={str(goes_on).lower()}"]
-            run_processes(checked.config.trainer.devices, [*typed_overrides(), *own], visible_devices=devices.names)
-            return _score_of(read_json(run_dir / "record.json"))
+        return _found_done(checked, earlier, run_dir, is_first=is_first)
+    grid.note(folder=run_dir)
+    is_started_here = checked.n_processes > 1 and not is_one_of_many()
+    with leased_devices(checked, is_grid=is_multirun() and (checked.n_processes == 1 or is_started_here)) as devices:
+        if is_started_here:
+            own = [f"output_dir={quoted(str(run_dir))}", f"resume={str(goes_on).lower()}"]
+            run_processes(checked.config.trainer.devices, [*typed_command(), *own], visible_devices=devices.names)
+            record = read_json(run_dir / "record.json")
+            if record.get("resumed_at") != (earlier or {}).get("resumed_at"):
+                grid.note(outcome="resumed")
+            return _score_of(record)
         with stop.listening():
-            return _train(checked, run_dir, goes_on=goes_on, devices=devices.places)
+            return _train(checked, run_dir, goes_on=goes_on, is_first=is_first, devices=devices.places)
 
 
-def _train(checked: Checked, run_dir: Path, *, goes_on: bool, devices: int | list[int]) -> float:
+def _train(checked: Checked, run_dir: Path, *, goes_on: bool, is_first: bool, devices: int | list[int]) -> float:
     """Run the phases: data, teacher, encode, fit, fold, evaluate, save, record, report."""
-    record = RunRecord(checked, run_dir, is_first=own_rank() == 0 or checked.n_processes == 1)
+    record = RunRecord(checked, run_dir, is_first=is_first)
     with record.phase("data"):
         prepared = prepare(checked)
     try:
         checked.pruner.check(prunable(prepared.pretrained.model))
     except ValueError as error:  # a target that this model cannot meet
         raise InputError(str(error)) from error
-    checkpoint = record.begin(prepared, find=lambda: _checkpoint(run_dir, checked, goes_on=goes_on))
+    trainer = new_trainer(checked, run_dir, devices=devices)
+    trainer.strategy.setup_environment()
+    ranks = join(trainer)
+    find = partial(_checkpoint, run_dir, checked, goes_on=goes_on)
+    checkpoint = together(
+        ranks, lambda: record.begin(prepared, find=find, goes_on=goes_on), what="taking the run's folder"
+    )[0]
+    if checkpoint is not None:
+        grid.note(outcome="resumed")
     try:
-        record.start_loggers()
-        trainer = new_trainer(checked, run_dir, devices=devices, loggers=record.loggers)
-        trainer.strategy.setup_environment()
-        ranks = join(trainer)
-        checkpoint = ranks.broadcast(checkpoint)
+        trainer.loggers = [*trainer.loggers, *record.start_loggers()]
         module = _fit(checked, prepared, record, trainer, ranks, checkpoint)
         return _finish(module, prepared, record, trainer.strategy.root_device, ranks)
     except BaseException as error:
@@ -118,10 +133,12 @@ def _fit(
     if ranks.rank > 0:
         # Heads and scores are drawn alike on every process; what is dropped out must differ.
         seed_everything(checked.config.seed + 1_000_003 * ranks.rank, verbose=False)
-    callbacks = new_callbacks(checked, prepared, record.run_dir, ranks, frozen=frozen, warn=record.warn)
+    callbacks = new_callbacks(
+        checked, prepared, record.run_dir, ranks, frozen=frozen, note_kept=record.note_kept, warn=record.warn
+    )
     add_callbacks(trainer, callbacks.in_order)
     with record.phase("fit"):
-        fit(trainer, module, prepared.datamodule, checkpoint)
+        fit(trainer, module, prepared.datamodule, checkpoint, ranks=ranks)
     _note_fit(record, callbacks, trainer)
     if callbacks.snapshots and memory.n_encodings("snapshots") == 0:
         record.warnings.append("No snapshot was taken: loss/snc is left out.")
@@ -176,6 +193,9 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: to
 
 def _checkpoint(run_dir: Path, checked: Checked, *, goes_on: bool) -> Checkpoint | None:
     """Find where to go on; refuse to throw away what could be gone on with."""
+    earlier = read_record(run_dir, checked.hash)
+    if earlier is None or earlier["status"] == "completed":
+        return None  # a run that ends leaves its checkpoints for a moment, and may be killed in it
     found = newest_checkpoint(run_dir / CHECKPOINTS, config_hash=checked.hash)
     if found is not None and not goes_on:
         raise InputError(
@@ -185,12 +205,13 @@ def _checkpoint(run_dir: Path, checked: Checked, *, goes_on: bool) -> Checkpoint
     return found
 
 
-def _found_done(checked: Checked, record: dict[str, Any], run_dir: Path) -> float:
-    if own_rank() == 0:
+def _found_done(checked: Checked, record: dict[str, Any], run_dir: Path, *, is_first: bool) -> float:
+    if is_first:
+        shutil.rmtree(run_dir / CHECKPOINTS, ignore_errors=True)
         RunRecord(checked, run_dir).repeat(record)
     log.info("%s: this run is complete; nothing to do", run_dir)
     grid.note(folder=run_dir, outcome="skipped")
-    if not is_multirun():
+    if is_first and not is_multirun():
         Console().print(summary_table(record, str(run_dir)))
     return _score_of(record)
 

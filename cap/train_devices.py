@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cap.config import Checked
+from cap.errors import InputError
 from cap.lease import lease, visible_devices
 
 _GPU = ("auto", "gpu", "cuda")
@@ -34,10 +35,18 @@ def leased_devices(checked: Checked, *, is_grid: bool) -> Iterator[Devices]:
     Args:
         checked: The configuration.
         is_grid: Whether the run is a job of a multirun.
+
+    Raises:
+        InputError: If there are fewer devices than it wants.
     """
     trainer = checked.config.trainer
-    devices = visible_devices() if is_grid and trainer.accelerator in _GPU else []
-    if not devices:
+    devices = visible_devices() if trainer.accelerator in _GPU else []
+    if devices and trainer.devices > len(devices):
+        raise InputError(
+            f"trainer.devices must be at most the number of devices that this process sees, {len(devices)}, got "
+            f"{trainer.devices}; ask for fewer, or set trainer.accelerator=cpu"
+        )
+    if not devices or not is_grid:
         yield Devices(trainer.devices, None)
         return
     with lease(trainer.devices, devices) as taken:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger
 
 from cap.config import Checked
 from cap.models.encoders import PooledModel
@@ -120,18 +120,17 @@ def new_module(
     )
 
 
-def new_trainer(checked: Checked, run_dir: Path, *, devices: int | list[int], loggers: Sequence[Logger]) -> Trainer:
-    """Make the trainer of a run, without callbacks: those need to know its processes.
+def new_trainer(checked: Checked, run_dir: Path, *, devices: int | list[int]) -> Trainer:
+    """Make the trainer of a run, without callbacks and other loggers: those need to know its processes.
 
     Args:
         checked: The configuration.
         run_dir: The run's folder.
         devices: How many, or which.
-        loggers: Beside ``metrics.csv``.
     """
     options = dataclasses.asdict(checked.config.trainer)
     options.update(devices=devices, strategy=make_strategy(options["strategy"], n_processes=checked.n_processes))
-    return build_trainer(options, run_dir=run_dir, loggers=loggers)
+    return build_trainer(options, run_dir=run_dir)
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,7 @@ def new_callbacks(
     ranks: Ranks,
     *,
     frozen: Mapping[str, str],
+    note_kept: Callable[[list[dict[str, Any]]], None],
     warn: Callable[[str], None],
 ) -> Callbacks:
     """Make the callbacks of a run.
@@ -185,6 +185,7 @@ def new_callbacks(
         run_dir: The run's folder.
         ranks: The processes of the run.
         frozen: Keys of what the memory was filled with, which a checkpoint refers to.
+        note_kept: Told of the models that ``keep_levels`` has kept so far.
         warn: Told of what a reader of the result must know.
     """
     config, rows = checked.config, prepared.datamodule
@@ -207,6 +208,8 @@ def new_callbacks(
         kind=prepared.task.kind,
         loaders=loaders,
         metrics=prepared.metrics,
+        note=note_kept,
+        warn=warn,
         ranks=ranks,
     )
     return Callbacks(

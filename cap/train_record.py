@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from cap.cli import typed_overrides
 from cap.config import Checked
-from cap.errors import StoppedError
+from cap.errors import InputError, StoppedError
 from cap.models.encoders import AUTO_CLASS
 from cap.models.families import prunable_linears
 from cap.preparation import Prepared, Teacher, data_terms
@@ -34,6 +34,9 @@ from cap.results.record import environment, peak_memory_gb, retention, write_rec
 from cap.results.report import summary_table, write_report
 from cap.training.checkpoint import Checkpoint
 from cap.training.curves import cut_curves
+
+# A process that was killed with its grid may still be writing its last checkpoint in the folder.
+_PATIENCE_SECONDS = 150.0
 
 log = logging.getLogger("cap.train")
 
@@ -56,6 +59,7 @@ class RunRecord:
         self.warnings: list[str] = []
         self.loggers: list[Logger] = []
         self._earlier: dict[str, Any] = {}
+        self._is_complete = False
         self._lock: FileLock | None = None
         self._log_file: logging.FileHandler | None = None
         self._seconds_before = 0.0
@@ -76,12 +80,13 @@ class RunRecord:
         yield
         self.seconds[name] = time.perf_counter() - started
 
-    def begin(self, prepared: Prepared, *, find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    def begin(self, prepared: Prepared, *, find: Callable[[], Checkpoint | None], goes_on: bool) -> Checkpoint | None:
         """Claim the folder; from here on it holds a record that does not look complete.
 
         Args:
             prepared: What the run starts from.
             find: Looks for the checkpoint to go on from, once nobody else writes in the folder.
+            goes_on: Whether what an earlier attempt left counts; whoever may still be writing there is then waited for.
 
         Returns:
             The checkpoint; None to start, and on all processes but the first.
@@ -96,10 +101,11 @@ class RunRecord:
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
         if not self.is_first:
             return None
-        lock = self._lock = hold(self.run_dir)
+        lock = self._lock = hold(self.run_dir, patience=_PATIENCE_SECONDS if goes_on else 0.0)
         try:
             checkpoint = find()
-            self._take_over(checkpoint)
+            if goes_on:
+                self._take_over(checkpoint)
             config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.checked.resolved))
             claim(self.run_dir, self.content, config_yaml, goes_on=checkpoint is not None)
         except BaseException:
@@ -108,16 +114,28 @@ class RunRecord:
         return checkpoint
 
     def _take_over(self, checkpoint: Checkpoint | None) -> None:
-        """Keep of an interrupted attempt's record what this one cannot know."""
+        """Keep of an interrupted attempt's record what this one cannot know.
+
+        Raises:
+            InputError: If that attempt read other rows.
+        """
         earlier = read_record(self.run_dir, self.checked.hash)
-        if earlier is None or checkpoint is None:
+        if earlier is None:
             return
         self._earlier = earlier
+        self.content |= {key: earlier[key] for key in ("wandb_id", "teacher") if key in earlier}
+        if checkpoint is None:
+            return
+        if earlier.get("data") != self.content["data"]:
+            raise InputError(
+                f"a run goes on with the rows it began with, but those of {self.content['data']['source']} have "
+                f"changed since; give another output_dir, or remove {self.run_dir / CHECKPOINTS} to start this run anew"
+            )
         self.content["resumed_at"] = [*earlier.get("resumed_at", []), checkpoint.step]
         cut_curves(self.run_dir, checkpoint.n_rows)
         log.info("going on after step %d, in %s", checkpoint.step, self.run_dir)
 
-    def start_loggers(self) -> None:
+    def start_loggers(self) -> list[Logger]:
         """Write the log into the folder, too, and start what ``logger=`` chose."""
         if self.is_first:
             self._log_file = logging.FileHandler(self.run_dir / "train.log", encoding="utf-8")
@@ -127,6 +145,7 @@ class RunRecord:
         if node:
             self.loggers.append(instantiate(node, save_dir=str(self.run_dir), **self._same_run(node)))
             self.loggers[0].log_hyperparams(self.checked.resolved)
+        return self.loggers
 
     def _same_run(self, node: Mapping[str, Any]) -> dict[str, Any]:
         """Name what makes a logger that is not ours go on where it was."""
@@ -136,18 +155,22 @@ class RunRecord:
         if not str(node["_target_"]).endswith("WandbLogger"):
             return {}
         # A sweep's agent has named the run already.
-        run_id = (
-            os.environ.get("WANDB_RUN_ID") or node.get("id") or self._earlier.get("wandb_id") or uuid.uuid4().hex[:8]
-        )
+        by_agent = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        run_id = by_agent or node.get("id") or self._earlier.get("wandb_id") or uuid.uuid4().hex[:8]
         self.content["wandb_id"] = run_id
         self._write_interim()
         return {"id": run_id}
 
     def note_teacher(self, teacher: Teacher) -> None:
         """Write down who the teacher is; an interrupted attempt may have trained the one that is cached now."""
-        was_cached = self._earlier.get("teacher", {}).get("was_cached", teacher.was_cached)
+        was_cached = (self._earlier.get("teacher") or {}).get("was_cached", teacher.was_cached)
         self.content["scores"]["teacher"] = teacher.scores
         self.content["teacher"] = {"name": teacher.label, "was_cached": was_cached}
+        self._write_interim()
+
+    def note_kept(self, kept: list[dict[str, Any]]) -> None:
+        """Write down which models are kept so far, whatever becomes of the run."""
+        self.content["kept"] = list(kept)
         self._write_interim()
 
     def note_training(
@@ -198,6 +221,10 @@ class RunRecord:
         message = f"{type(error).__name__}: {error}".strip(": ")
         if is_interrupted:
             message = str(error) if isinstance(error, StoppedError) else "stopped from outside"
+        if self._is_complete:
+            # What stopped it came after the end: the record stands.
+            self._close_loggers(succeeded=True)
+            return
         if self.is_first:
             self._to_file(f"{status}: {message}")  # the door says it on the terminal
             try:
@@ -251,8 +278,9 @@ class RunRecord:
         )
         write_report(self.run_dir, self.content)
         write_record(self.run_dir, self.content)
-        self._close_loggers(succeeded=True)
+        self._is_complete = True
         shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
+        self._close_loggers(succeeded=True)
         Console().print(summary_table(self.content, str(self.run_dir)))
         return pruned[metric]
 

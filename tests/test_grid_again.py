@@ -13,15 +13,30 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+# A grid that is sent a SIGTERM in the third step of its first job.
+STOPPED = """
+import os, signal
+from cap.train import main
+from cap.training.module import CapModule
+original = CapModule.training_step
+def step(self, batch, batch_idx):
+    if self.pruner is not None and self.global_step == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return original(self, batch, batch_idx)
+CapModule.training_step = step
+main()
+"""
+
+
 @pytest.fixture
 def run_grid(tiny_overrides, tmp_path):
     """Run the same two jobs, each in the folder of its configuration."""
     shared = [override for override in tiny_overrides if not override.startswith("output_dir")]
-    short = ["contrast=none", "distill=none", "teacher=none", "trainer.max_steps=2", "sparsity=0.5,0.7"]
+    short = ["contrast=none", "distill=none", "teacher=none", "trainer.max_steps=4", "sparsity=0.5,0.7"]
 
-    def run() -> subprocess.CompletedProcess[str]:
+    def run(*program: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "cap.train", "-m", *shared, *short, f"hydra.sweep.dir={tmp_path / 'grid'}"],
+            [sys.executable, *program, "-m", *shared, *short, f"hydra.sweep.dir={tmp_path / 'grid'}"],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -32,17 +47,22 @@ def run_grid(tiny_overrides, tmp_path):
     return run
 
 
-def test_repeated_grid_leaves_what_is_complete_and_finishes_what_is_not(run_grid, tmp_path):
-    run_grid()
-    half, most = (tmp_path.glob(f"grid/sst2/soft_movement-{sparsity}/*/record.json") for sparsity in ("0.5", "0.7"))
-    complete, interrupted = next(half), next(most)
-    written = complete.stat().st_mtime_ns
-    record = json.loads(interrupted.read_text(encoding="utf-8"))
-    interrupted.write_text(json.dumps({**record, "status": "interrupted"}), encoding="utf-8")
-    again = run_grid()
+def status(tmp_path: Path, sparsity: str) -> tuple[str, list[int] | None, int]:
+    """Read how a job ended, where it went on, and when that was written."""
+    (path,) = tmp_path.glob(f"grid/sst2/soft_movement-{sparsity}/*/record.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record["status"], record.get("resumed_at"), path.stat().st_mtime_ns
+
+
+def test_repeated_grid_finishes_what_is_not_complete_and_leaves_what_is(run_grid, tmp_path):
+    stopped = run_grid("-c", STOPPED)
+    assert stopped.returncode == 143, stopped.stderr
+    assert status(tmp_path, "0.5")[0] == "interrupted"
+    again = run_grid("-m", "cap.train")
     assert again.returncode == 0, again.stderr
-    summary = next(line for line in again.stderr.splitlines() if "2 jobs: " in line)
-    assert "1 skipped" in summary
-    assert "1 resumed" in summary
-    assert complete.stat().st_mtime_ns == written
-    assert json.loads(interrupted.read_text(encoding="utf-8"))["status"] == "completed"
+    assert "2 jobs: 1 completed, 1 resumed" in again.stderr
+    first = status(tmp_path, "0.5")
+    assert first[:2] == ("completed", [3])
+    assert status(tmp_path, "0.7")[:2] == ("completed", None)
+    assert "2 jobs: 2 skipped" in run_grid("-m", "cap.train").stderr
+    assert status(tmp_path, "0.5") == first

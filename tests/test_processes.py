@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,10 +32,51 @@ def test_every_process_knows_its_rank_and_the_devices(start, tmp_path):
     }
 
 
-def test_environment_is_as_it_was_afterwards(start):
-    before = dict(os.environ)
+def test_environment_and_handlers_are_as_they_were_afterwards(start, monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_SIGNALS_TO_HANDLE", raising=False)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = dict(os.environ), [signal.getsignal(number) for number in numbers]
     start("well")
-    assert dict(os.environ) == before
+    assert (dict(os.environ), [signal.getsignal(number) for number in numbers]) == before
+
+
+REFUSED = {
+    "several machines without a launcher": ({}, (4, 2), "trainer.num_nodes=2 needs a launcher"),
+    "another number than the launcher's": ({"RANK": "0", "WORLD_SIZE": "2"}, (4, 1), "started 2 processes, but"),
+    "one process of several": ({"RANK": "1", "WORLD_SIZE": "2"}, (1, 1), "but trainer.devices is 1; set"),
+}
+
+
+@pytest.mark.parametrize(("variables", "asked", "message"), REFUSED.values(), ids=REFUSED)
+def test_processes_that_the_launcher_and_the_configuration_disagree_on_are_refused(
+    monkeypatch, variables, asked, message
+):
+    from cap.errors import InputError
+    from cap.processes import check_processes
+
+    for name, value in {**variables, **({"TORCHELASTIC_RUN_ID": "made-up"} if variables else {})}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        check_processes(*asked)
+
+
+FIRST = {
+    "torchrun": ({"TORCHELASTIC_RUN_ID": "a", "RANK": "1", "LOCAL_RANK": "0"}, False),
+    "Lightning's variables": ({"LOCAL_RANK": "1"}, False),
+    "Lightning's variables on another machine": ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+    "SLURM": ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "1"}, False),
+    "the first of SLURM": ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "0"}, True),
+    "nobody": ({}, True),
+}
+
+
+@pytest.mark.parametrize(("variables", "expected"), FIRST.values(), ids=FIRST)
+def test_one_process_of_several_is_the_first(monkeypatch, variables, expected):
+    from cap.processes import is_first_process
+
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is expected
 
 
 def failures() -> dict[str, tuple[str, type[Exception], str]]:
@@ -90,14 +132,17 @@ def test_two_processes_prune_one_student_in_a_job_of_a_multirun(tiny_overrides, 
 
 
 def test_process_ends_when_the_one_that_watches_it_is_gone(tmp_path):
-    program = "import time; from cap.processes import end_with_parent; end_with_parent(); time.sleep(60)"
-    # The shell that started it ends at once, and names a parent that never was.
+    program = (
+        "import logging, time; from cap.processes import end_with_parent\n"
+        "logging.basicConfig(); end_with_parent(); time.sleep(60)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
-        env={**os.environ, "CAP_PARENT": "1"},
+        env={**os.environ, "CAP_PARENT": str(2**22 + 1)},  # no process bears such a number
         capture_output=True,
         text=True,
         timeout=50,
     )
     assert done.returncode == 1
+    assert "the process that started this one is gone" in done.stderr

@@ -104,6 +104,28 @@ def test_run_goes_on_from_any_step(compose_config, tmp_path, uninterrupted, kill
     run(compose_config, killed(step, "trainer.val_check_interval=0.5"))
     assert_same_run(tmp_path / "run", whole)
     assert curves(tmp_path / "run") == curves(whole)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [step]
+
+
+# What Lightning counts in other ways: validations over epochs, an epoch that is cut, loaders with processes.
+COUNTED = {
+    "validations by steps": ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=3"],
+    "an end within an epoch": ["trainer.max_steps=6"],
+    "part of an epoch": ["trainer.limit_train_batches=3"],
+    "bfloat16": ["trainer.precision=bf16-mixed"],
+}
+
+
+@pytest.mark.parametrize("overrides", COUNTED.values(), ids=COUNTED)
+def test_run_that_is_killed_twice_goes_on_however_its_steps_are_counted(
+    compose_config, tmp_path, uninterrupted, killed, overrides
+):
+    whole = uninterrupted(*overrides)
+    killed(2, *overrides)
+    run(compose_config, killed(5, *overrides, "resume=true"))
+    assert_same_run(tmp_path / "run", whole)
+    assert curves(tmp_path / "run") == curves(whole)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [2, 5]
 
 
 def test_trained_run_that_died_before_it_was_saved_is_not_trained_again(
@@ -149,6 +171,46 @@ def test_checkpoint_holds_no_frozen_model_and_executes_nothing(tmp_path, killed)
     assert {name.partition(".")[0] for name in checkpoint["state_dict"]} == {"student"}
 
 
+def test_signal_after_the_end_leaves_a_complete_run(compose_config, tiny_overrides, tmp_path, monkeypatch):
+    from cap.errors import StoppedError
+    from cap.train_record import RunRecord
+
+    close, calls = RunRecord._close_loggers, []
+
+    def with_signal(self, **options):
+        calls.append(options)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        close(self, **options)
+
+    monkeypatch.setattr(RunRecord, "_close_loggers", with_signal)
+    with pytest.raises(StoppedError):
+        run(compose_config, tiny_overrides)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "completed"
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_what_a_killed_first_write_has_left_is_nobody_elses(compose_config, tiny_overrides, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".record.json.ab12.json").write_text("{")
+    run(compose_config, [*tiny_overrides, "contrast=none"])
+    assert not (tmp_path / "run" / ".record.json.ab12.json").exists()
+
+
+def test_run_does_not_go_on_with_other_rows(compose_config, tiny_data, tmp_path, killed):
+    import shutil
+
+    from cap.errors import InputError
+
+    data = tmp_path / "rows" / "sst2"
+    shutil.copytree(tiny_data, data)
+    wanted = killed(2, f"data_dir={data}")
+    with (data / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"sentence": "the film is good", "label": 1}) + "\n")
+    with pytest.raises(InputError, match="goes on with the rows it began with, but those of folder sst2 have changed"):
+        run(compose_config, wanted)
+
+
 def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, killed):
     import shutil
 
@@ -184,7 +246,11 @@ def test_interrupted_run_is_not_thrown_away(compose_config, killed):
         run(compose_config, [*wanted, "resume=false"])
 
 
-def test_killed_teacher_goes_on_to_the_same_bits(compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted):
+def test_killed_teacher_goes_on_to_the_same_bits(
+    compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted, caplog
+):
+    import logging
+
     from cap.training.module import CapModule
 
     overrides = [*tiny_overrides, "checkpoint.every_n_steps=1", "resume=true"]
@@ -201,7 +267,9 @@ def test_killed_teacher_goes_on_to_the_same_bits(compose_config, tiny_overrides,
         with pytest.raises(Killed):
             run(compose_config, overrides)
     assert not (tmp_path / "run" / "checkpoints").exists()
+    caplog.set_level(logging.INFO, logger="cap")
     run(compose_config, overrides)
+    assert "teacher: fine-tuning goes on after step 2" in caplog.text
     assert_same_run(tmp_path / "run", whole)
     assert not list((tmp_path / "cache" / "teachers").glob("*.unfinished"))
 
@@ -245,6 +313,7 @@ def test_signal_leaves_a_checkpoint_from_which_the_run_goes_on_to_the_same_bits(
     assert (record["status"], record["error"]) == ("interrupted", "stopped by SIGTERM")
     run(compose_config, [*tiny_overrides, "resume=true"])
     assert_same_run(tmp_path / "run", whole)
+    assert curves(tmp_path / "run") == curves(whole)
     assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [step]
 
 

@@ -48,12 +48,14 @@ def require_free(run_dir: Path, config_hash: str) -> None:
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"output_dir must be a folder, got the file {run_dir}; choose another output_dir")
-    if not run_dir.exists() or not any(run_dir.iterdir()):
+    # A file whose name begins with a dot may be one that another process of the same run is about to rename.
+    found = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")] if run_dir.exists() else []
+    if not found:
         return
     if not (run_dir / RECORD).is_file():
-        found = ", ".join(sorted(path.name for path in run_dir.iterdir())[:3])
         raise InputError(
-            f"output_dir must be new, empty, or hold a run of this configuration, got {run_dir} with {found}; "
+            f"output_dir must be new, empty, or hold a run of this configuration, got {run_dir} with "
+            f"{', '.join(sorted(found)[:3])}; "
             f"choose another output_dir"
         )
     try:
@@ -113,26 +115,42 @@ def claim(run_dir: Path, record: dict[str, Any], config_yaml: str, *, goes_on: b
     if (run_dir / RECORD).is_file() and not goes_on:
         log.warning("%s holds a run of the same configuration; this run replaces it", run_dir)
     write_record(run_dir, {**record, "status": "interrupted"})
-    for name in set() if goes_on else _OURS - {RECORD}:
-        path = run_dir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for path in run_dir.iterdir():
+        is_left_over = any(path.name.startswith(f".{name}.") for name in _OURS)  # by a write that was killed
+        if is_left_over or (not goes_on and path.name in _OURS - {RECORD}):
+            remove(path)
     with atomic_file(run_dir / CONFIG) as temporary:
         temporary.write_text(config_yaml, encoding="utf-8")
 
 
-def hold(run_dir: Path) -> FileLock:
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def hold(run_dir: Path, *, patience: float = 0.0) -> FileLock:
     """Keep other processes out of a run's folder until the lock is released or this process ends.
+
+    Args:
+        run_dir: The run's folder.
+        patience: Seconds to wait for another process that is there; that it is waited for is said.
 
     Raises:
         InputError: If another process runs in this folder, or it cannot be written.
     """
     ensure_writable(run_dir, "output_dir")
     lock = locked(run_dir)
+    ensure_writable(Path(lock.lock_file).parent, "output_dir")
     try:
-        lock.acquire(timeout=0)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if patience > 0:
+                log.info("another process is in %s; waiting for it up to %.0f s", run_dir, patience)
+            lock.acquire(timeout=patience)
     except Timeout as error:
         raise InputError(
             f"output_dir must not be in use, but another process is running this configuration in {run_dir}; "

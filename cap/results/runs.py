@@ -184,11 +184,16 @@ def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
     return _what_counts(config, "")
 
 
+# Keys that are newer than records which must still be found: with this value they say what their absence says.
+_SAYS_NOTHING = {"trainer.num_nodes": 1}
+
+
 def _what_counts(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     kept = {
         key: _what_counts(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in node.items()
         if f"{prefix}{key}" not in _CHANGES_NOTHING
+        and (f"{prefix}{key}" not in _SAYS_NOTHING or value != _SAYS_NOTHING[f"{prefix}{key}"])
     }
     return {key: value for key, value in kept.items() if value is not None and value != {}}
 

@@ -21,8 +21,6 @@ from cap.training.stop import stop
 log = logging.getLogger(__name__)
 
 _KEY = "cap"
-# The newest one, and the one before it in case the newest is torn.
-_N_KEPT = 2
 _BYTES_PER_GB = 1e9
 
 
@@ -105,15 +103,15 @@ class CheckpointCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the trained student until its model is saved and scored."""
-        if self.every_n_minutes is not None or self.every_n_steps is not None:
+        if self.every_n_minutes is not None or self.every_n_steps is not None or stop.signal is not None:
             self.save(trainer)
         stop.is_deferred = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write a checkpoint if the run was stopped from outside at a place where that can be done."""
-        stop.is_deferred = False
         if isinstance(exception, StoppedError) and exception.is_clean and trainer.global_step > 0:
             self.save(trainer)
+        stop.is_deferred = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not keep."""
@@ -169,11 +167,17 @@ class CheckpointCallback(Callback):
                     "n_rows": n_rows,
                 },
             )
-            for old in sorted(self.folder.glob("step-*.json"))[:-_N_KEPT]:
-                old.unlink()
-                old.with_suffix(".ckpt").unlink(missing_ok=True)
+            self._forget_others(path)
             log.info("step %d: checkpoint of %.2f GB", step, n_bytes / _BYTES_PER_GB)
         self._last_time = time.monotonic()
+
+    def _forget_others(self, newest: Path) -> None:
+        """Keep the newest checkpoint and the one before it; remove others, torn ones and what killed writes left."""
+        before = [path for path in self.folder.glob("step-*.json") if path.stem < newest.stem and _has_its_size(path)]
+        kept = {newest.stem, *(path.stem for path in sorted(before)[-1:])}
+        for path in [*self.folder.glob("step-*.json"), *self.folder.glob("step-*.ckpt"), *self.folder.glob(".step-*")]:
+            if path.stem not in kept:  # the list goes before the file: without it the file does not count
+                path.unlink()
 
     def _is_due(self, step: int) -> bool:
         minutes = (time.monotonic() - self._last_time) / 60
@@ -189,6 +193,13 @@ class CheckpointCallback(Callback):
         loop = trainer.fit_loop.epoch_loop
         loop._batches_that_stepped = state["n_batches_that_stepped"]
         loop.batch_progress.total.ready = loop.batch_progress.total.completed + 1
+
+
+def _has_its_size(listed: Path) -> bool:
+    try:
+        return bool(listed.with_suffix(".ckpt").stat().st_size == read_json(listed)["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _loader(trainer: Trainer) -> Any:

@@ -40,6 +40,8 @@ class KeepCallback(Callback):
         kind: What an answer of the task is.
         loaders: Makes the validation loaders by split, of this process's share of the rows.
         metrics: Makes metrics by the same splits.
+        note: Told of everything that is kept so far, whenever there is more.
+        warn: Told of what a reader of the result must know.
         ranks: The processes of the run.
     """
 
@@ -53,6 +55,8 @@ class KeepCallback(Callback):
         kind: Kind,
         loaders: Callable[[], Mapping[str, DataLoader]],
         metrics: Callable[[], Mapping[str, Metrics]],
+        note: Callable[[list[dict[str, Any]]], None] = lambda kept: None,
+        warn: Callable[[str], None] = log.warning,
         ranks: Ranks = ALONE,
     ) -> None:
         self.levels = tuple(levels)
@@ -62,33 +66,41 @@ class KeepCallback(Callback):
         self.kind = kind
         self.loaders = loaders
         self.metrics = metrics
+        self.note = note
+        self.warn = warn
         self.ranks = ranks
         self.kept: list[dict[str, Any]] = []
+        self._n_passed = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep every level that the masks are about to pass."""
         module = cap_module(pl_module)
         pruner, step = module.pruner, trainer.global_step
-        if pruner is None or len(self.kept) == len(self.levels) or not self.pruning.is_due(step, pruner):
+        if pruner is None or self._n_passed == len(self.levels) or not self.pruning.is_due(step, pruner):
             return
-        target = self.pruning.target_at(step)
-        for level in self.levels[len(self.kept) :]:
+        target, holds_levels = self.pruning.target_at(step), self.pruning.holds_levels
+        for level in self.levels[self._n_passed :]:
             # A level that the schedule holds is at its end only when the next one begins.
-            is_passed = target > level if self.pruning.holds_levels else target >= level
+            is_passed = target > level if holds_levels else target >= level
             if not is_passed:
                 return
-            if not self.pruning.holds_levels:
-                pruner.update_masks(level)
-            self._keep(module.student, pruner, level, trainer)
+            if holds_levels and self.pruning.target != level:
+                self.warn(f"No model is kept at {level}: the run has too few steps, and the schedule passed it over.")
+            else:
+                if not holds_levels:
+                    pruner.update_masks(level)
+                self._keep(module.student, pruner, level, trainer)
+            self._n_passed += 1
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
-        return {"kept": self.kept}
+        return {"kept": self.kept, "n_passed": self._n_passed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
-        self.kept = list(state_dict["kept"])
+        self.kept, self._n_passed = list(state_dict["kept"]), state_dict["n_passed"]
+        self.note(self.kept)
 
     def _keep(self, student: PooledModel, pruner: Pruner, level: float, trainer: Trainer) -> None:
-        folder = self.folder / f"{level:g}"
+        folder = self.folder / repr(level)
         if self.ranks.is_first:
             with atomic_folder(folder) as temporary:
                 save_model(_folded(student.model, pruner), self.tokenizer, temporary)
@@ -113,6 +125,7 @@ class KeepCallback(Callback):
                 "folder": f"{self.folder.name}/{folder.name}",
             }
         )
+        self.note(self.kept)
         log.info(
             "step %d: the model at sparsity %.4f is kept in %s", trainer.global_step, fractions["prunable"], folder
         )

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from cap.errors import InputError, RunError
+from cap.errors import InputError, RunError, StoppedError
 from cap.storage import atomic_file
 from cap.training.checkpoint import Checkpoint
 from cap.training.curves import CurvesLogger
+from cap.training.ranks import ALONE, Ranks
 from cap.training.stop import stop
-
-_BYTES_PER_GB = 1e9
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -40,11 +42,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             # PyTorch stumbles over what is missing from the file before the reason gets through.
             cause = error if isinstance(error, OSError) else error.__context__
-            reason = cause.strerror if isinstance(cause, OSError) else str(error)
-            free = shutil.disk_usage(path.parent).free / _BYTES_PER_GB
+            if not isinstance(cause, OSError):
+                raise
             raise RunError(
-                f"a checkpoint must be written to {path.parent}, but: {reason} ({free:.2f} GB are free there). The one "
-                f"before it is as it was: make room, then repeat the command with resume=true"
+                f"a checkpoint must be written to {path.parent}, but: {cause.strerror}. The one before it is as it "
+                f"was: make room, then repeat the command with resume=true"
             ) from error
 
 
@@ -69,12 +71,22 @@ def build_trainer(
         callbacks=[*callbacks, *bar],
         logger=[CurvesLogger(run_dir), *loggers],
         default_root_dir=run_dir,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *_environment(options)],
         enable_checkpointing=False,  # CheckpointCallback writes what a run needs, and nothing else
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module has its own
     )
+
+
+def _environment(options: Mapping[str, Any]) -> list[ClusterEnvironment]:
+    """Name the environment where Lightning's choice would do more than is wanted."""
+    if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
+        return []
+    is_alone = options.get("devices", 1) in (1, "auto") and options.get("num_nodes", 1) == 1
+    # Tasks that each run for themselves are no processes of one run. And Lightning would answer SLURM's signal with a
+    # checkpoint of its own in the middle of a step, and take that up in silence the next time.
+    return [LightningEnvironment() if is_alone else SLURMEnvironment(auto_requeue=False)]
 
 
 def add_callbacks(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
@@ -83,7 +95,12 @@ def add_callbacks(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
 
 
 def fit(
-    trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, checkpoint: Checkpoint | None
+    trainer: Trainer,
+    module: LightningModule,
+    datamodule: LightningDataModule,
+    checkpoint: Checkpoint | None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train from the start, or from a checkpoint on.
 
@@ -92,6 +109,7 @@ def fit(
         module: What is trained.
         datamodule: The rows.
         checkpoint: Where to go on; None starts.
+        ranks: The processes that train together; all of them stop if one was asked to.
 
     Raises:
         StoppedError: If the process was asked to stop; a checkpoint has been written, if there was a place to.
@@ -101,7 +119,9 @@ def fit(
     else:
         # Tensors, numbers and strings only: nothing in a checkpoint is ever executed.
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint.path, weights_only=True)
-    stop.check()
+    (signal,) = ranks.highest([stop.signal or 0])
+    if signal:
+        raise StoppedError(signal, is_clean=True)
 
 
 def idle_trainer(accelerator: str) -> Trainer:

@@ -44,7 +44,8 @@ class ScoreCallback(Callback):
         self.ranks = ranks
         self.levels: list[dict[str, Any]] = []
         self._level_ends: set[int] = set()
-        self._is_owed = False  # a validation was given up because the run was asked to stop
+        # The epoch of a validation that was given up because the run was asked to stop.
+        self._owed: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the steps at which a level gives way to the next."""
@@ -55,7 +56,7 @@ class ScoreCallback(Callback):
         """Score a level before the next one begins, unless a validation has just done so."""
         step = trainer.global_step
         is_noted = bool(self.levels) and self.levels[-1]["step"] == step
-        if (step in self._level_ends and not is_noted) or self._is_owed:
+        if (step in self._level_ends and not is_noted) or self._owed is not None:
             module = cap_module(pl_module)
             device = trainer.strategy.root_device
             scores, _ = evaluate(
@@ -67,12 +68,12 @@ class ScoreCallback(Callback):
                 trainer=trainer,
                 ranks=self.ranks,
             )
+            epoch = trainer.current_epoch if self._owed is None else self._owed
+            row = {**{f"val/{name}": value for name, value in scores.items()}, "epoch": epoch}
             for logger in trainer.loggers:
-                logger.log_metrics(
-                    {f"val/{name}": value for name, value in scores.items()}, step - 1
-                )  # as a validation is
+                logger.log_metrics(row, step - 1)  # where a validation is logged
             self._note(step, scores)
-            self._is_owed = False
+            self._owed = None
         self._level_ends.discard(step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +81,7 @@ class ScoreCallback(Callback):
         if trainer.sanity_checking:
             return
         if cap_module(pl_module).is_asked_to_stop:
-            self._is_owed = True
+            self._owed = trainer.current_epoch
             return
         scores = {
             name.removeprefix("val/"): float(value)
@@ -90,10 +91,10 @@ class ScoreCallback(Callback):
         self._note(trainer.global_step, scores)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
-        return {"levels": self.levels, "is_owed": self._is_owed}
+        return {"levels": self.levels, "owed": self._owed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
-        self.levels, self._is_owed = list(state_dict["levels"]), state_dict["is_owed"]
+        self.levels, self._owed = list(state_dict["levels"]), state_dict["owed"]
 
     def _note(self, step: int, scores: dict[str, float]) -> None:
         self.levels.append(

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from cap.errors import InputError
 from cap.heads import Head, Kind, Metrics
 from cap.models.encoders import PooledModel, load_saved_model, save_model
-from cap.storage import content_key, file_sha256, making, read_json, write_json
+from cap.storage import content_key, file_sha256, making, read_json, settle, write_json
 from cap.training.checkpoint import CheckpointCallback, newest_checkpoint
 from cap.training.curves import cut_curves
 from cap.training.evaluation import evaluate
@@ -143,10 +143,11 @@ def _fine_tune(
     fit(trainer, module, datamodule, found)
     save_model(module.student.model, tokenizer, work)
     write_json(work / _META, {"content": dict(meta), "weights_sha256": file_sha256(work / _WEIGHTS)})
-    shutil.rmtree(work / _CHECKPOINTS, ignore_errors=True)
     if folder.exists():  # damaged, or it would have been used
         shutil.rmtree(folder)
+    settle(work)
     work.rename(folder)
+    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
 
 
 def cached_scores(
