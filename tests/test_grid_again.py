@@ -60,7 +60,7 @@ def test_repeated_grid_finishes_what_is_not_complete_and_leaves_what_is(run_grid
     assert status(tmp_path, "0.5")[0] == "interrupted"
     again = run_grid("-m", "cap.train")
     assert again.returncode == 0, again.stderr
-    assert "2 jobs: 1 completed, 1 resumed" in again.stderr
+    assert "2 jobs: 1 resumed, 1 completed" in again.stderr
     first = status(tmp_path, "0.5")
     assert first[:2] == ("completed", [3])
     assert status(tmp_path, "0.7")[:2] == ("completed", None)
