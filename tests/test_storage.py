@@ -350,3 +350,31 @@ def test_lock_of_a_maker_that_died_is_taken_over(tmp_path):
         maker.wait()
         with making(tmp_path / "thing", "it"):
             pass
+
+
+def growing(path: Path, *parts: np.ndarray) -> None:
+    from cap.storage import GrowingArray
+
+    with GrowingArray(path) as array:
+        for part in parts:
+            array.append(part)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int64], ids=["float16", "int64"])
+@pytest.mark.parametrize("shape", [(1003, 5), (1003,)], ids=["rows", "numbers"])
+def test_array_that_grew_is_the_file_that_numpy_would_write(tmp_path, shape, dtype):
+    rows = np.arange(np.prod(shape)).astype(dtype).reshape(shape)
+    growing(tmp_path / "grown.npy", rows[:1], rows[1:1], rows[1:700], rows[700:])
+    np.save(tmp_path / "saved.npy", rows)
+    assert (tmp_path / "grown.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
+
+
+def test_array_of_other_rows_than_before_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must all be .*float16.* got .*float32"):
+        growing(tmp_path / "grown.npy", np.zeros((1, 2), np.float16), np.zeros((1, 2), np.float32))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_is_an_error_and_no_crash():
+    with pytest.raises(OSError, match="No space left"):
+        growing(Path("/dev/full"), np.zeros((100_000, 8)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
 from cap.budget import MemoryBudget
@@ -82,6 +83,7 @@ class CapDataModule(LightningDataModule):
         self._seed = seed
         self._num_workers = num_workers
         self._budget = MemoryBudget(0.0) if budget is None else budget
+        self._limit: tuple[Any, int | float] | None = None
         # One key per split: other validation rows leave everything that is made of the training rows as it was.
         keys = {
             split: content_key(
@@ -137,18 +139,22 @@ class CapDataModule(LightningDataModule):
         sampler = LengthGroupedBatchSampler(
             self._tokens["train"].lengths, self._batch_size, self._seed, shuffle=True, num_replicas=size, rank=rank
         )
-        return self._loader("train", sampler, _ResumableLoader)
+        return self._loader(self._tokens["train"], sampler, _ResumableLoader)
 
     def val_dataloader(self) -> list[DataLoader]:  # noqa: D102 - Lightning's hook
         rank, size = self._place
         splits = self._task.validation_splits
-        most = max(len(self._tokens[split]) for split in splits)
-        if most < size:
+        if size == 1:
+            return [self._sorted_loader(split) for split in splits]
+        limit = self._take_limit()
+        n_rows = [self._n_validated(split, limit) for split in splits]
+        if max(n_rows) < size:
             raise InputError(
                 f"validation rows are shared by all processes, so that there must be as many as processes at least, "
-                f"got {most} for trainer.devices x trainer.num_nodes = {size}; use fewer processes or more rows"
+                f"got {max(n_rows)} for trainer.devices x trainer.num_nodes = {size}; use fewer processes, more rows "
+                f"or a higher trainer.limit_val_batches"
             )
-        return [self._sorted_loader(split, rank, size, is_everyone_busy=True) for split in splits]
+        return [self._busy_loader(split, n, rank, size) for split, n in zip(splits, n_rows, strict=True)]
 
     def eval_dataloaders(self, rank: int = 0, size: int = 1) -> dict[str, DataLoader]:
         """Make a loader per validation split, in the task's order, longest examples first.
@@ -173,19 +179,52 @@ class CapDataModule(LightningDataModule):
         """The rank of this process in training, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _sorted_loader(self, split: str, rank: int, size: int, *, is_everyone_busy: bool = False) -> DataLoader:
-        lengths, batch_size = self._tokens[split].lengths, self._eval_batch_size
-        if is_everyone_busy and len(lengths) <= batch_size * (size - 1):
-            # Lightning passes over the end of a validation in which a process has no batch, where the others wait.
-            batch_size = max(1, len(lengths) // size)
-        sampler = LengthGroupedBatchSampler(
-            lengths, batch_size, self._seed, shuffle=False, num_replicas=size, rank=rank
-        )
-        return self._loader(split, sampler, DataLoader)
+    def _take_limit(self) -> int | float:
+        """Return ``limit_val_batches``, and keep the trainer from applying it once more.
 
-    def _loader(self, split: str, sampler: LengthGroupedBatchSampler, kind: type[DataLoader]) -> DataLoader:
+        It would apply it to what each process has: other rows than one process sees, or on some processes none.
+        """
+        trainer: Any = self.trainer
+        if self._limit is None or self._limit[0] is not trainer:
+            self._limit = (trainer, trainer.limit_val_batches)
+            trainer.limit_val_batches = 1.0
+        return self._limit[1]
+
+    def _n_validated(self, split: str, limit: int | float) -> int:
+        """Count the rows of the batches that a validation in one process is limited to."""
+        n_rows, batch_size = len(self._tokens[split]), self._eval_batch_size
+        n_batches = -(-n_rows // batch_size)
+        # As Lightning reads it: a whole number counts batches, any other is a fraction of them.
+        n_limited = min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
+        if n_limited == 0 and n_batches > 0:
+            raise InputError(
+                f"trainer.limit_val_batches must leave at least one of the {n_batches} batches of the split {split}, "
+                f"got {limit}; set {math.ceil(1000 / n_batches) / 1000} or more, or 0 to leave validation out"
+            )
+        return min(n_rows, n_limited * batch_size)
+
+    def _sorted_loader(self, split: str, rank: int = 0, size: int = 1) -> DataLoader:
+        tokens = self._tokens[split]
+        return self._loader(tokens, self._in_turns(tokens.lengths, self._eval_batch_size, rank, size), DataLoader)
+
+    def _busy_loader(self, split: str, n_rows: int, rank: int, size: int) -> DataLoader:
+        """Share the longest rows of a split so that every process has a batch, if there are enough of them."""
+        tokens, batch_size = self._tokens[split], self._eval_batch_size
+        if n_rows <= batch_size * (size - 1):
+            # Lightning passes over the end of a validation in which a process has no batch, where the others wait.
+            batch_size = max(1, n_rows // size)
+        longest = tokens.lengths.argsort(descending=True, stable=True)[:n_rows]
+        sampler = self._in_turns(tokens.lengths[longest], batch_size, rank, size)
+        return self._loader(Subset(tokens, longest.tolist()), sampler, DataLoader)
+
+    def _in_turns(self, lengths: Tensor, batch_size: int, rank: int, size: int) -> LengthGroupedBatchSampler:
+        return LengthGroupedBatchSampler(lengths, batch_size, self._seed, shuffle=False, num_replicas=size, rank=rank)
+
+    def _loader(
+        self, tokens: Dataset[dict[str, Tensor]], sampler: LengthGroupedBatchSampler, kind: type[DataLoader]
+    ) -> DataLoader:
         return kind(
-            self._tokens[split],
+            tokens,
             batch_sampler=sampler,
             collate_fn=_as_it_is,
             num_workers=self._num_workers,

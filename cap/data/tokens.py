@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cap.budget import MemoryBudget
 from cap.errors import InputError
-from cap.storage import file_sha256, read_json, write_json
+from cap.storage import GrowingArray, file_sha256, read_json, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -77,45 +77,15 @@ def write_arrays(rows: datasets.Dataset, folder: Path, encode: _Encode) -> dict[
     starts = range(0, rows.num_rows, _ROWS_PER_CALL)
     bar = track(starts, "tokenising", console=Console(stderr=True), transient=True, disable=is_quiet)
     folder.mkdir()
-    growing: dict[str, _GrowingArray] = {}
+    growing: dict[str, GrowingArray] = {}
     with ExitStack() as files:
         for start in bar:
             for name, array in encode(rows[start : start + _ROWS_PER_CALL], start).items():
                 if name not in growing:
-                    growing[name] = files.enter_context(_GrowingArray(folder / f"{name}.npy", array))
+                    growing[name] = files.enter_context(GrowingArray(folder / f"{name}.npy"))
                 growing[name].append(array)
     _log.info("tokenised in %.1f s", time.perf_counter() - started)
     return {name: read_array(folder, name) for name in growing}
-
-
-class _GrowingArray:
-    """Write an ``.npy`` file whose first axis becomes as long as what is appended."""
-
-    def __init__(self, path: Path, like: np.ndarray) -> None:
-        self._path = path
-        self._dtype, self._rest = like.dtype, like.shape[1:]
-        self._n_rows = 0
-
-    def __enter__(self) -> _GrowingArray:
-        self._file = self._path.open("wb")
-        self._write_header()
-        return self
-
-    def append(self, array: np.ndarray) -> None:
-        assert (array.dtype, array.shape[1:]) == (self._dtype, self._rest)
-        self._file.write(np.ascontiguousarray(array).data)
-        self._n_rows += len(array)
-
-    def __exit__(self, *error: object) -> None:
-        with self._file:
-            # The format leaves room in the header for any length of the first axis.
-            self._file.seek(0)
-            self._write_header()
-
-    def _write_header(self) -> None:
-        descr = np.lib.format.dtype_to_descr(self._dtype)
-        header = {"descr": descr, "fortran_order": False, "shape": (self._n_rows, *self._rest)}
-        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 def flatten(encoded: Mapping[str, Any]) -> dict[str, np.ndarray]:

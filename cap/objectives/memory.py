@@ -43,11 +43,6 @@ class Memory:
         """Count the encodings per example of a source; 0 if it is not filled."""
         return len(self._encodings.get(source, []))
 
-    @property
-    def has_teacher_logits(self) -> bool:
-        """True once the teacher's logits are here."""
-        return self._teacher_logits is not None
-
     def add_encodings(self, source: Source, path: Path) -> None:
         """Take an array of encodings from disk.
 

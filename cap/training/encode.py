@@ -184,7 +184,7 @@ def frozen_outputs(
         if was_cached:
             if ranks.is_first:
                 log.info("%s: found in the cache", description)
-            return _files(folder, with_logits, was_cached=True)
+            return _files(folder, with_logits, was_cached=True, ranks=ranks)
         n_batches = sum(ranks.gather(len(cast(Sized, loader))))
         if ranks.is_first:
             log.info("%s: %d batches on %s", description, n_batches, computation.device)
@@ -198,7 +198,7 @@ def frozen_outputs(
             with_logits=with_logits,
             ranks=ranks,
         )
-    return _files(folder, with_logits, was_cached=False)
+    return _files(folder, with_logits, was_cached=False, ranks=ranks)
 
 
 def _write_entry(shares: Shares, folder: Path) -> None:
@@ -208,12 +208,14 @@ def _write_entry(shares: Shares, folder: Path) -> None:
         write_json(temporary / _META, {name: file_sha256(temporary / name) for name in shares.names})
 
 
-def _files(folder: Path, with_logits: bool, *, was_cached: bool) -> FrozenOutputs:
+def _files(folder: Path, with_logits: bool, *, was_cached: bool, ranks: Ranks) -> FrozenOutputs:
     lengths = folder / LENGTHS
+    # A network file system may show the others an older state: only the process that wrote looks.
+    has_lengths = together(ranks, lambda: ranks.is_first and lengths.exists(), what="reading the cache")[0]
     return FrozenOutputs(
         encodings=folder / ENCODINGS,
         logits=folder / LOGITS if with_logits else None,
-        lengths=lengths if lengths.exists() else None,
+        lengths=lengths if has_lengths else None,
         was_cached=was_cached,
     )
 

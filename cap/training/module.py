@@ -281,7 +281,10 @@ class CapModule(LightningModule):
 
         Several processes finish it together: they hear of a signal at different times.
         """
-        return stop.signal is not None and self.ranks.size == 1
+        if stop.signal is None or self.ranks.size > 1:
+            return False
+        # After the last step there is no other place to make up for it.
+        return self.trainer.global_step < self.trainer.estimated_stepping_batches
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Collect predictions of a validation batch."""

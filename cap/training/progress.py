@@ -24,7 +24,8 @@ def tracked(
         items: What to iterate over.
         description: What the bar says.
         total: How many items to expect; None takes the length of ``items`` where it has one.
-        trainer: A trainer that is fitting: the bar then joins its display, since a terminal has room for one only.
+        trainer: A trainer that is fitting: the bar then joins its display, since a terminal has room for one only. Of
+            several processes the first one shows it.
 
     Yields:
         The items.
@@ -36,6 +37,9 @@ def tracked(
         total = len(items)
     if trainer is not None and trainer.world_size == 1:
         items = _until_stopped(items)
+    if trainer is not None and not trainer.is_global_zero:
+        yield from items
+        return
     bar = trainer.progress_bar_callback if trainer is not None else None
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
         task = bar.progress.add_task(f"[white]{description}", total=total)

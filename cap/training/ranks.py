@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ T = TypeVar("T")
 # The first process may train a teacher for hours while the others wait. One that died is noticed at once all the same:
 # its sockets close.
 _PATIENCE = timedelta(days=30)
-# What gloo, nccl and the rendezvous store say when a process is gone; torch gives them no type in common.
+# What gloo, nccl and the rendezvous store say when a process is gone; torch does not give all of it a type.
 _SIGNS_OF_LOSS = (
     "gloo",
     "nccl",
@@ -34,6 +35,8 @@ _SIGNS_OF_LOSS = (
     "communicator",
     "peer",
 )
+# How messages without a type begin that come from nowhere else: gloo's with the place in its source.
+_ONLY_LOSS = re.compile(r"(\[enforce fail at |\[)[^\]\s]*\bgloo/|nccl|tcpstore", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -205,11 +208,13 @@ def join(trainer: Trainer) -> Ranks:
 
 
 @contextmanager
-def naming_lost_peers(rank: int) -> Iterator[None]:
+def naming_lost_peers(rank: int, *, is_certain: bool = False) -> Iterator[None]:
     """Turn the errors of a connection that broke into one that says what to do.
 
     Args:
         rank: Of this process.
+        is_certain: Whether only what can mean nothing else counts. Required where more than talk happens in the block:
+            a data loader times out and other connections break too.
 
     Raises:
         RunError: If another process is gone.
@@ -217,7 +222,7 @@ def naming_lost_peers(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _is_loss(error):
+        if not _is_loss(error, is_certain=is_certain):
             raise
         raise RunError(
             f"rank {rank}: a process of this run ended, or could no longer be reached, so that this one ends too. "
@@ -226,10 +231,12 @@ def naming_lost_peers(rank: int) -> Iterator[None]:
         ) from error
 
 
-def _is_loss(error: RuntimeError) -> bool:
+def _is_loss(error: RuntimeError, *, is_certain: bool) -> bool:
     if isinstance(error, torch.OutOfMemoryError | RunError):
         return False
-    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS)
+    if isinstance(error, dist.DistError) or _ONLY_LOSS.match(str(error).lstrip()):
+        return True
+    return not is_certain and any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS)
 
 
 def _first_line(error: RuntimeError) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from cap.errors import RunError
+from cap.storage import GrowingArray
 from cap.training.ranks import Ranks
 
 T = TypeVar("T")
@@ -23,59 +24,6 @@ LENGTHS = "lengths.npy"
 _EXAMPLE_ID = "example_id.npy"
 # Rows that are put together at a time: a few MB.
 _CHUNK = 4096
-
-
-class GrowingArray:
-    """Append rows to an ``.npy`` file, so that no process ever holds more than a batch of them.
-
-    Written as a stream and not through a memory map: a disk that is full then raises an ``OSError``, where the page of
-    a map that finds no room would kill the process.
-
-    Args:
-        path: The file; made with the first rows, and whole when the block ends well.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        self._kind: tuple[np.dtype, tuple[int, ...]] | None = None
-        self._n_rows = 0
-
-    def __enter__(self) -> GrowingArray:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is None:
-            return
-        with self._file:
-            if error is None:
-                self._write_header()
-
-    def append(self, rows: np.ndarray) -> None:
-        """Write some rows.
-
-        Raises:
-            ValueError: If they are not like those before.
-        """
-        kind = (rows.dtype, rows.shape[1:])
-        if self._file is None:
-            self._file, self._kind = self._path.open("wb"), kind
-            self._write_header()
-        if kind != self._kind:
-            raise ValueError(f"rows of {self._path.name} must all be {self._kind}, got {kind}")
-        self._file.write(np.ascontiguousarray(rows).data)
-        self._n_rows += len(rows)
-
-    def _write_header(self) -> None:
-        # Once for its length and once for the number of rows: numpy pads headers so that the first axis can grow.
-        assert self._file is not None
-        assert self._kind is not None
-        dtype, row_shape = self._kind
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, {**header, "shape": (self._n_rows, *row_shape)})
 
 
 class ShareWriter:
@@ -248,4 +196,4 @@ def together(ranks: Ranks, work: Callable[[], T], *, what: str) -> list[T]:
     return [value for _, value in outcomes]
 
 
-__all__ = ["ENCODINGS", "LENGTHS", "LOGITS", "GrowingArray", "ShareWriter", "Shares", "share_folder", "together"]
+__all__ = ["ENCODINGS", "LENGTHS", "LOGITS", "ShareWriter", "Shares", "share_folder", "together"]

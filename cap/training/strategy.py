@@ -33,17 +33,17 @@ class ReplicatedStrategy(DDPStrategy):
 
     def setup(self, trainer: Any) -> None:
         """Wrap the model; its weights come from the first process."""
-        with naming_lost_peers(self.global_rank):
+        with naming_lost_peers(self.global_rank, is_certain=True):
             super().setup(trainer)
 
     def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Run the step of this process's share."""
-        with naming_lost_peers(self.global_rank):
+        with naming_lost_peers(self.global_rank, is_certain=True):
             return super().training_step(*args, **kwargs)
 
     def backward(self, closure_loss: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Differentiate, and average the gradients while that goes on."""
-        with naming_lost_peers(self.global_rank):
+        with naming_lost_peers(self.global_rank, is_certain=True):
             return super().backward(closure_loss, *args, **kwargs)
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
@@ -70,14 +70,12 @@ def make_strategy(name: str, *, n_processes: int) -> str | Strategy:
         n_processes: Of the whole run, over all nodes.
 
     Returns:
-        ``auto`` as it is where there is one process; else every process holds the whole model, and gradients are
+        ``auto`` for one process, whatever the name; else every process holds the whole model, and gradients are
         averaged over gloo on CPUs and nccl on GPUs.
 
     Raises:
         InputError: If the strategy splits the model, or starts its processes in a way that cannot work here.
     """
-    if name == "auto" and n_processes == 1:
-        return "auto"
     known = {"auto": False, **_FIND_UNUSED}
     if name not in known:
         raise InputError(
@@ -85,6 +83,9 @@ def make_strategy(name: str, *, n_processes: int) -> str | Strategy:
             f"lie on whole matrices, which every process must hold complete, and a process must be a command of its "
             f"own. Use trainer.strategy=ddp with trainer.devices=N"
         )
+    if n_processes == 1:
+        # Lightning's launcher of processes would leave its variables in the environment, for the next job to find.
+        return "auto"
     return ReplicatedStrategy(find_unused_parameters=known[name])
 
 

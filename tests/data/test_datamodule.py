@@ -144,8 +144,8 @@ def test_worker_processes_give_the_same_batches(make_data: MakeData) -> None:
     assert ids(make_data(num_workers=1).train_dataloader()) == ids(make_data().train_dataloader())
 
 
-def of_rank(data: CapDataModule, rank: int, size: int) -> CapDataModule:
-    data.trainer = SimpleNamespace(world_size=size, global_rank=rank)
+def of_rank(data: CapDataModule, rank: int, size: int, limit: int | float = 1.0) -> CapDataModule:
+    data.trainer = SimpleNamespace(world_size=size, global_rank=rank, limit_val_batches=limit)
     return data
 
 
@@ -165,6 +165,50 @@ def test_processes_share_the_validation_rows_of_training_and_none_is_idle(
     assert sorted(row for share in shares for row in ids(share)) == list(range(N_VALIDATION))
     assert min(len(share) for share in shares) >= 1
     assert max(len(batch["example_id"]) for share in shares for batch in share) <= eval_batch_size
+
+
+# Ten rows in five batches of two, the longest first: the rows that one process is left with.
+@pytest.mark.parametrize(
+    ("limit", "size", "n_rows"),
+    [(1, 2, 2), (2, 4, 4), (3, 2, 6), (3, 4, 6), (99, 4, 10), (0.5, 4, 4), (0.9, 2, 8), (0.9, 4, 8), (1.0, 4, 10)],
+)
+def test_processes_validate_the_rows_that_one_is_limited_to(
+    make_data: MakeData, limit: int | float, size: int, n_rows: int
+) -> None:
+    expected = ids(make_data(eval_batch_size=2).eval_dataloaders()["validation"])[:n_rows]
+    data = make_data(eval_batch_size=2)
+    shares = [list(of_rank(data, rank, size, limit).val_dataloader()[0]) for rank in range(size)]
+    assert sorted(row for share in shares for row in ids(share)) == sorted(expected)
+    assert min(len(share) for share in shares) >= 1
+
+
+@pytest.mark.parametrize("limit", [1, 0.5], ids=["batches", "fraction"])
+def test_a_trainer_of_several_processes_does_not_limit_validation_once_more(
+    make_data: MakeData, limit: int | float
+) -> None:
+    data = of_rank(make_data(eval_batch_size=5), 1, 2, limit)
+    first = ids(data.val_dataloader()[0])
+    assert data.trainer.limit_val_batches == 1.0
+    assert ids(data.val_dataloader()[0]) == first
+
+
+def test_every_trainer_limits_validation_for_itself(make_data: MakeData) -> None:
+    data = make_data(eval_batch_size=5)
+    assert len(ids(of_rank(data, 0, 2, 1).val_dataloader()[0])) == 3
+    assert len(ids(of_rank(data, 0, 2, 1.0).val_dataloader()[0])) == 5
+
+
+def test_one_process_leaves_the_limit_of_validation_to_its_trainer(make_data: MakeData) -> None:
+    data = of_rank(make_data(), 0, 1, 0.5)
+    assert len(ids(data.val_dataloader()[0])) == N_VALIDATION
+    assert data.trainer.limit_val_batches == 0.5
+
+
+def test_a_fraction_that_leaves_no_validation_batch_is_refused(make_data: MakeData) -> None:
+    with pytest.raises(
+        InputError, match=r"limit_val_batches must leave .* the 3 batches .* got 0\.3; set 0\.334 or more"
+    ):
+        of_rank(make_data(eval_batch_size=4), 1, 2, 0.3).val_dataloader()
 
 
 def test_fewer_validation_rows_than_processes_are_refused(make_data: MakeData) -> None:

@@ -230,16 +230,6 @@ def test_teacher_logits_come_by_example(tmp_path: Path, budget_gb: float) -> Non
     np.testing.assert_array_equal(memory.teacher_logits(torch.tensor([50, 2, 2])).numpy(), logits[[50, 2, 2]])
 
 
-def test_knows_that_teacher_logits_are_missing() -> None:
-    assert not _memory().has_teacher_logits
-
-
-def test_knows_that_teacher_logits_are_here(tmp_path: Path) -> None:
-    memory = _memory()
-    memory.set_teacher_logits(_saved(tmp_path / "t.npy", _array(5, dim=3)))
-    assert memory.has_teacher_logits
-
-
 def test_missing_teacher_logits_are_a_key_error() -> None:
     with pytest.raises(KeyError, match="no teacher logits"):
         _memory().teacher_logits(torch.tensor([0]))

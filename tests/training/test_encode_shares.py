@@ -9,7 +9,6 @@ import threading
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -99,6 +98,15 @@ class Full(list):
         if row > 0:
             raise OSError(28, "No space left on device")
         return super().__getitem__(row)
+
+
+def test_process_that_sees_an_older_state_of_the_cache_points_at_the_same_files(model, tmp_path, alone):
+    from tests.training.ranks_in_threads import run_ranks
+
+    views = [alone, tmp_path / "older"]
+    first, second = run_ranks(2, lambda ranks: frozen(model, views[ranks.rank], ranks))
+    assert (first.was_cached, second.was_cached) == (True, True)
+    assert (first.lengths is None) == (second.lengths is None)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5], ids=["two", "one batch each", "two without a batch"])
@@ -229,9 +237,10 @@ def test_snapshot_that_fails_leaves_the_file_as_it_was(classifier, tmp_path):
 @pytest.fixture
 def full_disk(monkeypatch):
     """Let the disk fill up when the second piece of what was encoded is put together."""
+    from cap.storage import GrowingArray
     from cap.training import shares
 
-    append, n_appended = shares.GrowingArray.append, itertools.count()
+    append, n_appended = GrowingArray.append, itertools.count()
 
     def append_until_full(self, rows):
         if self._path.parent.name != "0" and next(n_appended) > 0:
@@ -239,7 +248,7 @@ def full_disk(monkeypatch):
         append(self, rows)
 
     monkeypatch.setattr(shares, "_CHUNK", 2)
-    monkeypatch.setattr(shares.GrowingArray, "append", append_until_full)
+    monkeypatch.setattr(GrowingArray, "append", append_until_full)
 
 
 @pytest.mark.usefixtures("full_disk")
@@ -259,31 +268,3 @@ def test_entry_that_is_half_written_never_has_its_name(classifier, tmp_path):
     with pytest.raises(OSError, match="No space left"):
         frozen(classifier, tmp_path, ALONE)
     assert entries(tmp_path) == {}
-
-
-def growing(path: Path, *parts: np.ndarray) -> None:
-    from cap.training.shares import GrowingArray
-
-    with GrowingArray(path) as array:
-        for part in parts:
-            array.append(part)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.int64], ids=["float16", "int64"])
-@pytest.mark.parametrize("shape", [(1003, 5), (1003,)], ids=["rows", "numbers"])
-def test_array_that_grew_is_the_file_that_numpy_would_write(tmp_path, shape, dtype):
-    rows = np.arange(np.prod(shape)).astype(dtype).reshape(shape)
-    growing(tmp_path / "grown.npy", rows[:1], rows[1:1], rows[1:700], rows[700:])
-    np.save(tmp_path / "saved.npy", rows)
-    assert (tmp_path / "grown.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
-
-
-def test_array_of_other_rows_than_before_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"must all be .*float16.* got .*float32"):
-        growing(tmp_path / "grown.npy", np.zeros((1, 2), np.float16), np.zeros((1, 2), np.float32))
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_full_disk_is_an_error_and_no_crash():
-    with pytest.raises(OSError, match="No space left"):
-        growing(Path("/dev/full"), np.zeros((100_000, 8)))

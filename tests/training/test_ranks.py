@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch.distributed import DistBackendError, DistNetworkError
 
 from tests.training.two_processes import run_two
 
@@ -120,6 +121,50 @@ def test_a_lost_connection_says_what_to_do(message):
 
     with pytest.raises(RunError, match=r"rank 3: a process of this run ended.*resume=true"), naming_lost_peers(3):
         raise RuntimeError(message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"),
+        RuntimeError("[enforce fail at ../gloo/transport/tcp/device.cc:84] ifa != nullptr. unable to find an address"),
+        RuntimeError("NCCL communicator was aborted on rank 0"),
+        DistNetworkError("recvValueWithTimeout failed: Broken pipe"),
+        DistBackendError("setting up the communicator failed"),
+    ],
+    ids=["gloo", "enforced by gloo", "nccl", "store", "backend"],
+)
+def test_a_connection_that_is_lost_within_a_step_says_what_to_do(error):
+    from cap.errors import RunError
+    from cap.training.ranks import naming_lost_peers
+
+    with pytest.raises(RunError, match="rank 3: a process"), naming_lost_peers(3, is_certain=True):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DataLoader timed out after 5 seconds",
+        "DataLoader worker (pid 7) exited unexpectedly: connection reset by peer",
+        "mat1 [4, 2] was received from the nccl group of the gloo model",
+    ],
+    ids=["data loader", "its worker", "words in the middle"],
+)
+@pytest.mark.parametrize("method", ["training_step", "backward"])
+def test_other_errors_of_a_step_stay_what_they_are(monkeypatch, method, message):
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from cap.training.strategy import make_strategy
+
+    def fail(*unused):
+        raise RuntimeError(message)
+
+    strategy = make_strategy("ddp", n_processes=2)
+    monkeypatch.setattr(DDPStrategy, method, fail)
+    with pytest.raises(RuntimeError) as caught:
+        getattr(strategy, method)(torch.zeros(()))
+    assert (type(caught.value), str(caught.value)) == (RuntimeError, message)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,42 @@
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 
-def test_one_process_leaves_the_choice_to_lightning():
+@pytest.mark.parametrize("name", ["auto", "ddp", "ddp_find_unused_parameters_true"])
+def test_one_process_leaves_the_choice_to_lightning(name):
     from cap.training.strategy import make_strategy
 
-    assert make_strategy("auto", n_processes=1) == "auto"
+    assert make_strategy(name, n_processes=1) == "auto"
+
+
+def test_one_process_leaves_nothing_in_the_environment_for_the_next_job():
+    from cap.training.strategy import make_strategy
+
+    before = dict(os.environ)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        strategy=make_strategy("ddp", n_processes=1),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_steps=1,
+    )
+    trainer.fit(BoringModel(), DataLoader(torch.ones(1, 32), num_workers=0))
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(
@@ -31,13 +54,14 @@ def test_several_processes_hold_the_whole_model_each(name, finds_unused):
     assert strategy._ddp_kwargs["find_unused_parameters"] is finds_unused
 
 
+@pytest.mark.parametrize("n_processes", [1, 2])
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed_stage_2", "ddp_spawn", "ddp_notebook", "single_device"])
-def test_a_strategy_that_splits_the_model_is_refused_with_what_to_use(name):
+def test_a_strategy_that_splits_the_model_is_refused_with_what_to_use(name, n_processes):
     from cap.errors import InputError
     from cap.training.strategy import make_strategy
 
     with pytest.raises(InputError, match=rf"got '{name}'.*whole matrices.*trainer.strategy=ddp"):
-        make_strategy(name, n_processes=2)
+        make_strategy(name, n_processes=n_processes)
 
 
 def test_masks_are_not_sent_in_every_step_and_torch_does_not_warn(tmp_path):
