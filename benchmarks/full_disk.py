@@ -10,7 +10,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from cap.training.checkpoint import newest_checkpoint
 
 _EVERY = ["checkpoint.every_n_steps=5"]
 _PLENTY = "16g"
+_POLL_SECONDS = 0.005
 
 
 def main() -> None:
@@ -40,9 +42,24 @@ def main() -> None:
         with mounted(cramped.folder / "run", _PLENTY):
             result = fill_up(cramped, overrides)
             result["equal"] = {key: cramped.outcome()[key] == value for key, value in whole.outcome().items()}
+    result["problems"] = verdict(result)
     write_json(RESULTS / "full_disk.json", {"environment": environment(), "overrides": shown(overrides), **result})
     Console().print(result)
-    raise SystemExit(0 if all(result["equal"].values()) and result["exit_code"] == 1 else 1)
+    raise SystemExit(1 if result["problems"] else 0)
+
+
+def verdict(result: Mapping[str, Any]) -> list[str]:
+    """Judge what ``fill_up`` returns, with ``equal``; return what is wrong, a line each."""
+    step = result["last_good_step"]
+    holds = {
+        "other weights, scores or curves": bool(result["equal"]) and all(result["equal"].values()),
+        "the run did not end with exit code 1": result["exit_code"] == 1,
+        "the error does not name the checkpoint": "checkpoint" in (result["said"] or ""),
+        "no whole checkpoint was left": step is not None,
+        # Beginning anew would give the same bits.
+        "the repeated command did not go on from the last good checkpoint": result["resumed_at"] == [step],
+    }
+    return [problem for problem, is_fine in holds.items() if not is_fine]
 
 
 def fill_up(trial: Trial, overrides: list[str]) -> dict[str, Any]:
@@ -66,15 +83,22 @@ def fill_up(trial: Trial, overrides: list[str]) -> dict[str, Any]:
         "said": errors[-1].replace(str(trial.folder), "DIR") if errors else None,
         "status": record["status"],
         "last_good_step": left.step if left is not None else None,
-        "resumed_at": read_json(run_dir / "record.json")["resumed_at"],
+        # The run that filled the disk had gone on, too.
+        "resumed_at": resumed_at(read_json(run_dir / "record.json"))[len(resumed_at(record)) :],
     }
+
+
+def resumed_at(record: Mapping[str, Any]) -> list[int]:
+    """Return the steps at which a run went on; one that never did has no word about it in its record."""
+    return list(record.get("resumed_at", []))
 
 
 def first_checkpoint(trial: Trial, process: subprocess.Popen[bytes]) -> int:
     """Wait for the first checkpoint, and return its size in bytes."""
-    while not trial.has("run/checkpoints/step-*.json"):
+    while not trial.has_checkpoint:
         if process.poll() is not None:
             raise RuntimeError((trial.folder / "log").read_text()[-3000:])
+        time.sleep(_POLL_SECONDS)
     (listed,) = trial.folder.glob("run/checkpoints/step-*.json")
     return int(read_json(listed)["bytes"])
 

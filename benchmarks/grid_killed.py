@@ -1,8 +1,8 @@
 """``python -m benchmarks.grid_killed task=... model=minilm``: a grid of 12 jobs dies half-way.
 
-The grid runs through joblib with two workers. When half of its jobs are complete, every process of it is killed; then
-the same command is repeated. Every job must end complete, none that was complete may be trained again, and all share
-a teacher that was trained once.
+The grid runs through joblib with two workers. When half of its jobs are complete and another one has a checkpoint,
+every process of it is killed; then the same command is repeated. Every job must end complete, none that was complete
+may be trained again, those that had a checkpoint must go on from it, and all share a teacher that was trained once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 from rich.console import Console
 
-from benchmarks.killed import RESULTS, shown
+from benchmarks.killed import RESULTS, require_checkpoints, shown
 from cap.results.record import environment
 from cap.storage import read_json, write_json
 
@@ -32,28 +33,42 @@ _POLL_SECONDS = 0.1
 
 def main() -> None:
     """Run, kill, repeat, count."""
+    require_checkpoints(sys.argv[1:])
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         own = [f"hydra.sweep.dir={folder / 'grid'}", f"cache_dir={folder / 'cache'}"]
         command = [sys.executable, "-m", "cap.train", "-m", *_LAUNCHER, *GRID, *sys.argv[1:], *own]
         first = start(command, folder / "first.log")
-        while len(completed(folder)) < N_JOBS // 2:
+        while len(completed(folder)) < N_JOBS // 2 or not in_progress(folder):
             if first.poll() is not None:
                 raise RuntimeError((folder / "first.log").read_text()[-3000:])
             time.sleep(_POLL_SECONDS)
         kill_all(first)
-        before = completed(folder)
+        before, interrupted = completed(folder), in_progress(folder)
         started = time.monotonic()
         code = start(command, folder / "second.log").wait()
         result = {
             "exit_code": code,
             "seconds_of_the_repeated_command": round(time.monotonic() - started),
+            "in_progress_when_killed": len(interrupted),
             **count(folder, before),
         }
+    result["problems"] = verdict(result)
     write_json(RESULTS / "grid_killed.json", {"environment": environment(), "overrides": shown(sys.argv[1:]), **result})
     Console().print(result)
+    raise SystemExit(1 if result["problems"] else 0)
+
+
+def verdict(result: Mapping[str, Any]) -> list[str]:
+    """Judge what was counted; return what is wrong, a line each."""
     wanted = {"records": N_JOBS, "trained_again": 0, "teachers": 1, "teacher_trainings": 1, "exit_code": 0}
-    raise SystemExit(0 if all(result[key] == value for key, value in wanted.items()) else 1)
+    problems = [f"{key} must be {value}, got {result[key]}" for key, value in wanted.items() if result[key] != value]
+    # Beginning anew would complete them, too.
+    if result["resumed"] < result["in_progress_when_killed"]:
+        problems.append(
+            f"{result['in_progress_when_killed']} had a checkpoint when killed, {result['resumed']} went on"
+        )
+    return problems
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -77,6 +92,12 @@ def completed(folder: Path) -> dict[str, float]:
         if read_json(path)["status"] == "completed":
             found[path.parent.name] = path.stat().st_mtime
     return found
+
+
+def in_progress(folder: Path) -> set[str]:
+    """List the jobs that are not complete and have a checkpoint to go on from."""
+    found = {path.parent.parent.name for path in (folder / "grid").glob("*/*/*/checkpoints/step-*.json")}
+    return found - completed(folder).keys()
 
 
 def count(folder: Path, before: dict[str, float]) -> dict[str, Any]:

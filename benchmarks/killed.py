@@ -2,7 +2,8 @@
 
 The job runs once without a break, then again and again with ``kill -9`` at a random moment of a chosen phase, each
 time in folders of its own, and is repeated with ``resume=true``. Weights, scores and curves must be those of the
-first run. With ``--processes 2`` one of the two processes is killed, and the other one has to end by itself.
+first run. With ``--processes 2`` one of the two processes is killed, and the other one has to end by itself. Beginning
+anew would give the same bits: a run that was killed behind its first checkpoint must say that it went on from one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 _POLL_SECONDS = 0.005
 _PATIENCE_SECONDS = 1800.0
 _MINUTE = 60.0
+_EVERY = "checkpoint.every_n_steps="
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Trial:
     def has(self, pattern: str) -> bool:
         """Say whether a file or folder is there."""
         return any(self.folder.glob(pattern))
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.has("run/checkpoints/step-*.json")
 
     def command(self, overrides: list[str]) -> list[str]:
         """Make the command of the job."""
@@ -76,15 +84,17 @@ class Trial:
         }
 
 
-# A phase begins with a line of the output, or with a file.
+# A phase begins with a line of the output, or with a file that is being written.
 PHASES: dict[str, Callable[[Trial], bool]] = {
     "teacher": lambda trial: trial.said("teacher: fine-tuning"),
     "encoding": lambda trial: trial.said("encoding the training rows"),
-    "training": lambda trial: trial.said("target sparsity"),
-    "level change": lambda trial: trial.said(r"snapshot 1 taken"),
-    "checkpointing": lambda trial: trial.has("run/checkpoints/.step-*"),
+    "training": lambda trial: trial.has_checkpoint,
+    "level change": lambda trial: trial.has_checkpoint and trial.has("run/checkpoints/snapshots/.step-*"),
+    "checkpointing": lambda trial: trial.has_checkpoint and trial.has("run/checkpoints/.step-*"),
     "saving": lambda trial: trial.has("run/.model.*") or trial.has("run/model"),
 }
+# Teacher and encodings come before the first checkpoint.
+_GOES_ON = ("training", "level change", "checkpointing", "saving")
 
 
 def main() -> None:
@@ -96,6 +106,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="+", help="as python -m cap.train takes them")
     options = parser.parse_args()
     overrides = list(options.overrides)
+    require_checkpoints(overrides)
     if options.processes > 1:
         overrides += [f"trainer.devices={options.processes}", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
     draw = random.Random(options.seed)
@@ -118,12 +129,58 @@ def main() -> None:
             rows.append(row)
             console.print(f"{number + 1}/{options.kills}", row)
     n_equal = sum(all(row["equal"].values()) for row in rows)
+    problems = verdict(rows, n_processes=options.processes)
     name = "killed.json" if options.processes == 1 else f"killed_{options.processes}_processes.json"
     results = {"environment": environment(), "overrides": shown(overrides), "n_equal": n_equal, "trials": rows}
-    write_json(RESULTS / name, results)
+    write_json(RESULTS / name, {**results, "problems": problems})
     console.print(table(rows))
     console.print(f"{n_equal} of {len(rows)} with the same bits, scores and curves")
-    raise SystemExit(0 if n_equal == len(rows) else 1)
+    for problem in problems:
+        console.print(problem, markup=False)
+    raise SystemExit(1 if problems else 0)
+
+
+def require_checkpoints(overrides: Sequence[str]) -> None:
+    """Refuse a job that would end before its first checkpoint: begun anew it ends at the same bits, and shows nothing.
+
+    Raises:
+        SystemExit: If no override names the steps between checkpoints.
+    """
+    given = next((text.removeprefix(_EVERY) for text in reversed(overrides) if text.startswith(_EVERY)), "null")
+    if not given.isdigit():
+        raise SystemExit(
+            f"a job of a few minutes must be told to write checkpoints, or it would begin anew instead of going on, "
+            f"got {_EVERY}{given}; add {_EVERY}5"
+        )
+
+
+def verdict(trials: Sequence[Mapping[str, Any]], *, n_processes: int) -> list[str]:
+    """Judge the trials.
+
+    Args:
+        trials: What ``kill_and_resume`` returns, each with ``equal``.
+        n_processes: Of the job.
+
+    Returns:
+        What is wrong, a line each; empty if nothing is.
+    """
+    if not trials:
+        return ["no trial was made"]
+    judged = [(number, _problems(trial, n_processes)) for number, trial in enumerate(trials, start=1)]
+    return [f"trial {number}, {trials[number - 1]['phase']}: {what}" for number, found in judged for what in found]
+
+
+def _problems(trial: Mapping[str, Any], n_processes: int) -> list[str]:
+    ends_alone = n_processes > 1
+    holds = {
+        "other weights, scores or curves": bool(trial["equal"]) and all(trial["equal"].values()),
+        "began anew": trial["phase"] not in _GOES_ON or bool(trial["resumed_at"]),
+        "had ended before it was killed": ends_alone or trial["was_running"],
+        "processes were left running": not ends_alone or trial["left_running"] == 0,
+        "the rest did not end as failed": not ends_alone or trial["exit_code"] not in (0, None),
+        "the rest did not say why it ended": not ends_alone or bool(trial["said"]),
+    }
+    return [problem for problem, is_fine in holds.items() if not is_fine]
 
 
 def kill_and_resume(trial: Trial, overrides: list[str], phase: str, *, delay: float, n: int) -> dict[str, Any]:
@@ -166,16 +223,30 @@ def kill_one(process: subprocess.Popen[bytes], trial: Trial) -> dict[str, Any]:
     victim = random.Random(process.pid).randrange(len(ranks))
     os.kill(ranks[victim].pid, signal.SIGKILL)
     killed = time.monotonic()
-    process.wait(_MINUTE)
-    left = [child.pid for child in ranks if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_MINUTE)
+    ended, code = time.monotonic(), process.poll()
+    left = [child for child in ranks if _is_alive(child)]
+    if left or code is None:
+        # It counts against the run; what is left would be in the way of the repeated command.
+        for other in (*left, process):
+            other.kill()
+        process.wait()
     errors = [line for line in (trial.folder / "log").read_text(errors="replace").splitlines() if "error: " in line]
     return {
         "killed": victim,
-        "seconds_until_the_rest_ended": round(time.monotonic() - killed, 1),
-        "exit_code": process.returncode,
+        "seconds_until_the_rest_ended": round(ended - killed, 1),
+        "exit_code": code,
         "left_running": len(left),
         "said": errors[-1] if errors else None,
     }
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def require_success(process: subprocess.Popen[bytes], trial: Trial) -> None:
@@ -190,7 +261,7 @@ def require_success(process: subprocess.Popen[bytes], trial: Trial) -> None:
 
 def delay_of(phase: str) -> float:
     """Return the longest wait after a phase has begun: files are there for a moment only."""
-    return {"checkpointing": 0.05, "saving": 0.5, "encoding": 3.0}.get(phase, 6.0)
+    return {"checkpointing": 0.05, "saving": 0.5, "level change": 2.0, "encoding": 3.0}.get(phase, 6.0)
 
 
 def shown(overrides: list[str]) -> list[str]:

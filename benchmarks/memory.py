@@ -41,6 +41,8 @@ _ROWS_PER_CHUNK = 8000
 _N_COLD = 3
 # Freed blocks up to this size may stay with the process: the highest threshold that glibc's malloc sets itself.
 _KEPT_BY_MALLOC = 32 * 1024**2
+# Needed whole, whether they fit or not: the length of each example, where its tokens lie, and its label, all int64.
+_HELD_BYTES_PER_ROW = 3 * 8
 _STATUS = Path("/proc/self/status")
 _IO = Path("/proc/self/io")
 
@@ -96,8 +98,7 @@ def benchmark(settings: Settings) -> dict[str, Any]:
 
 def _require_room(settings: Settings) -> int:
     """Return the bytes of all files, after a look at disk and memory."""
-    encoding = settings.rows * settings.dim * 2
-    size = settings.encodings * encoding + settings.rows * (settings.tokens * 8 + 4)
+    size = _bytes_of_files(settings)
     where = Path(settings.folder or tempfile.gettempdir())
     found = shutil.disk_usage(where).free
     if found < 1.05 * size:
@@ -105,13 +106,19 @@ def _require_room(settings: Settings) -> int:
             f"this benchmark writes {size / GB:.1f} GiB into a temporary folder, and {where} has {found / GB:.1f} GiB "
             "free; give folder=DIR on another disk, or fewer rows="
         )
-    held = (settings.encodings - 1) * encoding
+    held = (settings.encodings - 1) * settings.rows * settings.dim * 2
     if psutil.virtual_memory().available < 1.2 * held:
         raise SystemExit(
             f"gathering is also timed from memory, which takes {1.2 * held / GB:.1f} GiB; "
             f"{psutil.virtual_memory().available / GB:.1f} GiB are available: give fewer rows="
         )
     return size
+
+
+def _bytes_of_files(settings: Settings) -> int:
+    """Count encodings and teacher logits in float16, two columns of tokens in int32, and the lengths."""
+    per_row = settings.encodings * settings.dim * 2 + 2 * 2 + settings.tokens * 2 * 4 + 8
+    return settings.rows * per_row
 
 
 def write_files(folder: Path, settings: Settings) -> list[Path]:
@@ -149,7 +156,7 @@ def measure_memory(folder: Path, banks: list[Path], settings: Settings) -> dict[
     """Open everything under the budget, gather batches as training does, and watch this process's own memory.
 
     Raises:
-        RuntimeError: If it grew by more than the budget, one gathered batch and what the allocator keeps.
+        RuntimeError: If the budget does not hold, as ``require_held`` judges it.
     """
     tokenizer = BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1})
     _start_threads()
@@ -172,11 +179,8 @@ def measure_memory(folder: Path, banks: list[Path], settings: Settings) -> dict[
             batch_bytes = max(batch_bytes, sum(tensor.nbytes for tensor in batch))
             del batch
         after = anonymous_bytes()
-    # What has to be held whole is held even where the budget is smaller.
-    most = max(settings.budget_gb * GB, budget.bytes_in_memory) + batch_bytes
-    grown = max(peak) - before
-    if grown > most + _KEPT_BY_MALLOC:
-        raise RuntimeError(f"the budget does not hold: {grown / GB:.3f} GiB more at the peak, {most / GB:.3f} allowed")
+    grown, most = max(peak) - before, allowed_bytes(settings.rows, settings.budget_gb, batch_bytes)
+    require_held(grown, most, _bytes_of_files(settings), settings.budget_gb, bytes_mapped=budget.bytes_mapped)
     counts = {"read_or_held": budget.bytes_in_memory, "mapped": budget.bytes_mapped, "gathered_batch": batch_bytes}
     watched = {"opened": opened - before, "peak": grown, "after_steps": after - before, "allowed": most}
     return {
@@ -184,6 +188,41 @@ def measure_memory(folder: Path, banks: list[Path], settings: Settings) -> dict[
         "counted_gb": {name: value / GB for name, value in counts.items()},
         "grown_gb": {name: value / GB for name, value in watched.items()},
     }
+
+
+def allowed_bytes(rows: int, budget_gb: float, batch_bytes: int) -> float:
+    """Say how much more a process may hold, counted from the sizes alone: the budget's own count may be what is wrong.
+
+    Args:
+        rows: Training examples.
+        budget_gb: As ``memory.budget_gb``.
+        batch_bytes: Of one gathered batch.
+
+    Returns:
+        The budget, or where it is smaller what has to be held whole, and the batch; without what malloc keeps.
+    """
+    return max(budget_gb * GB, rows * _HELD_BYTES_PER_ROW) + batch_bytes
+
+
+def require_held(grown: float, allowed: float, files: int, budget_gb: float, *, bytes_mapped: int) -> None:
+    """Check what was measured.
+
+    Args:
+        grown: By how much a process's own memory grew at its peak, bytes.
+        allowed: What ``allowed_bytes`` says.
+        files: Bytes of all files that were opened.
+        budget_gb: As ``memory.budget_gb``.
+        bytes_mapped: What the budget says was mapped.
+
+    Raises:
+        RuntimeError: If more was held than allowed, or nothing was mapped although the files exceed the budget.
+    """
+    if grown > allowed + _KEPT_BY_MALLOC:
+        raise RuntimeError(
+            f"the budget does not hold: {grown / GB:.3f} GiB more at the peak, {allowed / GB:.3f} allowed"
+        )
+    if files > budget_gb * GB and not bytes_mapped:
+        raise RuntimeError(f"{files / GB:.3f} GiB of files do not fit into {budget_gb:g} GiB, but nothing was mapped")
 
 
 def _start_threads() -> None:

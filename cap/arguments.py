@@ -22,10 +22,11 @@ def as_overrides(arguments: Sequence[str], known: Collection[str], schema: type 
     """Turn arguments that an agent has written into Hydra's ``key=value``; leave all others as they are.
 
     An agent writes ``str(value)`` after a key, so ``None`` stands for null where a key can be that (elsewhere it is a
-    word like any other), and ``{'temperature': 0.3}`` for parameters nested below a group. A run that is taken up again gets all that it had logged as its configuration, not only what
-    the sweep names: one dictionary for each group, W&B's own entry, and, where the sweep's command is not known,
-    hyphens before each key. The groups are dropped then. They were composed from the rest of the same command, and what
-    comes back through JSON need not be what went in: 1 for 1.0 is one batch to Lightning, not all of them.
+    word like any other), and ``{'temperature': 0.3}`` for parameters nested below a group. A run that is taken up again
+    gets all that it had logged as its configuration, not only what the sweep names: one dictionary for each group,
+    W&B's own entry, and, where the sweep's command is not known, hyphens before each key. The groups are dropped then.
+    They were composed from the rest of the same command, and what comes back through JSON need not be what went in: 1
+    for 1.0 is one batch to Lightning, not all of them.
 
     Args:
         arguments: The command line, without the program.

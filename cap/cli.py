@@ -89,7 +89,7 @@ def door(
         set_up_log()
         # Otherwise Hydra prints composition errors its own way and always exits with 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        sys.argv[1:] = as_overrides(sys.argv[1:], known_keys(config_name, schema))
+        sys.argv[1:] = as_overrides(sys.argv[1:], known_keys(config_name, schema), schema)
         try:
             with listed():
                 composed()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,10 @@ Outcome = Literal["completed", "skipped", "resumed", "failed", "stopped", "lost"
 _GOOD = ("completed", "skipped", "resumed")
 _STOP = "stop"
 _KEPT_SECONDS = 30 * 24 * 3600
+# Two readings of one process's beginning differ when the clock is set in between.
+_CLOCK_SECONDS = 10.0
+
+log = logging.getLogger("cap.grid")
 
 
 @dataclass
@@ -35,6 +41,8 @@ class Job:
         seconds: From its start to its end.
         host: The machine that ran it.
         process: The process that ran it.
+        process_began: When that process began, in seconds since 1970, as its number may be another one's later on; 0 if
+            it had ended before this could be read. None looks.
     """
 
     number: int
@@ -47,6 +55,14 @@ class Job:
     seconds: float | None = None
     host: str = field(default_factory=socket.gethostname)
     process: int = field(default_factory=os.getpid)
+    process_began: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.process_began is None:
+            try:
+                self.process_began = float(psutil.Process(self.process).create_time())
+            except psutil.Error:
+                self.process_began = 0.0
 
     @property
     def is_good(self) -> bool:
@@ -56,12 +72,24 @@ class Job:
     @property
     def is_alive(self) -> bool:
         """Whether it runs in a process of this machine."""
+        return self._running_process() is not None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to its process; nothing happens if it has ended meanwhile."""
+        with suppress(psutil.Error):
+            process = self._running_process()
+            if process is not None:
+                process.send_signal(number)
+
+    def _running_process(self) -> psutil.Process | None:
         if self.outcome != "running" or self.host != socket.gethostname():
-            return False
+            return None
         try:
-            return bool(psutil.Process(self.process).status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
+            process = psutil.Process(self.process)
+            is_the_one = abs(process.create_time() - (self.process_began or 0.0)) < _CLOCK_SECONDS
+            return process if is_the_one and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
 
 
 @dataclass
@@ -86,7 +114,7 @@ class Grid:
     def jobs(self) -> list[Job]:
         """Read what the jobs have written so far."""
         files = [file for file in self.folder.glob("*.json") if file.stem.isdigit()]  # not those being written
-        return [Job(**read_json(file)) for file in files]
+        return [_read(file) for file in files]
 
     def running_elsewhere(self) -> list[Job]:
         """List the jobs that run in other processes of this machine."""
@@ -98,10 +126,13 @@ class Grid:
         Args:
             number: Of the signal.
         """
-        with atomic_file(self.folder / _STOP) as temporary:
-            temporary.write_text(str(number), encoding="utf-8")
+        try:
+            with atomic_file(self.folder / _STOP) as temporary:
+                temporary.write_text(str(number), encoding="utf-8")
+        except OSError as error:  # no reason to let those go on that run
+            log.warning("jobs that have not begun will not know that they must not: %s", error)
         for job in self.running_elsewhere():
-            psutil.Process(job.process).send_signal(number)
+            job.send_signal(number)
 
     def stop_signal(self) -> int | None:
         """Return the signal with which the grid was asked to stop; None if it was not."""
@@ -110,9 +141,11 @@ class Grid:
 
     def remove_older(self) -> None:
         """Remove what grids left that were killed long ago."""
-        for folder in self.folder.parent.glob("*"):
-            if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another grid may be removing the parent, or one of them
+            for folder in self.folder.parent.glob("*"):
+                with suppress(OSError):
+                    if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
+                        shutil.rmtree(folder, ignore_errors=True)
 
     def close(self, *, is_stopped: bool) -> list[Job]:
         """Judge the jobs that wrote no end, and remove the folder.
@@ -136,9 +169,16 @@ class Grid:
         for number, overrides in enumerate(self.planned):
             jobs.setdefault(number, Job(number, overrides, outcome="not started"))
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+        with suppress(OSError):  # holds other grids, or one of them was faster
             self.folder.parent.rmdir()
         return [jobs[number] for number in sorted(jobs)]
+
+
+def _read(file: Path) -> Job:
+    try:
+        return Job(**read_json(file))
+    except (OSError, ValueError, TypeError) as error:  # the other jobs and the exit code must still be told
+        return Job(int(file.stem), [], outcome="lost", reason=f"what it wrote cannot be read: {error}")
 
 
 __all__ = ["Grid", "Job", "Outcome"]

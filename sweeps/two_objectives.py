@@ -176,8 +176,6 @@ def open_study(folder: Path, settings: Settings, space: Space) -> optuna.Study:
             f"settings have no common front; got {arguments}. Repeat its command, or choose another name"
         )
     study.set_user_attr("arguments", arguments)
-    # Goes on with other draws than those it began with.
-    study.sampler = optuna.samplers.TPESampler(seed=settings.search_seed + len(study.get_trials(deepcopy=False)))
     return study
 
 
@@ -191,6 +189,9 @@ def _next(study: optuna.Study, settings: Settings, space: Space, folder: Path, h
                 return Trial(study, trial._trial_id)
         if len(trials) >= settings.n_trials:
             return None
+        # By the trial's number: processes that share the study, and one that goes on, would repeat each other's draws.
+        # Trials that run elsewhere count as bad ones, so that nothing close to them is chosen meanwhile.
+        study.sampler = optuna.samplers.TPESampler(seed=settings.search_seed + len(trials), constant_liar=True)
         asked = study.ask(dict(space.searched))
         _hold(folder, asked.number, held)
         return asked

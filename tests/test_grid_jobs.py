@@ -109,6 +109,83 @@ def test_a_signal_to_the_command_is_passed_on_to_running_jobs_and_waits_for_them
     assert another_process.poll() == 7
 
 
+def test_a_job_whose_process_ends_meanwhile_keeps_no_signal_from_the_others(make_grid, another_process, monkeypatch):
+    from cap.grid_jobs import Grid, Job
+
+    ended = Job(0, [], process=process_that_ended())
+    jobs = [ended, Job(1, [], process=another_process.pid)]
+    monkeypatch.setattr(Grid, "running_elsewhere", lambda grid: jobs)
+    make_grid().ask_to_stop(signal.SIGTERM)
+    assert another_process.wait(timeout=10) == 7
+
+
+def test_a_process_that_ends_while_it_is_sent_a_signal_is_no_error(another_process, monkeypatch):
+    from cap.grid_jobs import Job
+
+    def has_ended(process, number):
+        raise psutil.NoSuchProcess(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "send_signal", has_ended)
+    Job(0, [], process=another_process.pid).send_signal(signal.SIGTERM)
+    assert another_process.poll() is None
+
+
+def test_a_process_with_the_number_of_one_that_ended_is_not_its_job(make_grid, another_process):
+    from cap.grid_jobs import Job
+
+    grid = make_grid()
+    grid.write(Job(0, [], process=another_process.pid, process_began=1.0))
+    grid.ask_to_stop(signal.SIGTERM)
+    assert grid.running_elsewhere() == []
+    assert [job.outcome for job in grid.close(is_stopped=True)] == ["stopped"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        another_process.wait(timeout=1)
+
+
+def test_jobs_are_told_to_stop_where_nothing_can_be_written(make_grid, another_process, caplog):
+    from cap.grid_jobs import Job
+
+    grid = make_grid()
+    grid.write(Job(0, [], process=another_process.pid))
+    (grid.folder / "stop" / "in the way").mkdir(parents=True)
+    grid.ask_to_stop(signal.SIGTERM)
+    assert another_process.wait(timeout=10) == 7
+    assert "jobs that have not begun" in caplog.text
+
+
+def test_a_job_that_cannot_be_read_is_lost_and_hides_no_other(make_grid):
+    from cap.grid_jobs import Job
+
+    grid = make_grid()
+    grid.write(Job(0, [], outcome="completed"))
+    (grid.folder / "1.json").write_text("{")
+    jobs = grid.close(is_stopped=False)
+    assert [job.outcome for job in jobs] == ["completed", "lost"]
+    assert "cannot be read" in jobs[1].reason
+
+
+def test_folder_of_grids_is_left_to_one_that_began_meanwhile(make_grid, monkeypatch):
+    grid = make_grid(1)
+    other = grid.folder.parent / "other"
+    grid.folder.mkdir(parents=True)
+    # Another grid begins after the look whether there is one.
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([]))
+    other.mkdir()
+    assert [job.outcome for job in grid.close(is_stopped=True)] == ["not started"]
+    assert other.is_dir()
+
+
+def test_folder_that_another_grid_removes_meanwhile_is_no_error(make_grid, monkeypatch):
+    grid = make_grid()
+    long_ago = grid.folder.parent / "long-ago"
+    long_ago.mkdir(parents=True)
+    os.utime(long_ago, (0, 0))
+    gone = grid.folder.parent / "gone"
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter([gone, long_ago]))
+    grid.remove_older()
+    assert not long_ago.exists()
+
+
 def test_no_job_begins_in_a_grid_that_was_stopped(make_grid, monkeypatch):
     from cap.grid import watched
     from cap.grid_jobs import Job

@@ -174,6 +174,26 @@ def test_study_that_goes_on_does_not_repeat_its_draws(study_of):
     assert len(set(drawn)) == 4
 
 
+def test_two_processes_of_a_study_never_draw_the_same(study_of, monkeypatch):
+    """Both open it before either chooses: then there is nothing to learn from, and only the seed tells them apart."""
+    from sweeps import two_objectives
+
+    first, second = Runner(), Runner()
+    open_study = two_objectives.open_study
+
+    def opened_beside_another(*arguments):
+        study = open_study(*arguments)
+        monkeypatch.setattr(two_objectives, "open_study", open_study)
+        study_of(second, n_trials=3)
+        return study
+
+    monkeypatch.setattr(two_objectives, "open_study", opened_beside_another)
+    study_of(first, n_trials=6)
+    drawn = [arguments["sparsity"] for arguments, _ in first.calls + second.calls]
+    assert len(first.calls) == len(second.calls) == 3
+    assert len(set(drawn)) == 6
+
+
 def test_study_refuses_to_go_on_with_other_arguments(study_of):
     study_of(Runner(), n_trials=1)
     with pytest.raises(ValueError, match="was made with other arguments"):
