@@ -1,5 +1,5 @@
 # Two commands do all the set-up on a machine with Python >= 3.11 and make.
-#   make demo    install, then run the main job on offline data: report in outputs/demo/report.md
+#   make demo    install, then run the main job on offline data, or go on with it: report in outputs/demo/report.md
 #   make test    install, then format check, lint, types, tests
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ DEMO_ARGS ?=
 .PHONY: demo test check format types unit clean
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/python -m cap.train experiment=demo output_dir=outputs/demo $(DEMO_ARGS)
+	$(BIN)/python -m cap.train experiment=demo output_dir=outputs/demo resume=true $(DEMO_ARGS)
 
 test: check types unit
 
