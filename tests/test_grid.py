@@ -23,12 +23,17 @@ hydra:
 
 @pytest.fixture(autouse=True)
 def log_as_it_was():
-    """Give the log back as it was: the grid's own process tells it from others by it."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    """Give the logs back as they were: the grid's own process tells it from others by it.
+
+    Another test may have left cap's log a terminal that is closed by now.
+    """
+    root, own = logging.getLogger(), logging.getLogger("cap")
+    handlers, level, of_cap = list(root.handlers), root.level, list(own.handlers)
+    own.handlers.clear()
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    own.handlers[:] = of_cap
 
 
 @pytest.fixture
