@@ -13,30 +13,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-# A grid that is sent a SIGTERM in the third step of its first job.
-STOPPED = """
-import os, signal
-from cap.train import main
-from cap.training.module import CapModule
-original = CapModule.training_step
-def step(self, batch, batch_idx):
-    if self.pruner is not None and self.global_step == 2:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return original(self, batch, batch_idx)
-CapModule.training_step = step
-main()
-"""
-
-
 @pytest.fixture
 def run_grid(tiny_overrides, tmp_path):
     """Run the same two jobs, each in the folder of its configuration."""
     shared = [override for override in tiny_overrides if not override.startswith("output_dir")]
     short = ["contrast=none", "distill=none", "teacher=none", "trainer.max_steps=4", "sparsity=0.5,0.7"]
 
-    def run(*program: str) -> subprocess.CompletedProcess[str]:
+    def run(module: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *program, "-m", *shared, *short, f"hydra.sweep.dir={tmp_path / 'grid'}"],
+            [sys.executable, "-m", module, "-m", *shared, *short, f"hydra.sweep.dir={tmp_path / 'grid'}"],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -55,14 +40,14 @@ def status(tmp_path: Path, sparsity: str) -> tuple[str, list[int] | None, int]:
 
 
 def test_repeated_grid_finishes_what_is_not_complete_and_leaves_what_is(run_grid, tmp_path):
-    stopped = run_grid("-c", STOPPED)
+    stopped = run_grid("tests.stopped_run")
     assert stopped.returncode == 143, stopped.stderr
     assert status(tmp_path, "0.5")[0] == "interrupted"
-    again = run_grid("-m", "cap.train")
+    again = run_grid("cap.train")
     assert again.returncode == 0, again.stderr
     assert "2 jobs: 1 resumed, 1 completed" in again.stderr
     first = status(tmp_path, "0.5")
     assert first[:2] == ("completed", [3])
     assert status(tmp_path, "0.7")[:2] == ("completed", None)
-    assert "2 jobs: 2 skipped" in run_grid("-m", "cap.train").stderr
+    assert "2 jobs: 2 skipped" in run_grid("cap.train").stderr
     assert status(tmp_path, "0.5") == first

@@ -9,26 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-# A run that is sent a SIGTERM in its third step.
-STOPPED = """
-import os, signal
-from cap.train import main
-from cap.training.module import CapModule
-original = CapModule.training_step
-def step(self, batch, batch_idx):
-    if self.pruner is not None and self.global_step == 2:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return original(self, batch, batch_idx)
-CapModule.training_step = step
-main()
-"""
-
-
-def run(
-    overrides: list[str], *, program: tuple[str, str] = ("-m", "cap.train"), **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(overrides: list[str], *, module: str = "cap.train", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *program, *overrides],
+        [sys.executable, "-m", module, *overrides],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
@@ -48,7 +31,7 @@ def test_wandb_offline_run_is_finished_and_holds_the_configuration(tiny_override
 
 def test_stopped_run_ends_with_143_and_goes_on_in_the_same_wandb_run(tiny_overrides, tmp_path):
     overrides, offline = [*tiny_overrides, "logger=wandb"], {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    stopped = run(overrides, program=("-c", STOPPED), **offline)
+    stopped = run(overrides, module="tests.stopped_run", **offline)
     assert stopped.returncode == 143, stopped.stderr
     assert stopped.stderr.splitlines()[-1] == "error: stopped by SIGTERM"
     done = run([*overrides, "resume=true"], **offline)
