@@ -107,6 +107,13 @@ def test_run_goes_on_from_any_step(compose_config, tmp_path, uninterrupted, kill
     assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [step]
 
 
+def test_what_was_logged_behind_the_checkpoint_is_logged_once(compose_config, tmp_path, uninterrupted, killed):
+    whole = uninterrupted()
+    run(compose_config, killed(5, "checkpoint.every_n_steps=3"))
+    assert curves(tmp_path / "run") == curves(whole)
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [3]
+
+
 # What Lightning counts in other ways: validations over epochs, an epoch that is cut, loaders with processes.
 COUNTED = {
     "validations by steps": ["trainer.check_val_every_n_epoch=null", "trainer.val_check_interval=3"],
