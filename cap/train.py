@@ -75,8 +75,19 @@ def train(cfg: DictConfig) -> float:
             if record.get("resumed_at") != (earlier or {}).get("resumed_at"):
                 grid.note(outcome="resumed")
             return _score_of(record)
-        with stop.listening():
-            return _train(checked, run_dir, goes_on=goes_on, is_first=is_first, devices=devices.places)
+        try:
+            with stop.listening():
+                return _train(checked, run_dir, goes_on=goes_on, is_first=is_first, devices=devices.places)
+        except _CompletedMeanwhile as found:
+            return _found_done(checked, found.record, run_dir, is_first=is_first)
+
+
+class _CompletedMeanwhile(Exception):
+    """Tell that another process, which was waited for, has completed this run."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        super().__init__("another process has completed this run meanwhile")
+        self.record = record
 
 
 def _train(checked: Checked, run_dir: Path, *, goes_on: bool, is_first: bool, devices: int | list[int]) -> float:
@@ -194,6 +205,8 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: to
 def _checkpoint(run_dir: Path, checked: Checked, *, goes_on: bool) -> Checkpoint | None:
     """Find where to go on; refuse to throw away what could be gone on with."""
     earlier = read_record(run_dir, checked.hash)
+    if earlier is not None and earlier["status"] == "completed" and goes_on:
+        raise _CompletedMeanwhile(earlier)
     if earlier is None or earlier["status"] == "completed":
         return None  # a run that ends leaves its checkpoints for a moment, and may be killed in it
     found = newest_checkpoint(run_dir / CHECKPOINTS, config_hash=checked.hash)

@@ -245,6 +245,24 @@ def test_finished_run_is_left_as_it_is(compose_config, tiny_overrides, tmp_path)
     assert files(tmp_path / "run") == before
 
 
+def test_run_that_another_process_completes_meanwhile_is_left_as_it_is(
+    compose_config, tiny_overrides, tmp_path, monkeypatch
+):
+    from cap import train as door
+
+    score = run(compose_config, [*tiny_overrides, "contrast=none"])
+    before = files(tmp_path / "run")
+    real, calls = door.read_record, []
+
+    def not_yet(*arguments):
+        calls.append(arguments)
+        return real(*arguments) if len(calls) > 1 else None
+
+    monkeypatch.setattr(door, "read_record", not_yet)
+    assert run(compose_config, [*tiny_overrides, "contrast=none", "resume=true"]) == score
+    assert files(tmp_path / "run") == before
+
+
 def test_interrupted_run_is_not_thrown_away(compose_config, killed):
     from cap.errors import InputError
 
