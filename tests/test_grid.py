@@ -25,11 +25,13 @@ hydra:
 def log_as_it_was():
     """Give the logs back as they were: the grid's own process tells it from others by it.
 
-    Another test may have left cap's log a terminal that is closed by now.
+    Another test, or Hydra in it, may have left the logs a terminal that is closed by now.
     """
     root, own = logging.getLogger(), logging.getLogger("cap")
     handlers, level, of_cap = list(root.handlers), root.level, list(own.handlers)
     own.handlers.clear()
+    # Those of pytest are of classes of their own.
+    root.handlers[:] = [handler for handler in handlers if type(handler) is not logging.StreamHandler]
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
