@@ -15,9 +15,9 @@ from typing import Any
 from cap.errors import InputError
 from cap.grid_jobs import Grid, Job, Outcome
 from cap.grid_table import show
+from cap.processes import SECONDS_TO_SAVE
 
 _ONE_REQUEST_SECONDS = 2.0  # a terminal and a launcher may both pass on one key press
-_SECONDS_TO_SAVE = 120.0  # that running jobs get to write their checkpoints when the grid is stopped
 _POLL_SECONDS = 0.2
 _PARENT_SECONDS = 1.0
 
@@ -78,7 +78,7 @@ class ThisProcess:
             log.error("the process of the grid is gone; this one ends, too")
             grid.ask_to_stop(signal.SIGTERM)  # this job, those beside it, and no further one
             started = time.monotonic()
-            while self.is_running and time.monotonic() - started < _SECONDS_TO_SAVE:
+            while self.is_running and time.monotonic() - started < SECONDS_TO_SAVE:
                 time.sleep(_POLL_SECONDS)
             os._exit(128 + signal.SIGTERM)
 
@@ -146,7 +146,7 @@ class ThisProcess:
             self.grid.ask_to_stop(number)
             if n_running := len(self.grid.running_elsewhere()):
                 log.warning("%s: %d running jobs are asked to save and end", signal.Signals(number).name, n_running)
-            while self.grid.running_elsewhere() and time.monotonic() - now < _SECONDS_TO_SAVE:
+            while self.grid.running_elsewhere() and time.monotonic() - now < SECONDS_TO_SAVE:
                 time.sleep(_POLL_SECONDS)
         raise SystemExit(128 + number)
 

@@ -118,12 +118,12 @@ def claim(run_dir: Path, record: dict[str, Any], config_yaml: str, *, goes_on: b
     for path in run_dir.iterdir():
         is_left_over = any(path.name.startswith(f".{name}.") for name in _OURS)  # by a write that was killed
         if is_left_over or (not goes_on and path.name in _OURS - {RECORD}):
-            remove(path)
+            _remove(path)
     with atomic_file(run_dir / CONFIG) as temporary:
         temporary.write_text(config_yaml, encoding="utf-8")
 
 
-def remove(path: Path) -> None:
+def _remove(path: Path) -> None:
     """Remove a file, or a folder with what is in it."""
     if path.is_dir():
         shutil.rmtree(path)

@@ -14,7 +14,6 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cap.errors import InputError, RunError, StoppedError
@@ -55,7 +54,6 @@ def build_trainer(
     *,
     run_dir: Path,
     callbacks: Sequence[Callback] = (),
-    loggers: Sequence[Logger] = (),
 ) -> Trainer:
     """Make a trainer that writes into a run's folder only.
 
@@ -63,13 +61,12 @@ def build_trainer(
         options: Lightning's own trainer arguments by name.
         run_dir: The run's folder; curves go to ``logs/metrics.csv`` in it.
         callbacks: In the order in which they act.
-        loggers: Beside the csv logger, which is always there.
     """
     bar = [RichProgressBar(leave=False)] if options.get("enable_progress_bar", True) else []
     return Trainer(
         **options,
         callbacks=[*callbacks, *bar],
-        logger=[CurvesLogger(run_dir), *loggers],
+        logger=[CurvesLogger(run_dir)],
         default_root_dir=run_dir,
         plugins=[AtomicCheckpointIO(), *_environment(options)],
         enable_checkpointing=False,  # CheckpointCallback writes what a run needs, and nothing else
