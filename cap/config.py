@@ -14,6 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from cap.config_rules import (
     problems_of_kept_levels,
     problems_of_parts,
+    problems_of_steps,
     problems_of_trainer,
     problems_of_values,
     type_problems,
@@ -158,6 +159,8 @@ class TrainConfig:
     seed: int = MISSING
     batch_size: int = MISSING
     learning_rate: float = MISSING
+    learning_rate_floor: float = MISSING
+    learning_rate_start: float = MISSING
     weight_decay: float = MISSING
     max_length: int = MISSING
     output_dir: str | None = MISSING
@@ -239,6 +242,7 @@ def check(cfg: DictConfig) -> Checked:
     if len(parts) == 2:
         problems += problems_of_parts(parts["pruning"], parts["schedule"], config.sparsity)
         problems += problems_of_kept_levels(config.keep_levels, parts["pruning"], parts["schedule"], config.sparsity)
+        problems += problems_of_steps(parts["schedule"], config.trainer)
     problems += problems_of_trainer(config.trainer)
     if problems:
         raise InputError("\n".join(problems))

@@ -46,7 +46,9 @@ def type_problems(key: str, node: dict[str, Any]) -> list[str]:
                     problems.append(f"{key}.{name} must be a list of numbers, like [0.5,0.9], got {value!r}")
                 continue
             wanted = options[0]
-        if wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, wanted))):
+        if wanted is bool and not isinstance(value, bool):
+            problems.append(f"{key}.{name} must be true or false, got {value!r}")
+        elif wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, wanted))):
             problems.append(f"{key}.{name} must be {'a whole number' if wanted is int else 'a number'}, got {value!r}")
         elif wanted is float:
             node[name] = float(value)
@@ -94,6 +96,12 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         "checkpoint.every_n_minutes": c.checkpoint.every_n_minutes,
     }
     problems += [f"{k} must be > 0 or null, got {v}" for k, v in optional.items() if v is not None and not v > 0]
+    fractions = {"learning_rate_floor": c.learning_rate_floor, "learning_rate_start": c.learning_rate_start}
+    problems += [
+        f"{key} is a fraction of learning_rate and lies in [0, 1], got {value}"
+        for key, value in fractions.items()
+        if not 0 <= value <= 1
+    ]
     choices = {
         "contrast.pool": (c.contrast.pool, ("cls", "mean")),
         "contrast.reduction": (c.contrast.reduction, ("pairs", "anchors")),
@@ -160,10 +168,11 @@ def _problems_of_objective(c: TrainConfig) -> list[str]:
 
 def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> list[str]:
     """Check that pruning type, schedule and target go together."""
-    if not pruner.moves_within_levels and plan.level_starts(1) is None:
+    if pruner.needs_levels and plan.level_starts(1) is None:
         return [
-            f"this pruning type prunes at levels with retraining in between: schedule must be stepwise or oneshot, "
-            f"got {type(plan).__name__.lower()}; set schedule=stepwise, or choose another pruning type"
+            f"this pruning type prunes at levels with retraining in between: schedule must be stepwise or oneshot, or "
+            f"have schedule.n_prunings, got {type(plan).__name__.lower()}; set schedule=stepwise, or choose another "
+            f"pruning type"
         ]
     if pruner.learns_scores and isinstance(plan, OneShot) and plan.flat_before == 0:
         return [
@@ -178,6 +187,14 @@ def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> li
             f"pruning.pattern=null"
         ]
     return []
+
+
+def problems_of_steps(plan: SchedulePlan, trainer: TrainerConfig) -> list[str]:
+    """Check the schedule against the length of the run, if ``trainer.max_steps`` sets it.
+
+    The epochs may end the run sooner; that is seen once the rows are there.
+    """
+    return plan.problems(trainer.max_steps) if trainer.max_steps > 0 else []
 
 
 def problems_of_kept_levels(
@@ -197,9 +214,16 @@ def problems_of_kept_levels(
     if known is not None and not set(levels) <= set(known):
         return [
             f"keep_levels must be levels of the schedule, which jumps from one to the next ({list(known)}), got "
-            f"{levels}; choose among them, set schedule.levels, or schedule=cubic"
+            f"{levels}; choose among them, set schedule.levels, or schedule=cubic schedule.n_prunings=null"
         ]
     return []
 
 
-__all__ = ["problems_of_kept_levels", "problems_of_parts", "problems_of_trainer", "problems_of_values", "type_problems"]
+__all__ = [
+    "problems_of_kept_levels",
+    "problems_of_parts",
+    "problems_of_steps",
+    "problems_of_trainer",
+    "problems_of_values",
+    "type_problems",
+]

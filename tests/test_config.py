@@ -53,11 +53,27 @@ def message_of(compose_config, *overrides: str) -> str:
         (["sparsity=0.999"], "sparsity can be at most 0.995, got 0.999; use pruning=movement for more"),
         (["schedule.flat_before=0.6", "schedule.flat_after=0.5"], "must leave room for the pruning itself"),
         (["schedule.warmup=soon"], "schedule.warmup must be a number, got 'soon'"),
+        (["schedule.rewind=each"], "schedule.rewind=each needs prunings with steps between them"),
+        (["schedule.rewind=last", "schedule.flat_after=0.0"], "schedule.rewind=last leaves no steps"),
+        (["schedule.rewind=first"], "schedule.rewind must be one of none, last, each, got 'first'"),
+        (["schedule.restart_optimizer=1"], "schedule.restart_optimizer must be true or false, got 1"),
+        (["schedule.n_prunings=2.5"], "schedule.n_prunings must be a whole number, got 2.5"),
+        (
+            ["schedule.n_prunings=8", "trainer.max_steps=10"],
+            "schedule.n_prunings must be at most 5 in a run of 10 steps",
+        ),
+        (["schedule.initial_sparsity=0.5"], "schedule.initial_sparsity is where the rise to sparsity begins"),
+        (["learning_rate_floor=1.5"], "learning_rate_floor is a fraction of learning_rate and lies in [0, 1], got 1.5"),
+        (
+            ["learning_rate_floor=-0.1"],
+            "learning_rate_floor is a fraction of learning_rate and lies in [0, 1], got -0.1",
+        ),
+        (["learning_rate_start=2"], "learning_rate_start is a fraction of learning_rate and lies in [0, 1], got 2.0"),
         (["schedule=stepwise", "schedule.levels=[0.5,0.3]"], "schedule.levels must rise and end at sparsity=0.5"),
         (["schedule=oneshot", "schedule.flat_before=0.0"], "needs schedule.flat_before > 0, got 0"),
         (
             ["pruning=structured", "schedule=cubic"],
-            "must be stepwise or oneshot, got cubic; set schedule=stepwise",
+            "must be stepwise or oneshot, or have schedule.n_prunings, got cubic; set schedule=stepwise",
         ),
         (["pruning=structured", "pruning.importance=taylor"], "pruning.importance must be one of gradient, random"),
         (["pruning=structured", "pruning.importance_rows=0"], "must be at least 1, or null for all, got 0"),
@@ -169,6 +185,21 @@ def test_published_recipe_holds_the_published_numbers(compose_config, recipe, ex
     assert (c.contrast.extra_examples, c.contrast.reduction, c.contrast.anchor_dropout) == (4096, "pairs", True)
     assert (checked.plan.warmup, c.schedule["flat_before"], c.schedule["flat_after"]) == (0.1, 0.2, 0.3)
     assert c.pruning["score_learning_rate"] == 1e-2
+
+
+@pytest.mark.parametrize("recipe", ["experiment=cap_structured", "pruning=structured"])
+def test_levels_of_structured_pruning_are_trainings_of_their_own_as_published(compose_config, recipe):
+    from cap.config import check
+
+    plan = check(compose_config(recipe, "schedule.warmup=0.1")).plan
+    assert (plan.rewind, plan.restart_optimizer, plan.warmup, plan.rewind_warmup) == ("each", True, 0.1, 0.1)
+
+
+def test_structured_pruning_takes_a_cubic_schedule_with_jumps(compose_config):
+    from cap.config import check
+
+    plan = check(compose_config("pruning=structured", "schedule=cubic", "schedule.n_prunings=4")).plan
+    assert len(plan.levels_reached) == 4
 
 
 def test_structured_pruning_brings_levels_of_ten_points_and_two_epochs(compose_config):

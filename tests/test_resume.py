@@ -16,6 +16,15 @@ TYPES = {
     "first_order": ["pruning=first_order", "trainer.val_check_interval=0.5"],
     "random": ["pruning=random", "student_init=teacher"],
     "structured": ["pruning=structured", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=1"],
+    "rewinds": [
+        "pruning=movement",
+        "schedule.n_prunings=3",
+        "schedule.initial_sparsity=0.2",
+        "schedule.rewind=each",
+        "schedule.restart_optimizer=true",
+        "learning_rate_floor=0.1",
+        "learning_rate_start=0.5",
+    ],
 }
 
 

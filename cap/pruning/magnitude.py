@@ -15,6 +15,8 @@ class Magnitude(WeightPruner):
     Source: arXiv:1710.01878.
     """
 
+    moves_within_levels = False
+
     def importance(self, name: str) -> Tensor:
         """Return |w|."""
         return self.weight(name).abs()

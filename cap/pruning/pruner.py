@@ -57,8 +57,11 @@ class Pruner(ABC):
     learns_scores: ClassVar[bool] = False
     """True if importance comes from training: a first step then has nothing to rank by but ties."""
 
+    needs_levels: ClassVar[bool] = False
+    """True if sparsity must rise in jumps, with retraining after each."""
+
     moves_within_levels: ClassVar[bool] = True
-    """False if masks only move where the target sparsity does."""
+    """False if the masks of a schedule with levels only move where its sparsity jumps."""
 
     @property
     def importance_pass(self) -> ImportancePass | None:

@@ -15,6 +15,8 @@ class Random(WeightPruner):
     Arguments are those of ``WeightPruner``.
     """
 
+    moves_within_levels = False
+
     def __init__(self, *, scope: Scope = "matrix", pattern: str | None = None) -> None:
         super().__init__(scope=scope, pattern=pattern)
         self._order: dict[str, Tensor] = {}

@@ -6,19 +6,23 @@ schedule, a callable from step to target sparsity.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 Schedule = Callable[[int], float]
+Rewind = Literal["none", "last", "each"]
 
 
 @runtime_checkable
 class SchedulePlan(Protocol):
     """What every choice of ``schedule=`` offers."""
 
+    sparsity: float
     warmup: float
+    rewind_warmup: float
 
     @property
     def n_epochs(self) -> int | None:
@@ -34,8 +38,17 @@ class SchedulePlan(Protocol):
     def levels_reached(self) -> tuple[float, ...] | None:
         """The sparsities it holds; None where it rises gradually and passes all."""
 
+    def jumps(self, n_steps: int) -> list[int]:
+        """Steps at which the masks move whatever ``pruning.every_n_steps`` is; the last one reaches the target."""
+
+    def rewinds(self, n_steps: int) -> list[int]:
+        """Steps, 0 excluded, at which the learning rate starts anew."""
+
     def restarts(self, n_steps: int) -> list[int]:
-        """Steps, 0 excluded, at which optimizer and learning-rate schedule start anew."""
+        """Those of them at which the optimizer forgets its moving averages, too."""
+
+    def problems(self, n_steps: int) -> list[str]:
+        """Say what cannot work in a run of ``n_steps`` steps, or in any shorter one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +57,9 @@ class CubicSchedule:
 
     Args:
         final_sparsity: Fraction of prunable weights at the end, in [0, 1).
-        ramp_start: Last optimizer step at ``initial_sparsity``.
+        ramp_start: Optimizer step that jumps from 0 to ``initial_sparsity``.
         ramp_end: First optimizer step at ``final_sparsity``, > ``ramp_start``.
-        initial_sparsity: Fraction at the start.
+        initial_sparsity: Fraction at the start of the ramp.
 
     Source: arXiv:1710.01878, equation 1.
     """
@@ -67,9 +80,15 @@ class CubicSchedule:
 
     def __call__(self, step: int) -> float:
         """Return the target sparsity at an optimizer step."""
-        progress = (step - self.ramp_start) / (self.ramp_end - self.ramp_start)
-        remaining = 1.0 - min(max(progress, 0.0), 1.0)
-        return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * remaining**3
+        if step < self.ramp_start:
+            return 0.0
+        progress = min((step - self.ramp_start) / (self.ramp_end - self.ramp_start), 1.0)
+        return cubic(progress, initial=self.initial_sparsity, final=self.final_sparsity)
+
+
+def cubic(progress: float, *, initial: float, final: float) -> float:
+    """Return the sparsity at a part of a cubic ramp, 0 at its start and 1 at its end."""
+    return final + (initial - final) * (1.0 - progress) ** 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +117,8 @@ class StepSchedule:
         return reached[-1] if reached else 0.0
 
 
-def _check_fractions(*, sparsity: float, warmup: float, flat_before: float, flat_after: float) -> None:
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity is the fraction of weights pruned and lies in [0, 1), got {sparsity}")
-    fractions = {"warmup": warmup, "flat_before": flat_before, "flat_after": flat_after}
+def _check_fractions(*, flat_before: float = 0.0, flat_after: float = 0.0, **others: float) -> None:
+    fractions = {"flat_before": flat_before, "flat_after": flat_after, **others}
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise ValueError(f"schedule.{name} is a fraction of the run and lies in [0, 1), got {value}")
@@ -113,77 +130,190 @@ def _check_fractions(*, sparsity: float, warmup: float, flat_before: float, flat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cubic:
-    """Plan a cubic rise between two flat phases.
+class _Plan(ABC):
+    """Hold what the plans share: the target, and where the learning rate starts anew.
 
     Args:
         sparsity: Fraction at the end, in [0, 1).
-        warmup: Fraction of the run in which the learning rate rises.
-        flat_before: Fraction of the run before the rise, at sparsity 0.
-        flat_after: Fraction of the run after the rise, at the final sparsity.
+        warmup: Fraction of the run, up to its first rewind, in which the learning rate rises.
+        rewind: Where the learning rate starts anew: nowhere, at the ``last`` jump, which reaches the target, or at
+            ``each`` jump of the sparsity.
+        rewind_warmup: Fraction of each part that begins with a rewind in which the learning rate rises.
+        restart_optimizer: Forget the optimizer's moving averages there, too (published for structured pruning).
     """
 
     sparsity: float
     warmup: float
-    flat_before: float
-    flat_after: float
+    rewind: Rewind = "none"
+    rewind_warmup: float = 0.05
+    restart_optimizer: bool = False
 
     def __post_init__(self) -> None:
-        _check_fractions(
-            sparsity=self.sparsity, warmup=self.warmup, flat_before=self.flat_before, flat_after=self.flat_after
-        )
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity is the fraction of weights pruned and lies in [0, 1), got {self.sparsity}")
+        _check_fractions(warmup=self.warmup, rewind_warmup=self.rewind_warmup)
+
+    @abstractmethod
+    def jumps(self, n_steps: int) -> list[int]:
+        """Return the steps at which the sparsity jumps, and that at which it reaches the target."""
 
     @property
     def n_epochs(self) -> int | None:
         """Leave the length of the run to the trainer."""
         return None
 
-    def over(self, n_steps: int) -> Schedule:
-        """Make the schedule; the target is reached before the last step, however short the run."""
-        if n_steps < 2:
-            return StepSchedule(levels=(self.sparsity,), starts=(0,))
-        end = min(max(round((1 - self.flat_after) * n_steps), 1), n_steps - 1)
-        start = min(round(self.flat_before * n_steps), end - 1)
-        return CubicSchedule(final_sparsity=self.sparsity, ramp_start=start, ramp_end=end)
-
-    @property
-    def levels_reached(self) -> tuple[float, ...] | None:
-        """Return None: sparsity rises gradually."""
-        return None
-
-    def level_starts(self, n_steps: int) -> list[int] | None:
-        """Return None: sparsity rises gradually."""
-        return None
+    def rewinds(self, n_steps: int) -> list[int]:
+        """Return where the learning rate starts anew; at step 0 it starts anyway."""
+        steps = {"none": [], "last": self.jumps(n_steps)[-1:], "each": self.jumps(n_steps)}[self.rewind]
+        return sorted({step for step in steps if 0 < step < n_steps})
 
     def restarts(self, n_steps: int) -> list[int]:
-        """Return none: it is one run."""
-        return []
+        """Return the rewinds, if the optimizer starts anew with the learning rate."""
+        return self.rewinds(n_steps) if self.restart_optimizer else []
+
+    def problems(self, n_steps: int) -> list[str]:
+        """Say if a rewind leaves no steps; levels that find no step of their own are passed over."""
+        if self.rewind == "none" or self._target_step(n_steps) < n_steps:
+            return []
+        return [
+            f"schedule.rewind={self.rewind} leaves no steps: a run of {n_steps} steps ends at its target; leave some "
+            f"behind that (schedule.flat_before, schedule.flat_after), or give it more steps (trainer.max_epochs)"
+        ]
+
+    def _target_step(self, n_steps: int) -> int:
+        """Return the step that would reach the target if the run were long enough."""
+        return self.jumps(n_steps)[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepwise:
-    """Plan levels with retraining after each, all of the same length.
+class Cubic(_Plan):
+    """Plan a cubic rise between two flat phases.
+
+    Further arguments are those that all plans share.
 
     Args:
-        sparsity: Fraction at the last level, in [0, 1).
-        warmup: Fraction in which the learning rate rises: of each level if ``restart``, else of the run.
+        flat_before: Fraction of the run before the rise, at sparsity 0.
+        flat_after: Fraction of the run after the rise, at the final sparsity.
+        initial_sparsity: Where the rise begins: the sparsity jumps to it at the end of the first flat phase.
+        n_prunings: Rise in so many jumps at equal distances, with retraining after each: the first one to
+            ``initial_sparsity``, if that is above 0, and the last one to the target. None rises in every step.
+    """
+
+    flat_before: float
+    flat_after: float
+    initial_sparsity: float = 0.0
+    n_prunings: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_fractions(flat_before=self.flat_before, flat_after=self.flat_after)
+        if not (0 <= self.initial_sparsity < self.sparsity or self.initial_sparsity == 0):
+            raise ValueError(
+                f"schedule.initial_sparsity is where the rise to sparsity begins, and lies in [0, {self.sparsity}), "
+                f"got {self.initial_sparsity}; lower it, or set schedule=oneshot for a single jump"
+            )
+        fewest = 1 if self.initial_sparsity == 0 else 2
+        if self.n_prunings is not None and self.n_prunings < fewest:
+            raise ValueError(
+                f"schedule.n_prunings must be at least {fewest}"
+                f"{', the jump to schedule.initial_sparsity and that to sparsity' if fewest > 1 else ''}, "
+                f"got {self.n_prunings}; null prunes in every step of the rise"
+            )
+        if self.rewind == "each" and self.n_prunings is None:
+            raise ValueError(
+                "schedule.rewind=each needs prunings with steps between them, but this schedule rises in every step; "
+                "set schedule.n_prunings, or schedule.rewind=last for one rewind where the target is reached"
+            )
+        if self.rewind != "none" and self.flat_after == 0:
+            raise ValueError(
+                f"schedule.rewind={self.rewind} leaves no steps: the learning rate starts anew where the target is "
+                f"reached, and schedule.flat_after=0.0 ends the run there; set 0.4, say"
+            )
+
+    def over(self, n_steps: int) -> Schedule:
+        """Make the schedule; the target is reached before the last step, however short the run."""
+        starts, levels = self.level_starts(n_steps), self.levels_reached
+        if starts is not None and levels is not None:
+            return StepSchedule(levels=levels, starts=tuple(starts))
+        if n_steps < 2:
+            return StepSchedule(levels=(self.sparsity,), starts=(0,))
+        start, end = self._ramp(n_steps)
+        return CubicSchedule(
+            final_sparsity=self.sparsity, ramp_start=start, ramp_end=end, initial_sparsity=self.initial_sparsity
+        )
+
+    @property
+    def levels_reached(self) -> tuple[float, ...] | None:
+        """Return the sparsity after each pruning; None if there are so many that it rises gradually."""
+        if self.n_prunings is None:
+            return None
+        numbers, n_distances = self._numbers(self.n_prunings)
+        levels = [cubic(i / n_distances, initial=self.initial_sparsity, final=self.sparsity) for i in numbers]
+        return (self.initial_sparsity or levels[0], *levels[1:])  # without what rounding adds to it
+
+    def level_starts(self, n_steps: int) -> list[int] | None:
+        """Return the step of each pruning; None if sparsity rises gradually."""
+        if self.n_prunings is None:
+            return None
+        start, end = self._ramp(n_steps)
+        numbers, n_distances = self._numbers(self.n_prunings)
+        # Half is rounded up: where there is a step for each, no two prunings share one.
+        return [start + (2 * i * (end - start) + n_distances) // (2 * n_distances) for i in numbers]
+
+    def jumps(self, n_steps: int) -> list[int]:
+        """Return the step of each pruning; of a gradual rise its first step, if that is a jump, and its last."""
+        start, end = self._ramp(n_steps)
+        gradual = [end] if self.initial_sparsity == 0 else [start, end]
+        return self.level_starts(n_steps) or gradual
+
+    def problems(self, n_steps: int) -> list[str]:
+        """Say if prunings find no step of their own, or a rewind leaves none."""
+        start, end = self._ramp(n_steps)
+        n_most = end - start if self.initial_sparsity == 0 else end - start + 1
+        if self.n_prunings is None or self.n_prunings <= n_most:
+            return super().problems(n_steps)
+        return [
+            f"schedule.n_prunings must be at most {n_most} in a run of {n_steps} steps, of which the rise of sparsity "
+            f"has {end - start}, got {self.n_prunings}; lower it, or give the run more steps (trainer.max_epochs)",
+            *super().problems(n_steps),
+        ]
+
+    def _numbers(self, n: int) -> tuple[range, int]:
+        """Number the prunings by their distances from the start of the ramp: a jump from 0 to 0 there would be none."""
+        return (range(1, n + 1), n) if self.initial_sparsity == 0 else (range(n), n - 1)
+
+    def _ramp(self, n_steps: int) -> tuple[int, int]:
+        """Return its first step and that which reaches the target."""
+        if n_steps < 2:
+            return 0, 0
+        end = min(max(self._target_step(n_steps), 1), n_steps - 1)
+        return min(round(self.flat_before * n_steps), end - 1), end
+
+    def _target_step(self, n_steps: int) -> int:
+        return round((1 - self.flat_after) * n_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepwise(_Plan):
+    """Plan levels with retraining after each, all of the same length.
+
+    Further arguments are those that all plans share.
+
+    Args:
         flat_before: Fraction of the run before the first level.
         levels: Rising sparsities that end at ``sparsity``; None takes steps of 10 points up to it.
         epochs_per_level: Epochs of retraining after each level; they set the length of the run, which
             ``trainer.max_steps`` may still cut. None spreads the levels over ``trainer.max_epochs``.
-        restart: Start optimizer and learning-rate schedule anew at each level (published for structured pruning).
     """
 
-    sparsity: float
-    warmup: float
     flat_before: float = 0.0
     levels: tuple[float, ...] | list[float] | None = None
     epochs_per_level: int | None = None
-    restart: bool = True
     resolved_levels: tuple[float, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        _check_fractions(sparsity=self.sparsity, warmup=self.warmup, flat_before=self.flat_before, flat_after=0.0)
+        super().__post_init__()
+        _check_fractions(flat_before=self.flat_before)
         levels = tuple(self.levels) if self.levels is not None else _ten_point_levels(self.sparsity)
         is_rising = all(a < b for a, b in pairwise(levels))
         if not levels or not is_rising or levels[0] < 0 or abs(levels[-1] - self.sparsity) > 1e-9:
@@ -204,7 +334,7 @@ class Stepwise:
 
     def over(self, n_steps: int) -> Schedule:
         """Make the schedule; levels that find no step of their own in a short run are passed over."""
-        return StepSchedule(levels=self.resolved_levels, starts=tuple(self._starts(n_steps)))
+        return StepSchedule(levels=self.resolved_levels, starts=tuple(self.jumps(n_steps)))
 
     @property
     def levels_reached(self) -> tuple[float, ...] | None:
@@ -213,43 +343,34 @@ class Stepwise:
 
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Return the first step of each level."""
-        return self._starts(n_steps)
+        return self.jumps(n_steps)
 
-    def restarts(self, n_steps: int) -> list[int]:
-        """Return the first step of each level, if each is a training of its own."""
-        return sorted({start for start in self._starts(n_steps) if start > 0}) if self.restart else []
-
-    def _starts(self, n_steps: int) -> list[int]:
+    def jumps(self, n_steps: int) -> list[int]:
+        """Return the first step of each level."""
         first = self.flat_before * n_steps
         length = (n_steps - first) / len(self.resolved_levels)
         return [min(round(first + i * length), n_steps - 1) for i in range(len(self.resolved_levels))]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShot:
+class OneShot(_Plan):
     """Plan a single jump to the target.
 
+    Further arguments are those that all plans share.
+
     Args:
-        sparsity: Fraction from the jump on, in [0, 1).
-        warmup: Fraction of the run in which the learning rate rises.
         flat_before: Fraction of the run before the jump; scores that are learned need some.
     """
 
-    sparsity: float
-    warmup: float
     flat_before: float
 
     def __post_init__(self) -> None:
-        _check_fractions(sparsity=self.sparsity, warmup=self.warmup, flat_before=self.flat_before, flat_after=0.0)
-
-    @property
-    def n_epochs(self) -> int | None:
-        """Leave the length of the run to the trainer."""
-        return None
+        super().__post_init__()
+        _check_fractions(flat_before=self.flat_before)
 
     def over(self, n_steps: int) -> Schedule:
         """Make the schedule."""
-        return StepSchedule(levels=(self.sparsity,), starts=(self._start(n_steps),))
+        return StepSchedule(levels=(self.sparsity,), starts=tuple(self.jumps(n_steps)))
 
     @property
     def levels_reached(self) -> tuple[float, ...] | None:
@@ -258,14 +379,14 @@ class OneShot:
 
     def level_starts(self, n_steps: int) -> list[int] | None:
         """Return the step of the jump."""
-        return [self._start(n_steps)]
+        return self.jumps(n_steps)
 
-    def restarts(self, n_steps: int) -> list[int]:
-        """Return none: it is one run."""
-        return []
+    def jumps(self, n_steps: int) -> list[int]:
+        """Return the step of the jump."""
+        return [min(self._target_step(n_steps), n_steps - 1)]
 
-    def _start(self, n_steps: int) -> int:
-        return min(round(self.flat_before * n_steps), n_steps - 1)
+    def _target_step(self, n_steps: int) -> int:
+        return round(self.flat_before * n_steps)
 
 
 def _ten_point_levels(sparsity: float) -> tuple[float, ...]:
@@ -273,4 +394,4 @@ def _ten_point_levels(sparsity: float) -> tuple[float, ...]:
     return (*[level for level in tens if level < sparsity - 1e-9], sparsity)
 
 
-__all__ = ["Cubic", "CubicSchedule", "OneShot", "Schedule", "SchedulePlan", "StepSchedule", "Stepwise"]
+__all__ = ["Cubic", "CubicSchedule", "OneShot", "Rewind", "Schedule", "SchedulePlan", "StepSchedule", "Stepwise"]

@@ -39,6 +39,7 @@ class Structured(Pruner):
     arXiv:1611.06440. The released code protects dead units, too, and has no floor for FFN units.
     """
 
+    needs_levels: ClassVar[bool] = True
     moves_within_levels: ClassVar[bool] = False
 
     def __init__(

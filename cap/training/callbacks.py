@@ -28,8 +28,8 @@ class PruningCallback(Callback):
 
     Args:
         plan: The schedule in fractions of a run.
-        every_n_steps: Move the masks every so many optimizer steps, >= 1; a new level and the last step always move
-            them, so that the run ends on its target.
+        every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
+            the target and the last step always move them, so that the run ends on its target.
         warn: Told of what a reader of the result must know.
 
     Raises:
@@ -52,6 +52,7 @@ class PruningCallback(Callback):
         """Lay the schedule over the steps of this run."""
         self._n_steps = int(trainer.estimated_stepping_batches)
         self._schedule = self.plan.over(self._n_steps)
+        self._jumps = set(self.plan.jumps(self._n_steps))
         starts = self.plan.level_starts(self._n_steps)
         self._has_levels = starts is not None
         if starts is not None and len(set(starts)) < len(starts):
@@ -87,10 +88,11 @@ class PruningCallback(Callback):
         target = self._schedule(step)
         if target <= 0 or step == self._last_step:
             return False
-        is_level = self._has_levels or target == self._schedule(self._n_steps - 1)
-        if is_level and target != self.target:
+        if step in self._jumps and target != self.target:
             return True
-        return pruner.moves_within_levels and (step % self.every_n_steps == 0 or step == self._n_steps - 1)
+        if self._has_levels and not pruner.moves_within_levels:
+            return False
+        return step % self.every_n_steps == 0 or step == self._n_steps - 1
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
         return {
@@ -172,7 +174,7 @@ class ImportanceCallback(Callback):
 
 
 class RestartCallback(Callback):
-    """Forget the optimizer's moving averages where its learning-rate schedule starts anew.
+    """Forget the optimizer's moving averages where the plan asks for that.
 
     Args:
         plan: Names the steps.
@@ -187,7 +189,7 @@ class RestartCallback(Callback):
         self._steps = set(self.plan.restarts(int(trainer.estimated_stepping_batches)))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start anew if this optimizer step is the first of a level."""
+        """Start anew if this optimizer step is due."""
         if trainer.global_step in self._steps:
             self._steps.discard(trainer.global_step)
             for optimizer in trainer.optimizers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
 from cap.objectives.distillation import distillation_loss, label_loss, span_rows
 from cap.objectives.memory import Memory, Source
 from cap.pruning.pruner import Pruner
+from cap.pruning.schedule import SchedulePlan
 from cap.training.ranks import ALONE, Ranks, Share
 from cap.training.stop import stop
 
@@ -75,23 +76,39 @@ class Optimisation:
     Args:
         learning_rate: Peak learning rate of the weights.
         weight_decay: Decoupled decay of 2-D weights; biases, LayerNorm and scores have none.
-        warmup: Fraction of the run in which the learning rate rises; afterwards it falls linearly to 0.
-        restarts: Of the steps of a run, those at which the schedule starts anew; each part is then a run to it.
+        warmup: Fraction of the run, up to its first rewind, in which the learning rate rises.
+        floor: Where the linear decay that follows ends, as a fraction of the peak, in [0, 1].
+        start: Fraction of all this that applies while nothing is pruned, in [0, 1]; it rises to 1 in proportion to
+            the plan's sparsity.
+        plan: Says how sparsity rises, and where the learning rate starts anew, each part with the plan's own warm-up;
+            None trains a dense model in one part.
     """
 
     learning_rate: float
     weight_decay: float
     warmup: float
-    restarts: Callable[[int], Sequence[int]] = lambda n_steps: ()
+    floor: float = 0.0
+    start: float = 1.0
+    plan: SchedulePlan | None = None
 
     def multiplier(self, step: int, n_steps: int) -> float:
         """Return the learning rate of a step as a fraction of its peak."""
-        bounds = [0, *self.restarts(n_steps), n_steps]
-        start = max(bound for bound in bounds[:-1] if bound <= step)
-        length = bounds[bounds.index(start) + 1] - start
-        n_warmup = round(self.warmup * length)
-        step -= start
-        return step / n_warmup if step < n_warmup else max(0.0, (length - step) / max(1, length - n_warmup))
+        rewinds = self.plan.rewinds(n_steps) if self.plan is not None else []
+        bounds = [0, *rewinds, n_steps]
+        begin = max(bound for bound in bounds[:-1] if bound <= step)
+        length = bounds[bounds.index(begin) + 1] - begin
+        warmup = self.plan.rewind_warmup if self.plan is not None and begin > 0 else self.warmup
+        n_warmup, since = round(warmup * length), step - begin
+        if since < n_warmup:
+            return since / n_warmup * self._share(step, n_steps)
+        remaining = max(0.0, (length - since) / max(1, length - n_warmup))
+        return (self.floor + (1 - self.floor) * remaining) * self._share(step, n_steps)
+
+    def _share(self, step: int, n_steps: int) -> float:
+        """Return what of the learning rate applies at the sparsity of a step."""
+        if self.plan is None or self.start == 1 or self.plan.sparsity == 0:
+            return 1.0
+        return self.start + (1 - self.start) * self.plan.over(n_steps)(step) / self.plan.sparsity
 
 
 class CapModule(LightningModule):
@@ -325,7 +342,8 @@ class CapModule(LightningModule):
             )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the pruner see the gradients of the whole step, all micro-batches together."""
+        """Log the learning rate of the weights, and let the pruner see the gradients of the whole step."""
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         if self.pruner is not None:
             self.pruner.observe_gradients(scale=self._loss_scale() or 1.0)
 

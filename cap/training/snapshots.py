@@ -26,9 +26,9 @@ class SnapshotCallback(Callback):
     """Encode the training set with the student itself, before the masks of that step move.
 
     Args:
-        plan: The schedule; one with levels is encoded before each rise after the first, a gradual one at
-            ``n_snapshots`` equally spaced steps.
-        n_snapshots: How many snapshots of a gradual schedule, >= 0.
+        plan: The schedule; one with levels is encoded before its rises after the first, a gradual one at equally
+            spaced steps.
+        n_snapshots: How many snapshots to take at most, >= 0.
         loader: Makes the data loader with every training row once, over all processes together.
         folder: Where the encodings are kept during the run; every process sees it.
         ranks: The processes of the run.
@@ -108,21 +108,22 @@ def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[i
     Args:
         plan: The schedule.
         n_steps: Optimizer steps of the run.
-        n_snapshots: For a gradual schedule.
+        n_snapshots: How many at most. Of a gradual schedule these are equally spaced over the run; of one with levels
+            they lie before its rises after the first, as evenly among these as can be and with the last one.
 
     Returns:
         Rising steps, none of them 0: the student is the pre-trained model there, whose encodings exist already.
 
-    Source: CAP's released scripts: before each rise of sparsity after the first (structured), at the start of each
-    epoch after the first of ten (unstructured).
+    Source: CAP's released scripts: before each rise of sparsity after the first (structured; at most nine), at the
+    start of each epoch after the first of ten (unstructured).
     """
     starts = plan.level_starts(n_steps)
-    steps = (
-        starts[1:]
-        if starts is not None
-        else [round(i * n_steps / (n_snapshots + 1)) for i in range(1, n_snapshots + 1)]
-    )
-    return sorted({step for step in steps if 0 < step < n_steps})
+    if starts is None:
+        steps = [round(i * n_steps / (n_snapshots + 1)) for i in range(1, n_snapshots + 1)]
+        return sorted({step for step in steps if 0 < step < n_steps})
+    rises = sorted({step for step in starts[1:] if 0 < step < n_steps})
+    n_taken = min(n_snapshots, len(rises))
+    return [rises[i * len(rises) // n_taken - 1] for i in range(1, n_taken + 1)]
 
 
 __all__ = ["SnapshotCallback", "snapshot_steps"]

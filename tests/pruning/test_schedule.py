@@ -14,6 +14,11 @@ PLANS = {
     "cubic_without_flat": Cubic(sparsity=0.97, warmup=0.0, flat_before=0.0, flat_after=0.0),
     "cubic_nearly_flat": Cubic(sparsity=0.97, warmup=0.0, flat_before=0.99, flat_after=0.0),
     "cubic_jump": Cubic(sparsity=0.97, warmup=0.0, flat_before=0.5, flat_after=0.49),
+    "cubic_from_0.7": Cubic(sparsity=0.97, warmup=0.1, flat_before=0.2, flat_after=0.3, initial_sparsity=0.7),
+    "prunings": Cubic(sparsity=0.97, warmup=0.1, flat_before=0.1, flat_after=0.4, n_prunings=6),
+    "prunings_from_0.3": Cubic(
+        sparsity=0.97, warmup=0.1, flat_before=0.1, flat_after=0.4, initial_sparsity=0.3, n_prunings=7
+    ),
     "stepwise": Stepwise(sparsity=0.97, warmup=0.1),
     "stepwise_late": Stepwise(sparsity=0.97, warmup=0.1, flat_before=0.9),
     "oneshot": OneShot(sparsity=0.97, warmup=0.1, flat_before=0.2),
@@ -47,9 +52,10 @@ def test_seven_eighths_are_reached_half_way() -> None:
     assert CubicSchedule(final_sparsity=0.8, ramp_start=10, ramp_end=30)(20) == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize("step", [0, 5, 20])
-def test_it_is_flat_at_the_initial_sparsity_up_to_the_start(step: int) -> None:
-    assert CubicSchedule(initial_sparsity=0.25, final_sparsity=0.75, ramp_start=20, ramp_end=70)(step) == 0.25
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (19, 0.0), (20, 0.25)])
+def test_it_jumps_from_nothing_to_the_initial_sparsity_at_the_start(step: int, expected: float) -> None:
+    schedule = CubicSchedule(initial_sparsity=0.25, final_sparsity=0.75, ramp_start=20, ramp_end=70)
+    assert schedule(step) == expected
 
 
 @pytest.mark.parametrize("step", [70, 71, 10**6])
@@ -90,7 +96,15 @@ def test_the_target_stays_between_0_and_the_sparsity(plan: SchedulePlan, n_steps
     assert all(0 <= target <= 0.97 for target in targets(plan, n_steps))
 
 
-@pytest.mark.parametrize("name", ["stepwise", "stepwise_late", "oneshot", "oneshot_late"])
+@every_plan
+@pytest.mark.parametrize("n_steps", N_STEPS[1:])
+def test_the_last_jump_reaches_the_target(plan: SchedulePlan, n_steps: int) -> None:
+    assert plan.jumps(n_steps)[-1] == targets(plan, n_steps).index(0.97)
+
+
+@pytest.mark.parametrize(
+    "name", ["stepwise", "stepwise_late", "oneshot", "oneshot_late", "prunings", "prunings_from_0.3"]
+)
 @pytest.mark.parametrize("n_steps", N_STEPS)
 def test_level_starts_are_where_the_target_jumps(name: str, n_steps: int) -> None:
     reached = [0.0, *targets(PLANS[name], n_steps)]
@@ -278,18 +292,138 @@ def test_one_shot_without_a_flat_phase_starts_at_the_target() -> None:
     assert targets(OneShot(sparsity=0.97, warmup=0.1, flat_before=0.0), 3) == [0.97] * 3
 
 
-# --- where optimizer and learning-rate schedule start anew
+# --- prunings: a cubic rise in jumps
 
 
-def test_every_level_but_one_at_the_very_start_is_a_restart() -> None:
-    assert Stepwise(sparsity=0.3, warmup=0.1).restarts(30) == [10, 20]
-    assert Stepwise(sparsity=0.3, warmup=0.1, flat_before=0.25).restarts(40) == [10, 20, 30]
+def prunings(**options) -> Cubic:
+    return Cubic(**{"sparsity": 0.97, "warmup": 0.1, "flat_before": 0.2, "flat_after": 0.3, **options})
+
+
+def rises(plan: SchedulePlan, n_steps: int) -> dict[int, float]:
+    """Name the steps at which the target is above that of the step before, and the target there."""
+    reached = [0.0, *targets(plan, n_steps)]
+    return {step: after for step, (before, after) in enumerate(pairwise(reached)) if after > before}
+
+
+@pytest.mark.parametrize("initial", [0.0, 0.3], ids=["from 0", "from 0.3"])
+@pytest.mark.parametrize("n", [2, 3, 7, 50])
+@pytest.mark.parametrize("n_steps", [100, 101, 997])
+def test_there_are_exactly_as_many_jumps_as_were_asked_for(initial: float, n: int, n_steps: int) -> None:
+    assert len(rises(prunings(initial_sparsity=initial, n_prunings=n), n_steps)) == n
+
+
+def test_levels_are_those_of_the_published_recipe() -> None:
+    """Seven prunings every 4 of 30 epochs from 70 % on, as arXiv:2203.07259 lists them."""
+    plan = prunings(initial_sparsity=0.7, n_prunings=7, flat_before=2 / 30, flat_after=4 / 30)
+    assert plan.levels_reached == pytest.approx([0.7, 0.814, 0.89, 0.936, 0.96, 0.969, 0.97], abs=2e-3)
+    assert list(rises(plan, 300)) == [20, 60, 100, 140, 180, 220, 260]
+
+
+def test_the_first_jump_is_exactly_to_the_initial_sparsity() -> None:
+    assert prunings(initial_sparsity=0.3, n_prunings=4).levels_reached[0] == 0.3
+
+
+@pytest.mark.parametrize("initial", ["0", "0.3"])
+def test_jumps_lie_on_the_papers_curve(initial: str) -> None:
+    plan = prunings(initial_sparsity=float(initial), n_prunings=6)
+    expected = {step: paper(step, initial=initial, final="0.97", start=200, end=700) for step in rises(plan, 1000)}
+    # Where a distance is no whole number of steps, the curve is met at the distance, half a step away at most.
+    assert rises(plan, 1000) == pytest.approx(expected, abs=3e-3)
+
+
+def test_prunings_are_levels_to_whoever_asks() -> None:
+    plan = prunings(n_prunings=2)
+    assert plan.level_starts(10) == plan.jumps(10) == [5, 7]
+    assert plan.over(10)(5) == plan.levels_reached[0]
+
+
+def test_a_gradual_rise_jumps_to_its_start_and_reaches_its_target() -> None:
+    assert prunings().jumps(10) == [7]
+    assert prunings(initial_sparsity=0.3).jumps(10) == [2, 7]
+    assert rises(prunings(initial_sparsity=0.3), 10)[2] == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
-    "plan",
-    [Stepwise(sparsity=0.3, warmup=0.1, restart=False), PLANS["cubic"], PLANS["oneshot"]],
-    ids=["restart=false", "cubic", "oneshot"],
+    ("options", "message"),
+    [
+        ({"initial_sparsity": 0.97}, r"lies in \[0, 0\.97\), got 0\.97; lower it, or set schedule=oneshot"),
+        ({"initial_sparsity": -0.1}, r"schedule\.initial_sparsity is where .* got -0\.1"),
+        ({"initial_sparsity": math.nan}, r"schedule\.initial_sparsity is where .* got nan"),
+        ({"n_prunings": 0}, r"schedule\.n_prunings must be at least 1, got 0; null prunes in every step"),
+        ({"n_prunings": 1, "initial_sparsity": 0.3}, r"must be at least 2, the jump to .* and that to sparsity, got 1"),
+        ({"rewind": "each"}, r"schedule\.rewind=each needs prunings with steps between .* set schedule\.n_prunings"),
+        (
+            {"rewind": "last", "flat_after": 0.0},
+            r"schedule\.rewind=last leaves no steps: .*flat_after=0\.0 ends the run",
+        ),
+        ({"rewind_warmup": 1.0}, r"schedule\.rewind_warmup is a fraction of the run .*got 1\.0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_other_plans_are_one_run(plan: SchedulePlan) -> None:
-    assert plan.restarts(30) == []
+def test_prunings_and_rewinds_out_of_range_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prunings(**options)
+
+
+@pytest.mark.parametrize(
+    ("initial", "n_most"), [(0.0, 5), (0.3, 6)], ids=["a jump in each step", "and one where the rise begins"]
+)
+def test_more_prunings_than_steps_of_the_rise_are_a_problem(initial: float, n_most: int) -> None:
+    fits, fits_not = (prunings(initial_sparsity=initial, n_prunings=n) for n in (n_most, n_most + 1))
+    assert fits.problems(10) == []
+    assert len(rises(fits, 10)) == n_most
+    (problem,) = fits_not.problems(10)
+    assert f"must be at most {n_most} in a run of 10 steps, of which the rise of sparsity has 5" in problem
+
+
+@pytest.mark.parametrize(
+    ("plan", "n_steps"),
+    [
+        (prunings(rewind="last", flat_after=0.01), 20),
+        (OneShot(sparsity=0.9, warmup=0.1, flat_before=0.9, rewind="last"), 4),
+    ],
+    ids=["cubic", "oneshot"],
+)
+def test_a_rewind_that_leaves_no_steps_is_a_problem(plan: SchedulePlan, n_steps: int) -> None:
+    (problem,) = plan.problems(n_steps)
+    assert f"schedule.rewind=last leaves no steps: a run of {n_steps} steps ends at its target" in problem
+    assert plan.problems(1000) == []
+
+
+# --- where the learning rate starts anew
+
+
+LEVELS = {"sparsity": 0.3, "warmup": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("plan", "n_steps", "expected"),
+    [
+        (Stepwise(**LEVELS), 30, []),
+        (Stepwise(**LEVELS, rewind="last"), 30, [20]),
+        (Stepwise(**LEVELS, rewind="each"), 30, [10, 20]),
+        (Stepwise(**LEVELS, rewind="each", flat_before=0.25), 40, [10, 20, 30]),
+        (prunings(rewind="last"), 10, [7]),
+        (prunings(rewind="last", initial_sparsity=0.3), 10, [7]),
+        (prunings(rewind="last", n_prunings=2), 10, [7]),
+        (prunings(rewind="each", n_prunings=2), 10, [5, 7]),
+        (OneShot(**LEVELS, flat_before=0.2, rewind="last"), 10, [2]),
+        (OneShot(**LEVELS, flat_before=0.0, rewind="each"), 10, []),
+    ],
+    ids=lambda value: f"{type(value).__name__} {value.rewind}" if isinstance(value, SchedulePlan) else "",
+)
+def test_a_rewind_is_where_the_sparsity_jumps_but_for_the_very_start(
+    plan: SchedulePlan, n_steps: int, expected: list[int]
+) -> None:
+    assert plan.rewinds(n_steps) == expected
+
+
+def test_the_optimizer_starts_anew_with_the_learning_rate_if_asked_to() -> None:
+    assert Stepwise(**LEVELS, rewind="each").restarts(30) == []
+    assert Stepwise(**LEVELS, rewind="each", restart_optimizer=True).restarts(30) == [10, 20]
+
+
+def test_a_dense_run_rewinds_where_a_pruned_one_does() -> None:
+    assert prunings(sparsity=0.0, rewind="each", n_prunings=3).rewinds(100) == prunings(
+        rewind="each", n_prunings=3
+    ).rewinds(100)

@@ -104,8 +104,8 @@ class Plan(SchedulePlan):
     def level_starts(self, n_steps: int) -> list[int] | None:
         return [n_steps // 2] if self.has_levels else None
 
-    def restarts(self, n_steps: int) -> list[int]:
-        return []
+    def jumps(self, n_steps: int) -> list[int]:
+        return [n_steps // 2 if self.has_levels else n_steps - 1]
 
 
 class Answers:
@@ -256,7 +256,7 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Train ten steps and say what happened."""
     module = make_module(case, folder, ranks)
     train_rows = share_of(ROWS, ranks)
-    pruning = PruningCallback(Plan(has_levels=not module.pruner.moves_within_levels), every_n_steps=1)
+    pruning = PruningCallback(Plan(has_levels=module.pruner.needs_levels), every_n_steps=1)
     importance = ImportanceCallback(
         pruning,
         loader=lambda: loader_of(train_rows, case.kind),

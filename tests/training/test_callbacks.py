@@ -73,7 +73,9 @@ def fit(module, tmp_path, callbacks, *, n_batches: int, **options) -> None:
 class Recording:
     """A plan whose schedule writes down the steps it is asked for."""
 
+    sparsity: float = 0.4
     warmup: float = 0.0
+    rewind_warmup: float = 0.0
     n_epochs: int | None = None
     levels_reached: tuple[float, ...] | None = None
     targets: list[float] = field(default_factory=list)
@@ -84,7 +86,16 @@ class Recording:
     def level_starts(self, n_steps: int):
         return None
 
+    def jumps(self, n_steps: int):
+        return [n_steps - 1]
+
+    def rewinds(self, n_steps: int):
+        return []
+
     def restarts(self, n_steps: int):
+        return []
+
+    def problems(self, n_steps: int):
         return []
 
 
@@ -131,6 +142,39 @@ def test_last_step_moves_the_masks_of_a_sparsity_that_no_longer_rises(tiny_modul
     assert targets == [0.5, 0.5, 0.5]  # steps 0, 3 and the last, 4: learned scores have moved since 3
 
 
+@pytest.mark.parametrize("name", ["magnitude", "random", "structured", "movement"])
+def test_so_many_prunings_move_the_masks_so_many_times_unless_scores_are_learned(tiny_module, tmp_path, name):
+    from cap.pruning.magnitude import Magnitude
+    from cap.pruning.movement import Movement
+    from cap.pruning.random import Random
+    from cap.pruning.schedule import Cubic
+    from cap.training.callbacks import PruningCallback
+
+    plan = Cubic(sparsity=0.5, warmup=0.0, flat_before=0.2, flat_after=0.3, initial_sparsity=0.25, n_prunings=3)
+    types = {
+        "magnitude": Magnitude,
+        "random": Random,
+        "structured": lambda: structured(importance="random"),
+        "movement": lambda: Movement(score_learning_rate=1e-2, score_init="zero"),
+    }
+    module = tiny_module(types[name]())
+    targets = recorded_targets(module)
+    fit(module, tmp_path, [PruningCallback(plan, every_n_steps=1)], n_batches=10)
+    per_step = [plan.over(10)(step) for step in range(2, 10)]
+    assert targets == (per_step if name == "movement" else list(plan.levels_reached))
+
+
+def test_masks_move_to_the_initial_sparsity_whatever_the_steps_between_moves(tiny_module, tmp_path):
+    from cap.pruning.schedule import Cubic
+    from cap.training.callbacks import PruningCallback
+
+    plan = Cubic(sparsity=0.5, warmup=0.0, flat_before=0.3, flat_after=0.3, initial_sparsity=0.25)
+    module = tiny_module()
+    targets = recorded_targets(module)
+    fit(module, tmp_path, [PruningCallback(plan, every_n_steps=100)], n_batches=10)
+    assert targets == pytest.approx([0.25, 0.5, 0.5])  # steps 3, 7 and the last
+
+
 def test_log_names_target_reached_and_counts(tiny_module, tmp_path, caplog):
     import logging
 
@@ -165,13 +209,28 @@ def test_levels_take_a_snapshot_before_each_rise_after_the_first():
     assert snapshot_steps(plan, 30, 9) == [10, 20]
 
 
+@pytest.mark.parametrize(
+    ("n_snapshots", "expected"),
+    [(9, [20, 30, 40, 50]), (2, [30, 50]), (1, [50]), (0, [])],
+    ids=lambda value: str(value),
+)
+def test_levels_take_no_more_snapshots_than_asked_for(n_snapshots, expected):
+    from cap.pruning.schedule import Cubic
+    from cap.training.snapshots import snapshot_steps
+
+    plan = Cubic(sparsity=0.9, warmup=0.0, flat_before=0.1, flat_after=0.5, initial_sparsity=0.3, n_prunings=5)
+    assert plan.level_starts(100) == [10, 20, 30, 40, 50]
+    assert snapshot_steps(plan, 100, n_snapshots) == expected
+
+
 # --- levels of structured pruning
 
 
 def levels(**options):
     from cap.pruning.schedule import Stepwise
 
-    return Stepwise(sparsity=0.5, warmup=0.25, levels=[0.25, 0.5], epochs_per_level=None, **options)
+    defaults = {"rewind": "each", "rewind_warmup": 0.25, "restart_optimizer": True}
+    return Stepwise(sparsity=0.5, warmup=0.25, levels=[0.25, 0.5], epochs_per_level=None, **(defaults | options))
 
 
 def structured(**options):
@@ -181,12 +240,12 @@ def structured(**options):
     return Structured(**(defaults | options))
 
 
-def structured_callbacks(n_rows: int = 32):
+def structured_callbacks(n_rows: int = 32, **options):
     from cap.training.callbacks import ImportanceCallback, PruningCallback, RestartCallback
 
     pruning = PruningCallback(levels(), every_n_steps=1)
     importance = ImportanceCallback(pruning, loader=lambda: loader(8), batch_size=4, n_examples=n_rows)
-    return [importance, pruning, RestartCallback(levels())]
+    return [importance, pruning, RestartCallback(levels(**options))]
 
 
 def test_units_move_once_a_level(tiny_module, tmp_path):
@@ -285,7 +344,12 @@ def test_the_task_loss_leaves_distillation_out(tiny_module, tmp_path):
         torch.testing.assert_close(total, 0.25 * task)
 
 
-def test_optimizer_starts_anew_at_each_level(tiny_module, tmp_path):
+@pytest.mark.parametrize(
+    ("restart_optimizer", "expected"),
+    [(True, [1, 2, 3, 4, 1, 2, 3, 4]), (False, [1, 2, 3, 4, 5, 6, 7, 8])],
+    ids=["restart", "kept"],
+)
+def test_optimizer_starts_anew_at_a_rewind_if_asked_to(tiny_module, tmp_path, restart_optimizer, expected):
     module = tiny_module(structured())
     steps: list[float] = []
 
@@ -294,15 +358,16 @@ def test_optimizer_starts_anew_at_each_level(tiny_module, tmp_path):
             weight = pl_module.student.model.classifier.weight
             steps.append(float(trainer.optimizers[0].state[weight]["step"]))
 
-    fit(module, tmp_path, [*structured_callbacks(), Watch()], n_batches=8)
-    assert steps == [1, 2, 3, 4, 1, 2, 3, 4]
+    callbacks = structured_callbacks(restart_optimizer=restart_optimizer)
+    fit(module, tmp_path, [*callbacks, Watch()], n_batches=8)
+    assert steps == expected
 
 
 def test_learning_rate_rises_and_falls_in_each_level(tiny_module, tmp_path):
     from dataclasses import replace
 
     module = tiny_module(structured())
-    module.optimisation = replace(module.optimisation, warmup=0.25, restarts=levels().restarts)
+    module.optimisation = replace(module.optimisation, warmup=0.25, plan=levels())
     rates: list[float] = []
 
     class Watch(Callback):
@@ -314,7 +379,7 @@ def test_learning_rate_rises_and_falls_in_each_level(tiny_module, tmp_path):
 
 
 @pytest.mark.parametrize(("warmup", "n_steps"), [(0.0, 7), (0.1, 30), (0.5, 9)])
-def test_learning_rate_without_restarts_is_transformers_linear_schedule(warmup, n_steps):
+def test_learning_rate_without_rewinds_is_transformers_linear_schedule(warmup, n_steps):
     from transformers import get_linear_schedule_with_warmup
 
     from cap.training.module import Optimisation
