@@ -18,10 +18,11 @@ from cap.errors import RunError
 from cap.heads import Metrics
 from cap.models.encoders import EncoderOutput, PooledModel, normalise
 from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
-from cap.objectives.distillation import distillation_loss, label_loss, span_rows
+from cap.objectives.distillation import label_loss
 from cap.objectives.memory import Memory, Source
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
+from cap.training.distill import Distill, distillation_terms, logit_rows
 from cap.training.ranks import ALONE, Ranks, Share
 from cap.training.stop import stop
 
@@ -52,21 +53,6 @@ class Contrast:
     reduction: Reduction
     anchor_dropout: float
     seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distill:
-    """Say how much the labels and the teacher's logits weigh.
-
-    Args:
-        weight: Factor of the distillation term; 0 leaves it out.
-        ce_weight: Factor of the loss against the labels.
-        temperature: Softens both sides of the distillation.
-    """
-
-    weight: float
-    ce_weight: float
-    temperature: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,12 +184,7 @@ class CapModule(LightningModule):
         terms: dict[str, Tensor] = {}
         if self.distill.ce_weight > 0:
             terms["ce"] = share.weight * self.distill.ce_weight * self.task_loss(output, batch)
-        if self.distill.weight > 0 and self.memory is not None:
-            student_logits = _rows(output.logits, batch)
-            stored = self.memory.teacher_logits(batch["example_id"].cpu())
-            teacher_logits = _rows(stored.to(student_logits.device), batch)
-            loss = distillation_loss(student_logits, teacher_logits, temperature=self.distill.temperature)
-            terms["kd"] = share.weight * self.distill.weight * loss
+        terms.update(distillation_terms(output, batch, distill=self.distill, memory=self.memory, share=share))
         terms.update(self._contrastive_terms(output.pooled, batch["example_id"], share))
         regularizer = self.pruner.regularizer() if self.pruner is not None else None
         if regularizer is not None:
@@ -212,7 +193,7 @@ class CapModule(LightningModule):
 
     def task_loss(self, output: EncoderOutput, batch: Mapping[str, Tensor]) -> Tensor:
         """Compare the student's answers with the labels, without a weight."""
-        return label_loss(_rows(output.logits, batch), batch["labels"].flatten())
+        return label_loss(logit_rows(output.logits, batch), batch["labels"].flatten())
 
     def _contrastive_terms(self, pooled: Tensor, own_id: Tensor, share: Share) -> Iterator[tuple[str, Tensor]]:
         if self.contrast is None or self.memory is None:
@@ -390,16 +371,6 @@ class CapModule(LightningModule):
     def _loss_scale(self) -> float | None:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return float(scaler.get_scale()) if scaler is not None else None
-
-
-def _rows(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return one row of logits per classification: an answer in the text is two, over its tokens."""
-    if logits.ndim == 2:
-        return logits
-    is_token = batch["attention_mask"]
-    # What the memory gives ends with the longest example, a batch perhaps later.
-    padding = is_token.shape[1] - logits.shape[1]
-    return span_rows(functional.pad(logits, (0, 0, 0, padding)), is_token)
 
 
 __all__ = ["CapModule", "Contrast", "Distill", "Optimisation"]
