@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from cap.errors import InputError
 from cap.heads import Head, Kind
+from cap.models.families import encoder_layers
 from cap.network import hub_is_reachable
 from cap.storage import content_key, file_sha256
 
@@ -66,11 +67,13 @@ class ModelSource:
 class EncoderOutput(NamedTuple):
     """Hold what one forward pass gives: the head's logits and the pooled vector before normalisation.
 
-    Logits are (batch, outputs); those of a span are (batch, tokens, 2), start and end.
+    Logits are (batch, outputs); those of a span are (batch, tokens, 2), start and end. Hidden states are the outputs of
+    the encoder layers, in order; there are none unless they were asked for.
     """
 
     logits: Float[Tensor, "batch ..."]
     pooled: Float[Tensor, "batch dim"]
+    hidden: tuple[Float[Tensor, "batch tokens dim"], ...] = ()
 
 
 class PooledModel(nn.Module):
@@ -87,19 +90,21 @@ class PooledModel(nn.Module):
         self.model = model
         self.pooling = pooling
 
-    def forward(self, batch: Mapping[str, Tensor]) -> EncoderOutput:
-        """Compute logits and pooled vectors; keys that are no model input are ignored."""
+    def forward(self, batch: Mapping[str, Tensor], *, with_hidden: bool = False) -> EncoderOutput:
+        """Compute logits and pooled vectors, and the hidden states of every encoder layer where they are wanted.
+
+        Keys that are no model input are ignored.
+        """
         inputs = {name: batch[name] for name in _MODEL_INPUTS if name in batch}
-        captured: list[Any] = []
-        # One pass gives both: every stock classifier runs its base model and then its head, in its own way.
-        hook = self.model.base_model.register_forward_hook(lambda module, args, output: captured.append(output))
-        try:
+        layers = encoder_layers(self.model).values() if with_hidden else ()
+        # One pass gives all: every stock classifier runs its base model and then its head, in its own way.
+        with _outputs_of([self.model.base_model]) as base, _outputs_of(layers) as hidden:
             output = self.model(**inputs)
-        finally:
-            hook.remove()
         is_span = "start_logits" in output
         logits = torch.stack([output.start_logits, output.end_logits], dim=-1) if is_span else output.logits
-        return EncoderOutput(logits, self._pool(captured[0], inputs["attention_mask"]))
+        # A layer gives its hidden states alone in some families, and with its attention in others.
+        states = tuple(given[0] if isinstance(given, tuple) else given for given in hidden)
+        return EncoderOutput(logits, self._pool(base[0], inputs["attention_mask"]), states)
 
     def _pool(self, base_output: Any, attention_mask: Tensor) -> Tensor:
         if self.pooling == "pooler":
@@ -108,8 +113,7 @@ class PooledModel(nn.Module):
         hidden: Tensor = base_output.last_hidden_state  # (batch, tokens, dim)
         if self.pooling == "first_token":
             return hidden[:, 0]
-        real = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
-        return (hidden * real).sum(dim=1) / real.sum(dim=1)
+        return mean_over_tokens(hidden, attention_mask)
 
     def head_dropout(self) -> float:
         """Return the dropout probability of the task head, as the published code applies it to anchors."""
@@ -119,6 +123,26 @@ class PooledModel(nn.Module):
             if value is not None:
                 return float(value)
         return 0.0
+
+
+@contextmanager
+def _outputs_of(modules: Iterable[nn.Module]) -> Iterator[list[Any]]:
+    """Collect what modules give in the block, in the order in which they run."""
+    given: list[Any] = []
+    hooks = [module.register_forward_hook(lambda _, args, output: given.append(output)) for module in modules]
+    try:
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def mean_over_tokens(
+    hidden: Float[Tensor, "batch tokens dim"], attention_mask: Int64[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch dim"]:
+    """Average hidden states over real tokens."""
+    real = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (batch, tokens, 1)
+    return (hidden * real).sum(dim=1) / real.sum(dim=1)
 
 
 def normalise(pooled: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
@@ -356,6 +380,7 @@ __all__ = [
     "load_model",
     "load_saved_model",
     "load_tokenizer",
+    "mean_over_tokens",
     "normalise",
     "quiet_transformers",
     "resolve_pooling",

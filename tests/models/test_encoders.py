@@ -16,13 +16,15 @@ from cap.models.encoders import (
     PooledModel,
     evaluating,
     load_saved_model,
+    mean_over_tokens,
     normalise,
     resolve_pooling,
     save_model,
     tokenizer_key,
     weights_key,
 )
-from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, tiny_batch, tiny_classifier, tiny_tokenizer
+from cap.models.families import encoder_layers, prunable_linears
+from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, LAYERS, tiny_batch, tiny_classifier, tiny_tokenizer
 
 
 def last_hidden(model: PreTrainedModel) -> Tensor:
@@ -33,6 +35,48 @@ def last_hidden(model: PreTrainedModel) -> Tensor:
 def pooled(model: PreTrainedModel, pooling: str) -> Tensor:
     with torch.no_grad():
         return PooledModel(model, pooling)(tiny_batch()).pooled
+
+
+def hidden_states(model: PreTrainedModel, batch: dict[str, Tensor] | None = None) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return PooledModel(model, "first_token")(batch or tiny_batch(), with_hidden=True).hidden
+
+
+# --- hidden states
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_hidden_states_are_those_that_the_stock_model_gives_for_each_layer(family: str) -> None:
+    model = tiny_classifier(family)
+    with torch.no_grad():
+        expected = model(**tiny_batch(), output_hidden_states=True).hidden_states
+    assert len(expected) == 1 + LAYERS  # the embeddings come first
+    torch.testing.assert_close(hidden_states(model), tuple(expected[1:]))
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_hidden_states_get_a_gradient_in_every_layer(family: str) -> None:
+    model = tiny_classifier(family)
+    hidden = PooledModel(model, "first_token")(tiny_batch(), with_hidden=True).hidden
+    sum(state.square().sum() for state in hidden).backward()
+    assert all(linear.weight.grad.abs().sum() > 0 for linear in prunable_linears(model).values())
+
+
+def test_hidden_states_that_nobody_wants_are_not_kept() -> None:
+    model = tiny_classifier()
+    layer_hooks = [layer._forward_hooks for layer in encoder_layers(model).values()]
+    seen: list[int] = []
+    model.bert.register_forward_pre_hook(lambda *_: seen.append(sum(map(len, layer_hooks))))
+    assert PooledModel(model, "first_token")(tiny_batch()).hidden == ()
+    assert seen == [0]
+
+
+def test_mean_over_tokens_does_not_see_what_stands_at_padded_places() -> None:
+    hidden, mask = torch.randn(3, 7, 4), tiny_batch()["attention_mask"]
+    other = torch.where(mask.bool().unsqueeze(-1), hidden, 1e4)
+    expected = torch.stack([row[:n].mean(dim=0) for row, n in zip(hidden, [7, 4, 1], strict=True)])
+    torch.testing.assert_close(mean_over_tokens(hidden, mask), expected)
+    torch.testing.assert_close(mean_over_tokens(other, mask), expected)
 
 
 # --- pooling
@@ -101,16 +145,16 @@ def test_one_forward_pass_gives_both_logits_and_pooled() -> None:
 
 def test_no_hook_stays_on_the_stock_model() -> None:
     model = tiny_classifier()
-    PooledModel(model, "mean")(tiny_batch())
-    assert not model.base_model._forward_hooks
+    PooledModel(model, "mean")(tiny_batch(), with_hidden=True)
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_no_hook_stays_after_a_failed_pass() -> None:
     model = tiny_classifier()
     too_large = tiny_batch() | {"input_ids": torch.full((3, 7), 1000)}
     with pytest.raises(IndexError):
-        PooledModel(model, "mean")(too_large)
-    assert not model.base_model._forward_hooks
+        PooledModel(model, "mean")(too_large, with_hidden=True)
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("pooling", ["pooler", "first_token", "mean"])
