@@ -97,9 +97,6 @@ def new_module(
         student.load_state_dict(teacher.model.state_dict())
     pruner = checked.pruner
     pruner.attach(prunable(student.model), seed=config.seed)
-    frozen = {"pretrained": prepared.pretrained}
-    if teacher is not None:
-        frozen["teacher"] = teacher.model
     return CapModule(
         student,
         distill=_distill(checked, teacher, warn),
@@ -117,7 +114,8 @@ def new_module(
         train_labels=prepared.datamodule.train_labels,
         train_groups=prepared.datamodule.train_groups,
         pruner=pruner,
-        frozen=frozen,
+        pretrained=prepared.pretrained,
+        teacher=teacher.model if teacher is not None else None,
         ranks=ranks,
     )
 

@@ -116,10 +116,14 @@ class CapModule(LightningModule):
         train_groups: The question that each example is a window of, by ``example_id``; windows of one question are
             not contrasted with each other. None where examples stand alone.
         pruner: Owns the masks of the student; None trains it dense.
-        frozen: The pre-trained model and the teacher by name. They are encoded once and then only kept for whoever
-            asks; a plain mapping keeps them out of checkpoints, devices and optimizers.
+        pretrained: The frozen pre-trained model, kept for whoever asks. Neither it nor the teacher is part of the
+            module for PyTorch: they are in no checkpoint and no optimizer, and stay on their device.
+        teacher: The frozen fine-tuned model, likewise.
         ranks: The processes that share every batch; all of them have the same memory, seed and metrics.
     """
+
+    pretrained: PooledModel | None
+    teacher: PooledModel | None
 
     def __init__(
         self,
@@ -133,7 +137,8 @@ class CapModule(LightningModule):
         train_labels: Tensor | None = None,
         train_groups: Tensor | None = None,
         pruner: Pruner | None = None,
-        frozen: Mapping[str, PooledModel] | None = None,
+        pretrained: PooledModel | None = None,
+        teacher: PooledModel | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
@@ -142,7 +147,9 @@ class CapModule(LightningModule):
         self.student = student.train()  # from_pretrained leaves a model in eval mode, where dropout is off
         self.pruner = pruner
         self.memory = memory
-        self.frozen = dict(frozen or {})
+        # Set past nn.Module, which would make them parts of this one.
+        object.__setattr__(self, "pretrained", pretrained)
+        object.__setattr__(self, "teacher", teacher)
         self.ranks = ranks
         self.contrast = contrast
         self.distill = distill
