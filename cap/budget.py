@@ -16,11 +16,11 @@ _BYTES_PER_GB = 1024**3
 class MemoryBudget:
     """Read arrays into memory as long as they fit together, and map the others from disk.
 
-    One object serves a whole run, so that tokens, teacher logits and banks share one limit. They are taken in the order
-    they come: an array that does not fit is mapped whole, a smaller one after it may still be read.
+    One object serves a whole run, so that tokens, logits, hidden states and banks share one limit. They are taken in
+    the order they come: an array that does not fit is mapped whole, a smaller one after it may still be read.
 
-    Counted are the arrays that are read (banks, teacher logits, columns of tokens), and those that are held because
-    they are needed as a whole (labels, groups, and where each example's tokens lie), whether they fit or not.
+    Counted are the arrays that are read (banks, logits, hidden states, columns of tokens), and those that are held
+    because they are needed as a whole (labels, groups, and where each example's tokens lie), whether they fit or not.
     Not counted are the models, optimizer and activations; a gathered batch; the texts of the rows; a bank while it is
     made; copies in loader workers that are not forked; and mapped pages, which the operating system keeps in its page
     cache while it has room and drops when it has none.
@@ -83,6 +83,18 @@ class MemoryBudget:
         self._bytes_mapped += mapped.nbytes
         # As a plain array over the same pages: numpy's own class for mapped files is slow to index.
         return np.asarray(mapped)
+
+    def release(self, *arrays: np.ndarray | Tensor) -> None:
+        """Count arrays no more that ``open_array`` or ``hold`` counted: nobody is going to use them again.
+
+        Args:
+            arrays: As they were given out, not views of them.
+        """
+        for array in arrays:
+            if isinstance(array, np.ndarray) and isinstance(array.base, np.memmap):
+                self._bytes_mapped -= array.nbytes
+            else:
+                self._bytes_in_memory -= array.nbytes
 
     def hold(self, *arrays: np.ndarray | Tensor) -> None:
         """Count arrays that are in memory already, whether they fit or not.

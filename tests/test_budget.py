@@ -140,3 +140,19 @@ def test_an_impossible_budget_is_refused(gb: float) -> None:
 def test_a_budget_of_no_process_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one process, got n_processes=0"):
         MemoryBudget(1.0, n_processes=0)
+
+
+@pytest.mark.parametrize("gb", [1.0, 0.0], ids=["read", "mapped"])
+def test_a_released_array_leaves_the_counts_as_they_were(tmp_path: Path, gb: float) -> None:
+    budget = MemoryBudget(gb)
+    budget.open_array(_saved(tmp_path, "kept", _array(0)))
+    before = _counts(budget)
+    budget.release(budget.open_array(_saved(tmp_path, "released", _array(1))))
+    assert _counts(budget) == before
+
+
+def test_what_is_held_can_be_released() -> None:
+    budget, rows = MemoryBudget(1.0), torch.zeros(3)
+    budget.hold(rows)
+    budget.release(rows)
+    assert _counts(budget) == (0, 0)

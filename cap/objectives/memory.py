@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +13,38 @@ from torch import Tensor
 
 from cap.budget import MemoryBudget
 
+T = TypeVar("T")
+
 Source = Literal["pretrained", "finetuned", "snapshots"]
 
 
+@dataclass(frozen=True)
+class _Logits:
+    """Hold the logits of all examples.
+
+    Args:
+        values: (examples, outputs), or of spans (tokens of all examples, 2).
+        offsets: Of spans: where each example's tokens begin in the values, and where the last one's end.
+    """
+
+    values: np.ndarray
+    offsets: Int64[Tensor, " bounds"] | None
+
+    def gather(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
+        values = torch.from_numpy(self.values)
+        if self.offsets is None:
+            return values.index_select(0, example_id)
+        start = self.offsets[example_id]
+        lengths = self.offsets[example_id + 1] - start
+        position = torch.arange(int(lengths.max()) if len(lengths) else 0)
+        is_token = position < lengths[:, None]  # (rows, tokens)
+        padded = values.new_zeros(*is_token.shape, values.shape[1])
+        padded[is_token] = values.index_select(0, (start[:, None] + position)[is_token])
+        return padded
+
+
 class Memory:
-    """Keep encodings of the frozen sources and the teacher's logits in float16.
+    """Keep, in float16, the encodings of all sources, the teacher's logits and hidden states, and a snapshot's logits.
 
     Rows are indexed by ``example_id``. Arrays that do not fit into the budget stay on disk and are memory-mapped: the
     first gather after a start without page cache reads them from there, later ones take little longer than from memory.
@@ -35,9 +63,9 @@ class Memory:
         self.n_examples = n_examples
         self._budget = budget
         self._encodings: dict[Source, list[Float[Tensor, "examples dim"]]] = {}
-        self._teacher_logits: Tensor | None = None
-        # Of spans: where each example's tokens begin in the flat array, and where the last one's end.
-        self._offsets: Int64[Tensor, " bounds"] | None = None
+        self._teacher_logits: _Logits | None = None
+        self._snapshot_logits: _Logits | None = None
+        self._hidden: Float[Tensor, "examples layers dim"] | None = None
 
     def n_encodings(self, source: Source) -> int:
         """Count the encodings per example of a source; 0 if it is not filled."""
@@ -69,15 +97,32 @@ class Memory:
         Raises:
             ValueError: If the rows are not those of this training set.
         """
-        offsets = None if lengths is None else self._read_offsets(lengths)
-        n_rows, what = self.n_examples, "training examples"
-        if offsets is not None:
-            n_rows, what = int(offsets[-1]), "tokens of the training examples"
-        self._require_rows(path, n_rows, what)
-        if offsets is not None:
-            self._budget.hold(offsets)
-        self._offsets = offsets
-        self._teacher_logits = torch.from_numpy(self._budget.open_array(path))
+        self._teacher_logits = self._open_logits(path, lengths)
+
+    def set_snapshot_logits(self, path: Path, *, lengths: Path | None = None) -> None:
+        """Take the logits of the newest snapshot from disk; those of the one before it are forgotten.
+
+        Args:
+            path: As of ``set_teacher_logits``.
+            lengths: Likewise.
+
+        Raises:
+            ValueError: If the rows are not those of this training set.
+        """
+        self._snapshot_logits = self._open_logits(path, lengths, in_place_of=self._snapshot_logits)
+
+    def set_hidden(self, path: Path) -> None:
+        """Take the teacher's hidden states from disk.
+
+        Args:
+            path: An ``.npy`` file of shape (examples, layers, dim), float16, ordered by example_id: the mean over real
+                tokens of what each encoder layer gives.
+
+        Raises:
+            ValueError: If the rows are not those of this training set.
+        """
+        self._require_rows(path, self.n_examples, "training examples", n_axes=3)
+        self._hidden = torch.from_numpy(self._budget.open_array(path))
 
     def gather(self, source: Source, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows snapshots dim"]:
         """Read the encodings of some examples, on the CPU.
@@ -101,17 +146,31 @@ class Memory:
         Raises:
             KeyError: If there are none.
         """
-        if self._teacher_logits is None:
-            raise KeyError("the memory holds no teacher logits")
-        if self._offsets is None:
-            return self._teacher_logits.index_select(0, example_id)
-        start = self._offsets[example_id]
-        lengths = self._offsets[example_id + 1] - start
-        position = torch.arange(int(lengths.max()) if len(lengths) else 0)
-        is_token = position < lengths[:, None]  # (rows, tokens)
-        padded = self._teacher_logits.new_zeros(*is_token.shape, self._teacher_logits.shape[1])
-        padded[is_token] = self._teacher_logits.index_select(0, (start[:, None] + position)[is_token])
-        return padded
+        return _present(self._teacher_logits, "teacher logits").gather(example_id)
+
+    @property
+    def has_snapshot_logits(self) -> bool:
+        """Say whether a snapshot's logits are there."""
+        return self._snapshot_logits is not None
+
+    def snapshot_logits(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
+        """Read the newest snapshot's logits of some examples, on the CPU.
+
+        Returns:
+            As ``teacher_logits``.
+
+        Raises:
+            KeyError: If there are none.
+        """
+        return _present(self._snapshot_logits, "snapshot's logits").gather(example_id)
+
+    def hidden(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows layers dim"]:
+        """Read the teacher's hidden states of some examples, on the CPU.
+
+        Raises:
+            KeyError: If there are none.
+        """
+        return _present(self._hidden, "hidden states").index_select(0, example_id)
 
     def draw_extras(
         self, n: int, *, exclude: Int64[Tensor, " batch"], generator: torch.Generator
@@ -131,6 +190,20 @@ class Memory:
         order = torch.randperm(self.n_examples, generator=generator)[: n + len(exclude)]
         return order[~torch.isin(order, exclude)][:n]
 
+    def _open_logits(self, path: Path, lengths: Path | None, *, in_place_of: _Logits | None = None) -> _Logits:
+        offsets = None if lengths is None else self._read_offsets(lengths)
+        n_rows, what = self.n_examples, "training examples"
+        if offsets is not None:
+            n_rows, what = int(offsets[-1]), "tokens of the training examples"
+        self._require_rows(path, n_rows, what)
+        if in_place_of is not None:  # first, so that the new ones fit where the old ones did
+            self._budget.release(in_place_of.values)
+            if in_place_of.offsets is not None:
+                self._budget.release(in_place_of.offsets)
+        if offsets is not None:
+            self._budget.hold(offsets)
+        return _Logits(self._budget.open_array(path), offsets)
+
     def _read_offsets(self, path: Path) -> Tensor:
         lengths = np.load(path, allow_pickle=False)
         if lengths.shape != (self.n_examples,) or lengths.dtype != np.int64 or lengths.min() < 1:
@@ -140,12 +213,18 @@ class Memory:
             )
         return torch.from_numpy(np.concatenate([[0], lengths.cumsum()]))
 
-    def _require_rows(self, path: Path, n_rows: int, what: str) -> None:
+    def _require_rows(self, path: Path, n_rows: int, what: str, *, n_axes: int = 2) -> None:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.ndim != 2 or len(array) != n_rows or array.dtype != np.float16:
+        if array.ndim != n_axes or len(array) != n_rows or array.dtype != np.float16:
             raise ValueError(
                 f"a bank needs float16 rows for all {n_rows} {what}, got {array.dtype} of shape {array.shape}"
             )
+
+
+def _present(value: T | None, what: str) -> T:
+    if value is None:
+        raise KeyError(f"the memory holds no {what}")
+    return value
 
 
 __all__ = ["Memory", "Source"]

@@ -235,6 +235,88 @@ def test_missing_teacher_logits_are_a_key_error() -> None:
         _memory().teacher_logits(torch.tensor([0]))
 
 
+# --- logits of the newest snapshot -------------------------------------------------------------------------------
+
+
+def test_only_the_newest_snapshots_logits_are_kept(tmp_path: Path) -> None:
+    memory = _memory()
+    for step in range(3):
+        memory.set_snapshot_logits(_saved(tmp_path / f"{step}.npy", _array(step, dim=3)))
+    expected = _array(2, dim=3)[[9, 0]]
+    np.testing.assert_array_equal(memory.snapshot_logits(torch.tensor([9, 0])).numpy(), expected)
+
+
+def test_teacher_and_snapshot_keep_their_own_logits(tmp_path: Path) -> None:
+    memory = _memory()
+    memory.set_teacher_logits(_saved(tmp_path / "t.npy", _array(5, dim=3)))
+    memory.set_snapshot_logits(_saved(tmp_path / "s.npy", _array(6, dim=3)))
+    np.testing.assert_array_equal(memory.teacher_logits(torch.tensor([4])).numpy(), _array(5, dim=3)[[4]])
+    np.testing.assert_array_equal(memory.snapshot_logits(torch.tensor([4])).numpy(), _array(6, dim=3)[[4]])
+
+
+def test_a_memory_knows_whether_a_snapshot_has_given_logits(tmp_path: Path) -> None:
+    memory = _memory()
+    assert not memory.has_snapshot_logits
+    with pytest.raises(KeyError, match="no snapshot's logits"):
+        memory.snapshot_logits(torch.tensor([0]))
+    memory.set_snapshot_logits(_saved(tmp_path / "s.npy", _array(6, dim=3)))
+    assert memory.has_snapshot_logits
+
+
+def test_snapshots_of_spans_come_by_example_and_count_once(tmp_path: Path) -> None:
+    budget = MemoryBudget(1.0)
+    memory = Memory(n_examples=N, budget=budget)
+    lengths = _saved(tmp_path / "lengths.npy", LENGTHS)
+    for seed in (8, 7):
+        memory.set_snapshot_logits(_saved(tmp_path / f"{seed}.npy", _array(seed, n=N_TOKENS, dim=2)), lengths=lengths)
+    assert memory.snapshot_logits(torch.tensor([5, 63])).tolist() == _slow_spans([5, 63])
+    assert budget.bytes_in_memory == N_TOKENS * 2 * 2 + (N + 1) * 8
+
+
+def test_new_logits_fit_where_the_old_ones_did(tmp_path: Path) -> None:
+    budget = MemoryBudget(N * 3 * 2 / GIB)
+    memory = Memory(n_examples=N, budget=budget)
+    for step in range(3):
+        memory.set_snapshot_logits(_saved(tmp_path / f"{step}.npy", _array(step, dim=3)))
+    assert (budget.bytes_in_memory, budget.bytes_mapped) == (N * 3 * 2, 0)
+
+
+def test_refused_logits_leave_those_of_the_snapshot_before(tmp_path: Path) -> None:
+    memory = _memory()
+    memory.set_snapshot_logits(_saved(tmp_path / "good.npy", _array(1, dim=3)))
+    with pytest.raises(ValueError, match="training examples"):
+        memory.set_snapshot_logits(_saved(tmp_path / "bad.npy", _array(2, n=N - 1, dim=3)))
+    np.testing.assert_array_equal(memory.snapshot_logits(torch.tensor([3])).numpy(), _array(1, dim=3)[[3]])
+
+
+# --- hidden states -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
+def test_hidden_states_come_by_example_with_all_layers(tmp_path: Path, budget_gb: float) -> None:
+    states = _array(4, dim=6 * DIM).reshape(N, 6, DIM)
+    memory = _memory(budget_gb=budget_gb)
+    memory.set_hidden(_saved(tmp_path / "h.npy", states))
+    np.testing.assert_array_equal(memory.hidden(torch.tensor([50, 2, 2])).numpy(), states[[50, 2, 2]])
+
+
+def test_hidden_states_count_against_the_budget(tmp_path: Path) -> None:
+    budget = MemoryBudget(1.0)
+    Memory(n_examples=N, budget=budget).set_hidden(_saved(tmp_path / "h.npy", _array(4).reshape(N, 2, DIM // 2)))
+    assert budget.bytes_in_memory == ARRAY_BYTES
+
+
+@pytest.mark.parametrize("array", [_array(1), _array(1, n=N - 1)[:, None]], ids=["no layers", "row missing"])
+def test_hidden_states_of_another_shape_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=f"float16 rows for all {N} training examples"):
+        _memory().set_hidden(_saved(tmp_path / "h.npy", array))
+
+
+def test_missing_hidden_states_are_a_key_error() -> None:
+    with pytest.raises(KeyError, match="no hidden states"):
+        _memory().hidden(torch.tensor([0]))
+
+
 # --- teacher logits of spans -------------------------------------------------------------------------------------
 
 LENGTHS = np.random.default_rng(6).integers(1, 12, N)
