@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
@@ -76,4 +79,41 @@ def distillation_loss(
     return temperature**2 * divergence
 
 
-__all__ = ["distillation_loss", "label_loss", "span_rows"]
+def mean_squares(hidden: Sequence[Float[Tensor, "rows dim"]]) -> Float[Tensor, " layers"]:
+    """Measure how large the hidden states of each layer are: what an all-zero student's error would be."""
+    return torch.stack([states.detach().float().square().mean() for states in hidden])
+
+
+def hidden_loss(
+    student: Sequence[Float[Tensor, "rows dim"]],
+    teacher: Sequence[Float[Tensor, "rows dim"]],
+    *,
+    scale: Float[Tensor, " layers"],
+) -> Float[Tensor, ""]:
+    """Compare hidden states layer by layer, each layer's error relative to the size of its states.
+
+    Args:
+        student: Hidden states of each encoder layer; get the gradient. A row is a real token, or the mean over the real
+            tokens of an example.
+        teacher: Of the same rows; detached; any float type.
+        scale: ``mean_squares`` of the teacher, over the rows of the whole batch where processes share one.
+
+    Returns:
+        The sum over layers of mean squared error ÷ scale; no unit. 0 for equal states, 1 a layer for states of 0.
+
+    Raises:
+        ValueError: If there are not as many layers on both sides.
+
+    Source: SquareHead, arXiv:2310.06927: the sum over layers of MSE(student, teacher) ÷ (MSE(0, teacher) +
+    ε), on tokens. Rows that are means over tokens are our own.
+    """
+    errors = torch.stack(
+        [
+            functional.mse_loss(own.float(), wanted.detach().float())
+            for own, wanted in zip(student, teacher, strict=True)
+        ]
+    )
+    return (errors / (scale + torch.finfo(torch.float32).eps)).sum()
+
+
+__all__ = ["distillation_loss", "hidden_loss", "label_loss", "mean_squares", "span_rows"]

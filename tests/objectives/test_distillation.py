@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cap.objectives.distillation import distillation_loss, label_loss, span_rows
+from cap.objectives.distillation import distillation_loss, hidden_loss, label_loss, mean_squares, span_rows
 
 
 def _logits(*shape: int, seed: int) -> Tensor:
@@ -260,3 +260,73 @@ def test_autocast_changes_no_digit_of_a_span() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = _span_distillation(student, teacher, 2.0)
     torch.testing.assert_close(loss, expected, atol=0, rtol=0)
+
+
+# --- hidden states
+
+
+def _states(n_layers: int, n_rows: int, *, seed: int, dim: int = 5) -> list[Tensor]:
+    return [(layer + 1) * _logits(n_rows, dim, seed=seed + layer) for layer in range(n_layers)]
+
+
+def _slow_hidden(student: list[Tensor], teacher: list[Tensor]) -> float:
+    """Follow the paper entry by entry: the sum over layers of MSE(student, teacher) ÷ MSE(0, teacher)."""
+    total = 0.0
+    for own, wanted in zip(student, teacher, strict=True):
+        pairs = list(zip(own.flatten().tolist(), wanted.flatten().tolist(), strict=True))
+        total += sum((a - b) ** 2 for a, b in pairs) / sum(b**2 for _, b in pairs)
+    return total
+
+
+def _hidden(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    return hidden_loss(student, teacher, scale=mean_squares(teacher))
+
+
+@pytest.mark.parametrize(("n_layers", "n_rows"), [(1, 1), (2, 3), (6, 7)], ids=["smallest", "two layers", "six layers"])
+def test_hidden_loss_agrees_with_a_loop_over_entries(n_layers: int, n_rows: int) -> None:
+    student, teacher = _states(n_layers, n_rows, seed=1), _states(n_layers, n_rows, seed=50)
+    assert _hidden(student, teacher).item() == pytest.approx(_slow_hidden(student, teacher), rel=1e-5)
+
+
+def test_hidden_loss_of_equal_states_is_exactly_zero() -> None:
+    states = _states(3, 4, seed=1)
+    assert _hidden(states, [state.clone() for state in states]).item() == 0.0
+
+
+def test_hidden_loss_of_a_student_that_gives_zeros_is_one_a_layer() -> None:
+    teacher = _states(3, 4, seed=1)
+    assert _hidden([torch.zeros_like(state) for state in teacher], teacher).item() == pytest.approx(3.0)
+
+
+def test_layers_of_any_size_weigh_the_same() -> None:
+    student, teacher = _states(2, 4, seed=1), _states(2, 4, seed=50)
+    larger = [
+        [state * factor for state, factor in zip(states, (100.0, 0.01), strict=True)] for states in (student, teacher)
+    ]
+    assert _hidden(*larger).item() == pytest.approx(_hidden(student, teacher).item(), rel=1e-4)
+
+
+def test_hidden_loss_gives_the_student_alone_a_gradient() -> None:
+    student = [state.requires_grad_() for state in _states(2, 3, seed=1)]
+    teacher = [state.requires_grad_() for state in _states(2, 3, seed=50)]
+    _hidden(student, teacher).backward()
+    expected = [2 * (own - wanted) / wanted.square().sum() for own, wanted in zip(student, teacher, strict=True)]
+    torch.testing.assert_close([state.grad for state in student], expected)
+    assert [state.grad for state in teacher] == [None, None]
+
+
+def test_a_layer_of_zeros_stays_finite() -> None:
+    teacher = [torch.zeros(2, 3)]
+    assert math.isfinite(_hidden([torch.ones(2, 3)], teacher).item())
+    assert _hidden([torch.zeros(2, 3)], teacher).item() == 0.0
+
+
+def test_float16_states_are_compared_in_float32() -> None:
+    student, teacher = _states(2, 3, seed=1), [state.half() for state in _states(2, 3, seed=50)]
+    expected = _slow_hidden(student, [state.float() for state in teacher])
+    assert _hidden(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_another_number_of_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        hidden_loss(_states(2, 3, seed=1), _states(3, 3, seed=1), scale=torch.ones(3))
