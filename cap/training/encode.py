@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cap.models.encoders import PooledModel, evaluating, normalise, weights_key
+from cap.models.encoders import PooledModel, evaluating, mean_over_tokens, normalise, weights_key
 from cap.storage import atomic_file, atomic_folder, content_key, file_sha256, making, read_json, write_json
 from cap.training.progress import tracked
 from cap.training.ranks import ALONE, Ranks
-from cap.training.shares import ENCODINGS, LENGTHS, LOGITS, Shares, ShareWriter, share_folder, together
+from cap.training.shares import ENCODINGS, HIDDEN, LENGTHS, LOGITS, Shares, ShareWriter, share_folder, together
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,15 @@ class FrozenOutputs:
         logits: ``.npy`` file (examples, outputs), or of spans (tokens of all examples, 2), without padding; float16,
             ordered by example_id. None if they were not asked for.
         lengths: Of spans: ``.npy`` file with the number of tokens of each example, int64; else None.
+        hidden: ``.npy`` file (examples, layers, dim), float16, ordered by example_id: of each encoder layer the mean
+            over real tokens. None if they were not asked for.
         was_cached: True if nothing had to be computed.
     """
 
     encodings: Path
     logits: Path | None
     lengths: Path | None
+    hidden: Path | None
     was_cached: bool
 
 
@@ -72,6 +75,7 @@ def encode_share(
     computation: Computation,
     description: str,
     with_logits: bool,
+    with_hidden: bool = False,
     trainer: Trainer | None = None,
     shows_progress: bool = True,
 ) -> None:
@@ -84,6 +88,7 @@ def encode_share(
         computation: Where and how to run.
         description: What the progress bar says.
         with_logits: False where nobody reads them: those of spans are as many as there are tokens.
+        with_hidden: True for the mean hidden states of every encoder layer, too.
         trainer: A trainer that is fitting at the moment, for its progress display.
         shows_progress: Whether this process is the one that shows it.
     """
@@ -93,10 +98,12 @@ def encode_share(
     with ShareWriter(folder) as share, evaluating(model), computation.autocast():
         for batch in batches:
             moved = {name: value.to(device) for name, value in batch.items()}
-            output = model(moved)
+            output = model(moved, with_hidden=with_hidden)
             logits, lengths = _logits_of(output.logits, moved["attention_mask"]) if with_logits else (None, None)
             encodings = normalise(output.pooled).half().cpu()
-            share.append(batch["example_id"].cpu().numpy(), encodings.numpy(), logits=logits, lengths=lengths)
+            hidden = _means(output.hidden, moved["attention_mask"]) if with_hidden else None
+            example_id = batch["example_id"].cpu().numpy()
+            share.append(example_id, encodings.numpy(), logits=logits, lengths=lengths, hidden=hidden)
 
 
 def _logits_of(logits: Tensor, attention_mask: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
@@ -105,6 +112,12 @@ def _logits_of(logits: Tensor, attention_mask: Tensor) -> tuple[np.ndarray, np.n
         return logits.half().cpu().numpy(), None
     is_token = attention_mask.bool()
     return logits[is_token].half().cpu().numpy(), is_token.sum(dim=1).cpu().numpy()
+
+
+def _means(hidden: Sequence[Tensor], attention_mask: Tensor) -> np.ndarray:
+    """Average each layer's states over real tokens: (batch, layers, dim)."""
+    means = [mean_over_tokens(states.float(), attention_mask) for states in hidden]
+    return torch.stack(means, dim=1).half().cpu().numpy()
 
 
 def _encode(
@@ -117,6 +130,7 @@ def _encode(
     description: str,
     with_logits: bool,
     ranks: Ranks,
+    with_hidden: bool = False,
     trainer: Trainer | None = None,
 ) -> None:
     """Let every process encode its share beside ``path``, and the first one write what all of them gave."""
@@ -129,6 +143,7 @@ def _encode(
             computation=computation,
             description=description,
             with_logits=with_logits,
+            with_hidden=with_hidden,
             trainer=trainer,
             shows_progress=ranks.is_first,
         )
@@ -151,6 +166,7 @@ def frozen_outputs(
     computation: Computation,
     description: str,
     with_logits: bool,
+    with_hidden: bool = False,
     ranks: Ranks = ALONE,
 ) -> FrozenOutputs:
     """Return the outputs of a frozen model over the training set, computed at most once per content.
@@ -164,6 +180,7 @@ def frozen_outputs(
         description: What the progress bar and the log say.
         with_logits: False for a model whose task head means nothing: its head is then no part of the content, so that
             runs with other seeds share one entry.
+        with_hidden: True for the mean hidden states of every encoder layer, too; such an entry is one of its own.
         ranks: The processes that share the rows; every one of them calls this. Their number is no part of the content.
 
     Returns:
@@ -174,7 +191,7 @@ def frozen_outputs(
         RunError: If another process failed.
     """
     weights = weights_key(model.model if with_logits else model.model.base_model)
-    names = (ENCODINGS, LOGITS) if with_logits else (ENCODINGS,)
+    names = (ENCODINGS, *([LOGITS] if with_logits else []), *([HIDDEN] if with_hidden else []))
     where = [computation.precision, computation.device.type]
     # One process names the entry, and it alone waits for another run that makes the same; the others wait for it.
     key = ranks.broadcast(content_key([weights, list(names), model.pooling, data_key, *where]))
@@ -184,7 +201,7 @@ def frozen_outputs(
         if was_cached:
             if ranks.is_first:
                 log.info("%s: found in the cache", description)
-            return _files(folder, with_logits, was_cached=True, ranks=ranks)
+            return _files(folder, names, was_cached=True, ranks=ranks)
         n_batches = sum(ranks.gather(len(cast(Sized, loader))))
         if ranks.is_first:
             log.info("%s: %d batches on %s", description, n_batches, computation.device)
@@ -196,9 +213,10 @@ def frozen_outputs(
             computation=computation,
             description=description,
             with_logits=with_logits,
+            with_hidden=with_hidden,
             ranks=ranks,
         )
-    return _files(folder, with_logits, was_cached=False, ranks=ranks)
+    return _files(folder, names, was_cached=False, ranks=ranks)
 
 
 def _write_entry(shares: Shares, folder: Path) -> None:
@@ -208,14 +226,15 @@ def _write_entry(shares: Shares, folder: Path) -> None:
         write_json(temporary / _META, {name: file_sha256(temporary / name) for name in shares.names})
 
 
-def _files(folder: Path, with_logits: bool, *, was_cached: bool, ranks: Ranks) -> FrozenOutputs:
+def _files(folder: Path, names: Sequence[str], *, was_cached: bool, ranks: Ranks) -> FrozenOutputs:
     lengths = folder / LENGTHS
     # A network file system may show the others an older state: only the process that wrote looks.
     has_lengths = together(ranks, lambda: ranks.is_first and lengths.exists(), what="reading the cache")[0]
     return FrozenOutputs(
         encodings=folder / ENCODINGS,
-        logits=folder / LOGITS if with_logits else None,
+        logits=folder / LOGITS if LOGITS in names else None,
         lengths=lengths if has_lengths else None,
+        hidden=folder / HIDDEN if HIDDEN in names else None,
         was_cached=was_cached,
     )
 

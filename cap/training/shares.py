@@ -21,6 +21,7 @@ T = TypeVar("T")
 ENCODINGS = "encodings.npy"
 LOGITS = "logits.npy"
 LENGTHS = "lengths.npy"
+HIDDEN = "hidden.npy"
 _EXAMPLE_ID = "example_id.npy"
 # Rows that are put together at a time: a few MB.
 _CHUNK = 4096
@@ -39,6 +40,7 @@ class ShareWriter:
         self._files = ExitStack()
         self._encodings = self._files.enter_context(GrowingArray(folder / ENCODINGS))
         self._logits = self._files.enter_context(GrowingArray(folder / LOGITS))
+        self._hidden = self._files.enter_context(GrowingArray(folder / HIDDEN))
         self._example_id: list[np.ndarray] = []
         self._lengths: list[np.ndarray] = []
 
@@ -61,6 +63,7 @@ class ShareWriter:
         *,
         logits: np.ndarray | None = None,
         lengths: np.ndarray | None = None,
+        hidden: np.ndarray | None = None,
     ) -> None:
         """Write one batch.
 
@@ -69,6 +72,7 @@ class ShareWriter:
             encodings: One row each.
             logits: One row each, or of spans one row for each of their tokens; None if nobody reads them.
             lengths: Of spans: the tokens of each example, int64.
+            hidden: One row of all layers each; None if nobody reads them.
         """
         self._example_id.append(example_id)
         self._encodings.append(encodings)
@@ -76,6 +80,8 @@ class ShareWriter:
             self._logits.append(logits)
         if lengths is not None:
             self._lengths.append(lengths)
+        if hidden is not None:
+            self._hidden.append(hidden)
 
 
 class Shares:
@@ -103,7 +109,7 @@ class Shares:
     @property
     def names(self) -> list[str]:
         """List the files that the shares hold parts of."""
-        return [name for name in (ENCODINGS, LOGITS, LENGTHS) if (self._folders[0] / name).exists()]
+        return [name for name in (ENCODINGS, LOGITS, LENGTHS, HIDDEN) if (self._folders[0] / name).exists()]
 
     def write(self, name: str, path: Path) -> None:
         """Put the parts of one file together.
@@ -196,4 +202,4 @@ def together(ranks: Ranks, work: Callable[[], T], *, what: str) -> list[T]:
     return [value for _, value in outcomes]
 
 
-__all__ = ["ENCODINGS", "LENGTHS", "LOGITS", "ShareWriter", "Shares", "share_folder", "together"]
+__all__ = ["ENCODINGS", "HIDDEN", "LENGTHS", "LOGITS", "ShareWriter", "Shares", "share_folder", "together"]

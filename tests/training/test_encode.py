@@ -88,6 +88,7 @@ def frozen(model, batches, cache_dir, **changes):
         computation=computation,
         description="encoding",
         with_logits=changes.get("with_logits", True),
+        with_hidden=changes.get("with_hidden", False),
     )
 
 
@@ -239,3 +240,37 @@ def test_damaged_lengths_are_made_again(reader, tmp_path, damage):
 
 def test_entry_of_spans_without_logits_holds_no_lengths(reader, tmp_path):
     assert frozen(reader, [windows([1, 0])], tmp_path, with_logits=False).lengths is None
+
+
+def slow_means(model, row: int) -> np.ndarray:
+    """Average what transformers itself gives for one row, without padding, token by token."""
+    alone = {name: value for name, value in windows([row]).items() if name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        layers = model.eval().model(**alone, output_hidden_states=True).hidden_states[1:]
+    return np.stack([sum(layer[0].double()) / N_TOKENS[row] for layer in layers])
+
+
+@pytest.mark.parametrize("ids", [[[0, 1, 2, 3, 4]], [[2, 4], [0, 3], [1]]], ids=["one batch", "mixed"])
+def test_hidden_states_are_the_means_over_real_tokens_in_the_order_of_ids(reader, tmp_path, ids):
+    outputs = frozen(reader, [windows(rows, width=12) for rows in ids], tmp_path, with_hidden=True)
+    hidden = np.load(outputs.hidden)
+    assert (hidden.dtype, hidden.shape) == (np.float16, (len(N_TOKENS), 2, 32))
+    np.testing.assert_allclose(hidden, [slow_means(reader, row) for row in range(len(N_TOKENS))], atol=2e-3)
+
+
+def test_entry_with_hidden_states_is_found_again_and_holds_the_rest_unchanged(model, tmp_path):
+    plain = frozen(model, [batch([0, 1])], tmp_path)
+    first = frozen(model, [batch([0, 1])], tmp_path, with_hidden=True)
+    second = frozen(model, [], tmp_path, with_hidden=True)
+    assert (plain.hidden, first.was_cached, second.was_cached) == (None, False, True)
+    assert second.hidden == first.hidden
+    assert first.encodings.read_bytes() == plain.encodings.read_bytes()
+    assert first.logits.read_bytes() == plain.logits.read_bytes()
+
+
+def test_damaged_hidden_states_are_made_again(model, tmp_path):
+    first = frozen(model, [batch([0, 1])], tmp_path, with_hidden=True)
+    good = first.hidden.read_bytes()
+    first.hidden.write_bytes(good[:-2])
+    second = frozen(model, [batch([0, 1])], tmp_path, with_hidden=True)
+    assert (second.was_cached, second.hidden.read_bytes()) == (False, good)

@@ -60,7 +60,7 @@ def computation():
     return Computation(torch.device("cpu"), "32-true", nullcontext)
 
 
-def frozen(model, cache_dir, ranks, loader=None):
+def frozen(model, cache_dir, ranks, loader=None, *, with_hidden=False):
     from cap.training.encode import frozen_outputs
 
     return frozen_outputs(
@@ -71,6 +71,7 @@ def frozen(model, cache_dir, ranks, loader=None):
         computation=computation(),
         description="encoding",
         with_logits=True,
+        with_hidden=with_hidden,
         ranks=ranks,
     )
 
@@ -117,6 +118,18 @@ def test_entry_that_several_processes_make_has_the_name_and_the_bytes_of_one(mod
     assert entries(tmp_path / "shared") == entries(alone)
     assert outputs == [outputs[0]] * size
     assert not outputs[0].was_cached
+
+
+@pytest.mark.parametrize("size", [2, 5], ids=["two", "two without a batch"])
+def test_hidden_states_of_several_processes_are_those_of_one(model, tmp_path, size):
+    from cap.training.ranks import ALONE
+    from tests.training.ranks_in_threads import run_ranks
+
+    frozen(model, tmp_path / "alone", ALONE, with_hidden=True)
+    run_ranks(size, lambda ranks: frozen(model, tmp_path / "shared", ranks, with_hidden=True))
+    found = entries(tmp_path / "shared")
+    assert found == entries(tmp_path / "alone")
+    assert any(name.endswith("hidden.npy") for name in found)
 
 
 def test_every_process_finds_what_is_there(model, alone):
