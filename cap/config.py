@@ -75,6 +75,8 @@ class DistillConfig:
     weight: float = MISSING
     ce_weight: float = MISSING
     temperature: float = MISSING
+    hidden_weight: float = MISSING
+    hidden: str = MISSING
 
 
 @dataclass

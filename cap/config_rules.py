@@ -85,6 +85,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         "contrast.snapshot_count": c.contrast.snapshot_count,
         "distill.weight": c.distill.weight,
         "distill.ce_weight": c.distill.ce_weight,
+        "distill.hidden_weight": c.distill.hidden_weight,
         "memory.budget_gb": c.memory.budget_gb,
         "data.num_workers": c.data.num_workers,
     }
@@ -105,6 +106,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
     choices = {
         "contrast.pool": (c.contrast.pool, ("cls", "mean")),
         "contrast.reduction": (c.contrast.reduction, ("pairs", "anchors")),
+        "distill.hidden": (c.distill.hidden, ("pooled", "tokens")),
         "student_init": (c.student_init, ("pretrained", "teacher")),
     }
     problems += [
@@ -163,6 +165,11 @@ def _problems_of_objective(c: TrainConfig) -> list[str]:
         return ["teacher=none leaves only the labels to learn from, so distill.ce_weight must be > 0, got 0"]
     if c.teacher == "none" and c.student_init == "teacher":
         return ["student_init=teacher needs a teacher, got teacher=none"]
+    if c.teacher == "none" and c.distill.hidden_weight > 0:
+        return [
+            f"distill.hidden_weight={c.distill.hidden_weight:g} compares hidden states with a teacher's, got "
+            f"teacher=none; set distill.hidden_weight=0, or teacher=auto"
+        ]
     return []
 
 

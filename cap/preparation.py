@@ -327,6 +327,7 @@ def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.devi
         prepared.pretrained.model.config,
         is_encoded=settings.contrast.finetuned,
         is_start=settings.student_init == "teacher",
+        is_compared=settings.distill.hidden_weight > 0,
         name=name,
     )
     check_labels(config, head=prepared.task.head, name=name)

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from cap.config import Checked
-from cap.models.encoders import PooledModel
+from cap.models.encoders import PooledModel, weights_key
 from cap.models.families import prunable
 from cap.objectives.memory import Memory, Source
 from cap.preparation import Prepared, Teacher
@@ -51,7 +51,8 @@ def filled_memory(
     wanted: list[tuple[Source, PooledModel]] = []
     if config.contrast.pretrained:
         wanted.append(("pretrained", prepared.pretrained))
-    if teacher is not None and (config.contrast.finetuned or config.distill.weight > 0):
+    distill = _distill_settings(checked)
+    if teacher is not None and (config.contrast.finetuned or distill.reads_memory):
         wanted.append(("finetuned", teacher.model))
     for source, model in wanted:
         outputs = frozen_outputs(
@@ -62,6 +63,7 @@ def filled_memory(
             computation=computation_of(trainer),
             description=f"encoding the training rows with the {source} model",
             with_logits=source == "finetuned",
+            with_hidden=source == "finetuned" and distill.hidden_weight > 0 and not distill.runs_teacher,
             ranks=ranks,
         )
         model.cpu()
@@ -69,6 +71,10 @@ def filled_memory(
         keys[source] = outputs.encodings.parent.name
         if outputs.logits is not None:
             memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)
+        if outputs.hidden is not None:
+            memory.set_hidden(outputs.hidden)
+    if teacher is not None and distill.runs_teacher:
+        keys["teacher"] = weights_key(teacher.model.model.base_model)
     return memory, keys
 
 
@@ -233,12 +239,23 @@ def new_callbacks(
     )
 
 
-def _distill(checked: Checked, teacher: Teacher | None, warn: Callable[[str], None]) -> Distill:
+def _distill_settings(checked: Checked) -> Distill:
     distill = checked.config.distill
+    return Distill(
+        weight=distill.weight,
+        ce_weight=distill.ce_weight,
+        temperature=distill.temperature,
+        hidden_weight=distill.hidden_weight,
+        hidden="tokens" if distill.hidden == "tokens" else "pooled",
+    )
+
+
+def _distill(checked: Checked, teacher: Teacher | None, warn: Callable[[str], None]) -> Distill:
+    distill = _distill_settings(checked)
     if teacher is None and distill.weight > 0:
         warn("There is no teacher to distil from: the labels weigh 1, as with distill=none.")
-        return Distill(weight=0.0, ce_weight=1.0, temperature=distill.temperature)
-    return Distill(weight=distill.weight, ce_weight=distill.ce_weight, temperature=distill.temperature)
+        return dataclasses.replace(distill, weight=0.0, ce_weight=1.0)
+    return distill
 
 
 def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None) -> Contrast | None:

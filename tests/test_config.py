@@ -43,6 +43,12 @@ def message_of(compose_config, *overrides: str) -> str:
         (["distill.weight=0", "distill.ce_weight=0"], "must not both be 0"),
         (["teacher=none", "distill.ce_weight=0"], "teacher=none leaves only the labels"),
         (["teacher=none", "student_init=teacher"], "student_init=teacher needs a teacher"),
+        (["distill.hidden_weight=-1"], "distill.hidden_weight must be >= 0, got -1.0"),
+        (["distill.hidden=mean"], "distill.hidden must be one of pooled, tokens, got 'mean'"),
+        (
+            ["teacher=none", "distill.hidden_weight=1"],
+            "distill.hidden_weight=1 compares hidden states with a teacher's",
+        ),
         (["pruning.score_learning_rate=0"], "pruning.score_learning_rate must be > 0, got 0.0"),
         (["pruning.score_learning_rate=fast"], "pruning.score_learning_rate must be a number, got 'fast'"),
         (["pruning.every_n_steps=0"], "pruning.every_n_steps must be a whole number of at least 1, got 0"),

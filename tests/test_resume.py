@@ -15,6 +15,7 @@ TYPES = {
     "magnitude": ["pruning=magnitude", "trainer.accumulate_grad_batches=2"],
     "first_order": ["pruning=first_order", "trainer.val_check_interval=0.5"],
     "random": ["pruning=random", "student_init=teacher"],
+    "hidden states of tokens": ["distill.hidden_weight=1", "distill.hidden=tokens", "contrast=none"],
     "structured": ["pruning=structured", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=1"],
     "rewinds": [
         "pruning=movement",

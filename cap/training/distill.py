@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cap.models.encoders import EncoderOutput
-from cap.objectives.distillation import distillation_loss, span_rows
+from cap.models.encoders import EncoderOutput, PooledModel, mean_over_tokens
+from cap.objectives.distillation import distillation_loss, hidden_loss, mean_squares, span_rows
 from cap.objectives.memory import Memory
-from cap.training.ranks import Share
+from cap.training.ranks import Ranks, Share
+
+HiddenForm = Literal["pooled", "tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """Say how much the labels and the teacher's logits weigh.
+    """Say how much the labels and the teacher's outputs weigh.
 
     Args:
         weight: Factor of the distillation term; 0 leaves it out.
         ce_weight: Factor of the loss against the labels.
         temperature: Softens both sides of the distillation.
+        hidden_weight: Factor of the error of the hidden states, summed over the encoder layers; 0 leaves it out.
+        hidden: ``pooled`` compares means over real tokens with those in the memory; ``tokens`` compares every real
+            token, with the teacher running in the step.
     """
 
     weight: float
     ce_weight: float
     temperature: float
+    hidden_weight: float = 0.0
+    hidden: HiddenForm = "pooled"
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Say whether the teacher runs in every step."""
+        return self.hidden_weight > 0 and self.hidden == "tokens"
+
+    @property
+    def reads_memory(self) -> bool:
+        """Say whether a term needs what the memory holds."""
+        return self.weight > 0 or (self.hidden_weight > 0 and self.hidden == "pooled")
 
 
 def distillation_terms(
-    output: EncoderOutput, batch: Mapping[str, Tensor], *, distill: Distill, memory: Memory | None, share: Share
+    output: EncoderOutput,
+    batch: Mapping[str, Tensor],
+    *,
+    distill: Distill,
+    memory: Memory | None,
+    teacher: PooledModel | None,
+    ranks: Ranks,
+    share: Share,
 ) -> Iterator[tuple[str, Tensor]]:
     """Compare what the student gave for a batch with what its teacher gives.
 
     Args:
-        output: Of the student.
+        output: Of the student, with hidden states where they have a weight.
         batch: With ``example_id``.
         distill: Weights and temperature.
-        memory: Holds the teacher's logits; None where there is no teacher.
-        share: This process's part of the batch.
+        memory: Holds the teacher's logits and mean hidden states; None where no term reads them.
+        teacher: In eval mode and on the student's device; None where it need not run.
+        ranks: The processes that share the batch.
+        share: This process's part of it.
 
     Yields:
         Terms by name, each times its weight; those without weight are left out. Their mean over the processes is the
@@ -51,6 +79,27 @@ def distillation_terms(
         teacher_logits = logit_rows(stored.to(student_logits.device), batch)
         loss = distillation_loss(student_logits, teacher_logits, temperature=distill.temperature)
         yield "kd", share.weight * distill.weight * loss
+    if distill.runs_teacher and teacher is not None:
+        index = batch["attention_mask"].flatten().nonzero().squeeze(1)  # of the real tokens
+        with torch.no_grad():
+            wanted = _tokens(teacher(batch, with_hidden=True).hidden, index)
+        # What is averaged are tokens: this process's part of them is not its part of the rows.
+        tokens = ranks.share(len(index), device=index.device)
+        yield "hidden", distill.hidden_weight * _hidden_term(_tokens(output.hidden, index), wanted, tokens, ranks)
+    elif distill.hidden_weight > 0 and memory is not None:
+        means = [mean_over_tokens(states.float(), batch["attention_mask"]) for states in output.hidden]
+        stored = memory.hidden(batch["example_id"].cpu()).to(means[0].device, non_blocking=True)
+        yield "hidden", distill.hidden_weight * _hidden_term(means, stored.unbind(dim=1), share, ranks)
+
+
+def _tokens(hidden: Sequence[Tensor], index: Tensor) -> list[Tensor]:
+    """Pick the real tokens of a batch: of each layer (tokens, dim)."""
+    return [states.flatten(0, 1).index_select(0, index) for states in hidden]
+
+
+def _hidden_term(student: Sequence[Tensor], teacher: Sequence[Tensor], share: Share, ranks: Ranks) -> Tensor:
+    scale = ranks.mean(share.weight * mean_squares(teacher))  # of the whole batch
+    return share.weight * hidden_loss(student, teacher, scale=scale)
 
 
 def logit_rows(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -63,4 +112,4 @@ def logit_rows(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     return span_rows(functional.pad(logits, (0, 0, 0, padding)), is_token)
 
 
-__all__ = ["Distill", "distillation_terms", "logit_rows"]
+__all__ = ["Distill", "HiddenForm", "distillation_terms", "logit_rows"]

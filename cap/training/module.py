@@ -111,14 +111,14 @@ class CapModule(LightningModule):
         optimisation: Learning rates and decay.
         metrics: Validation metrics by split, in the order of the validation data loaders.
         contrast: Weights of the contrastive terms; None for none.
-        memory: Encodings and teacher logits by ``example_id``; needed by ``contrast`` and by distillation.
+        memory: Encodings and what the teacher gives by ``example_id``; needed by ``contrast`` and by distillation.
         train_labels: Labels by ``example_id``; classes (int64) give supervised positives, numbers and spans none.
         train_groups: The question that each example is a window of, by ``example_id``; windows of one question are
             not contrasted with each other. None where examples stand alone.
         pruner: Owns the masks of the student; None trains it dense.
         pretrained: The frozen pre-trained model, kept for whoever asks. Neither it nor the teacher is part of the
             module for PyTorch: they are in no checkpoint and no optimizer, and stay on their device.
-        teacher: The frozen fine-tuned model, likewise.
+        teacher: The frozen fine-tuned model, likewise; it moves to the student's device if ``distill`` runs it.
         ranks: The processes that share every batch; all of them have the same memory, seed and metrics.
     """
 
@@ -142,14 +142,16 @@ class CapModule(LightningModule):
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
-        if memory is None and (contrast is not None or distill.weight > 0):
+        if memory is None and (contrast is not None or distill.reads_memory):
             raise ValueError("contrast and distillation read frozen outputs: a memory is required, got None")
+        if teacher is None and distill.runs_teacher:
+            raise ValueError("distillation from the hidden states of tokens runs the teacher: it is required, got None")
         self.student = student.train()  # from_pretrained leaves a model in eval mode, where dropout is off
         self.pruner = pruner
         self.memory = memory
         # Set past nn.Module, which would make them parts of this one.
         object.__setattr__(self, "pretrained", pretrained)
-        object.__setattr__(self, "teacher", teacher)
+        object.__setattr__(self, "teacher", teacher.eval() if teacher is not None else None)
         self.ranks = ranks
         self.contrast = contrast
         self.distill = distill
@@ -160,9 +162,15 @@ class CapModule(LightningModule):
         self._extras = torch.Generator().manual_seed(contrast.seed if contrast else 0)
 
     def forward(self, batch: Mapping[str, Tensor]) -> EncoderOutput:
-        """Run the student."""
-        output: EncoderOutput = self.student(batch)
+        """Run the student; where its loss is wanted, hidden states are among what it gives."""
+        with_hidden = self.distill.hidden_weight > 0 and torch.is_grad_enabled()
+        output: EncoderOutput = self.student(batch, with_hidden=with_hidden)
         return output
+
+    def on_train_start(self) -> None:
+        """Bring the teacher to the student if it runs in the step; Lightning moves the module's own parts alone."""
+        if self.teacher is not None and self.distill.runs_teacher:
+            self.teacher.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Add up the weighted loss terms of a batch and log each."""
@@ -184,14 +192,24 @@ class CapModule(LightningModule):
             batch: With ``labels`` and ``example_id``.
 
         Returns:
-            Terms by name: ``ce``, ``kd``, ``prc``, ``snc``, ``fic``, ``scores``; those without weight are left out.
-            With several processes their mean over the processes is the term of the whole batch.
+            Terms by name: ``ce``, ``kd``, ``hidden``, ``prc``, ``snc``, ``fic``, ``scores``; those without weight are
+            left out. With several processes their mean over the processes is the term of the whole batch.
         """
         share = self.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
         terms: dict[str, Tensor] = {}
         if self.distill.ce_weight > 0:
             terms["ce"] = share.weight * self.distill.ce_weight * self.task_loss(output, batch)
-        terms.update(distillation_terms(output, batch, distill=self.distill, memory=self.memory, share=share))
+        terms.update(
+            distillation_terms(
+                output,
+                batch,
+                distill=self.distill,
+                memory=self.memory,
+                teacher=self.teacher,
+                ranks=self.ranks,
+                share=share,
+            )
+        )
         terms.update(self._contrastive_terms(output.pooled, batch["example_id"], share))
         regularizer = self.pruner.regularizer() if self.pruner is not None else None
         if regularizer is not None:

@@ -236,28 +236,37 @@ def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
 
 
 def check_size(
-    teacher: PretrainedConfig, student: PretrainedConfig, *, is_encoded: bool, is_start: bool, name: str
+    teacher: PretrainedConfig,
+    student: PretrainedConfig,
+    *,
+    is_encoded: bool,
+    is_start: bool,
+    is_compared: bool,
+    name: str,
 ) -> None:
-    """Refuse a given teacher whose encodings or weights cannot be set beside the student's.
+    """Refuse a given teacher whose encodings, hidden states or weights cannot be set beside the student's.
 
     Args:
         teacher: Configuration of the teacher.
         student: Configuration of the pre-trained model.
         is_encoded: True if the student is contrasted with the teacher's encodings.
         is_start: True if the student starts from the teacher's weights, so that every dimension must agree.
+        is_compared: True if the student's hidden states are compared with the teacher's, layer by layer.
         name: How to call the teacher.
 
     Raises:
         InputError: If the family differs, or the width or depth where they matter.
     """
     keys = ["model_type"]
-    keys += ["hidden_size"] if is_encoded else []
-    keys += ["num_hidden_layers", "intermediate_size", "vocab_size"] if is_start else []
+    keys += ["hidden_size"] if is_encoded or is_compared else []
+    keys += ["num_hidden_layers"] if is_start or is_compared else []
+    keys += ["intermediate_size", "vocab_size"] if is_start else []
     found, wanted = ({key: getattr(config, key, None) for key in keys} for config in (teacher, student))
     if found != wanted:
         raise InputError(
             f"teacher must be like the model in {wanted}, got {name} with {found}; give one fine-tuned from the same "
-            f"model, or teacher=auto; with contrast.finetuned=false the width may differ"
+            f"model, or teacher=auto; the width matters to contrast.finetuned, distill.hidden_weight and "
+            f"student_init=teacher, the depth to the last two"
         )
 
 

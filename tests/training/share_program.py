@@ -36,7 +36,7 @@ from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.ranks import ALONE, Ranks, join
 from cap.training.strategy import make_strategy
 
-N_EXAMPLES, DIM, N_OUTPUTS = 40, 32, 3
+N_EXAMPLES, DIM, N_LAYERS, N_OUTPUTS = 40, 32, 2, 3
 N_TOKENS = np.random.default_rng(0).integers(3, 13, N_EXAMPLES)
 ANSWERS = np.random.default_rng(2).integers(0, N_TOKENS[:, None], (N_EXAMPLES, 2))
 LABELS: dict[str, Tensor] = {
@@ -66,6 +66,10 @@ def structured(loss: str) -> Structured:
 
 
 PLAIN = Distill(weight=0.0, ce_weight=1.0, temperature=1.0)
+HIDDEN = {
+    form: Distill(weight=0.0, ce_weight=0.1, temperature=1.0, hidden_weight=1.0, hidden=form)
+    for form in ("pooled", "tokens")
+}
 CASES: dict[str, Case] = {
     "soft movement": Case(
         "classes",
@@ -85,6 +89,8 @@ CASES: dict[str, Case] = {
     ),
     "first order, spans": Case("span", FirstOrder),
     "magnitude, numbers, labels alone": Case("number", Magnitude, contrast=None, distill=PLAIN),
+    "hidden states": Case("classes", Magnitude, contrast=None, distill=HIDDEN["pooled"]),
+    "hidden states of tokens, spans": Case("span", Magnitude, contrast=None, distill=HIDDEN["tokens"], accumulate=2),
     "structured, total": Case("classes", lambda: structured("total")),
     "structured, task": Case("span", lambda: structured("task"), contrast=None, distill=PLAIN),
 }
@@ -167,6 +173,8 @@ def make_memory(folder: Path, kind: str) -> Memory:
     np.save(folder / "logits.npy", draw.standard_normal(shape).astype(np.float16))
     np.save(folder / "lengths.npy", N_TOKENS)
     memory.set_teacher_logits(folder / "logits.npy", lengths=folder / "lengths.npy" if kind == "span" else None)
+    np.save(folder / "hidden.npy", draw.standard_normal((N_EXAMPLES, N_LAYERS, DIM)).astype(np.float16))
+    memory.set_hidden(folder / "hidden.npy")
     return memory
 
 
@@ -175,7 +183,7 @@ def make_module(case: Case, folder: Path, ranks: Ranks) -> CapModule:
     config = BertConfig(
         vocab_size=20,
         hidden_size=DIM,
-        num_hidden_layers=2,
+        num_hidden_layers=N_LAYERS,
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=32,
@@ -185,6 +193,7 @@ def make_module(case: Case, folder: Path, ranks: Ranks) -> CapModule:
     )
     is_span = case.kind == "span"
     model = BertForQuestionAnswering(config) if is_span else BertForSequenceClassification(config)
+    teacher = type(model)(config)
     pruner = case.pruner()
     pruner.attach(prunable(model), seed=0)
     contrast = {
@@ -207,6 +216,7 @@ def make_module(case: Case, folder: Path, ranks: Ranks) -> CapModule:
         train_labels=LABELS[case.kind],
         train_groups=torch.arange(N_EXAMPLES) // 3 if is_span else None,
         pruner=pruner,
+        teacher=PooledModel(teacher, "first_token"),
         ranks=ranks,
     )
 

@@ -15,6 +15,8 @@ CASES = {
     "movement, reduction anchors, micro-batches": {"ce", "kd", "prc", "snc", "fic", "total"},
     "first order, spans": {"ce", "kd", "prc", "snc", "fic", "total"},
     "magnitude, numbers, labels alone": {"ce", "total"},
+    "hidden states": {"ce", "hidden", "total"},
+    "hidden states of tokens, spans": {"ce", "hidden", "total"},
     "structured, total": {"ce", "kd", "prc", "snc", "fic", "total"},
     "structured, task": {"ce", "total"},
 }

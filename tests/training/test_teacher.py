@@ -133,18 +133,43 @@ def test_chance_level_is_two_standard_errors_above_the_majority(score, majority,
     assert is_at_chance(score, majority, n_rows) is expected
 
 
-def test_given_teacher_of_another_width_is_refused_where_it_is_contrasted(
-    compose_config, tiny_overrides, tiny_model, tmp_path
-):
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+@pytest.fixture
+def other_teacher(tiny_model, tmp_path):
+    """Save a classifier whose dimensions are not those of the tiny model."""
 
-    config = BertConfig.from_pretrained(tiny_model, hidden_size=16, num_attention_heads=2)
-    config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "given")
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "given")
-    message = refusal(compose_config, tiny_overrides, tmp_path / "given")
+    def save(**sizes: int) -> Path:
+        from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+        config = BertConfig.from_pretrained(tiny_model, **sizes)
+        config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
+        BertForSequenceClassification(config).save_pretrained(tmp_path / "given")
+        AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "given")
+        return tmp_path / "given"
+
+    return save
+
+
+def test_given_teacher_of_another_width_is_refused_where_it_is_contrasted(
+    compose_config, tiny_overrides, other_teacher
+):
+    message = refusal(compose_config, tiny_overrides, other_teacher(hidden_size=16, num_attention_heads=2))
     assert "'hidden_size': 32" in message
     assert "'hidden_size': 16" in message
+
+
+@pytest.mark.parametrize("form", ["pooled", "tokens"])
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [({"hidden_size": 16, "num_attention_heads": 2}, "'hidden_size': 16"), ({"num_hidden_layers": 3}, "_layers': 3")],
+    ids=["width", "depth"],
+)
+def test_given_teacher_of_another_size_is_refused_where_hidden_states_are_compared(
+    compose_config, tiny_overrides, other_teacher, form, sizes, expected
+):
+    overrides = [*tiny_overrides, "contrast=none", "distill.hidden_weight=1", f"distill.hidden={form}"]
+    message = refusal(compose_config, overrides, other_teacher(**sizes))
+    assert expected in message
+    assert len(message.splitlines()) == 1
 
 
 def reader_config(architecture: str | None, n_outputs: int = 2):

@@ -1,0 +1,62 @@
+"""The terms of ``distill.*`` from the door to the record."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+
+def run(compose_config, overrides: list[str]) -> tuple[dict, list[dict[str, str]]]:
+    from cap.train import train
+
+    cfg = compose_config(*overrides)
+    train(cfg)
+    run_dir = Path(cfg.output_dir)
+    curves = list(csv.DictReader((run_dir / "logs" / "metrics.csv").read_text().splitlines()))
+    return json.loads((run_dir / "record.json").read_text()), curves
+
+
+def values(curves: list[dict[str, str]], name: str) -> dict[int, float]:
+    return {int(row["step"]): float(row[name]) for row in curves if row.get(name)}
+
+
+@pytest.mark.parametrize("pruning", ["movement", "structured"])
+@pytest.mark.parametrize("form", ["pooled", "tokens"])
+def test_hidden_states_are_learned_from_in_every_step(compose_config, tiny_overrides, form, pruning):
+    levels = ["schedule.levels=[0.25,0.5]"] if pruning == "structured" else []
+    hidden = ["distill.hidden_weight=2", f"distill.hidden={form}", f"pruning={pruning}", *levels]
+    record, curves = run(compose_config, [*tiny_overrides, "contrast=none", *hidden])
+    assert record["status"] == "completed"
+    assert len(values(curves, "loss/hidden")) == record["steps"]
+
+
+@pytest.mark.parametrize("form", ["pooled", "tokens"])
+def test_student_that_starts_as_its_teacher_has_nothing_to_learn_from_hidden_states(
+    compose_config, tiny_overrides, form
+):
+    # Without dropout, and before the first weight is pruned.
+    still = ["student_init=teacher", "contrast=none", "schedule.flat_before=0.5", "schedule.flat_after=0.1"]
+    hidden = [
+        "distill.hidden_weight=1",
+        f"distill.hidden={form}",
+        "model.name_or_path=" + without_dropout(tiny_overrides),
+    ]
+    _, curves = run(compose_config, [*tiny_overrides, *still, *hidden])
+    terms = values(curves, "loss/hidden")
+    assert terms[min(terms)] == pytest.approx(0.0, abs=1e-5)
+    assert terms[max(terms)] > 1e-3
+
+
+def without_dropout(overrides: list[str]) -> str:
+    import shutil
+
+    source = Path(next(o.partition("=")[2] for o in overrides if o.startswith("model.name_or_path=")))
+    target = Path(next(o.partition("=")[2] for o in overrides if o.startswith("cache_dir="))).parent / "without_dropout"
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (target / "config.json").write_text(json.dumps(config | none))
+    return str(target)

@@ -1,0 +1,163 @@
+"""What the student learns from its teacher's hidden states, as terms of a CapModule."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.models.tiny_models import FAMILY_NAMES, LAYERS, tiny_batch, tiny_classifier
+
+N_TOKENS = (7, 4, 1)  # of tiny_batch
+forms = pytest.mark.parametrize("form", ["pooled", "tokens"])
+
+
+def batch(*, width: int = 7) -> dict[str, Tensor]:
+    """Make three rows, padded to a width; what stands behind the real tokens means nothing."""
+    made = tiny_batch()
+    padded = {name: nn.functional.pad(value, (0, width - 7)) for name, value in made.items()}
+    padded["input_ids"] = torch.where(padded["attention_mask"].bool(), padded["input_ids"], width)
+    return padded | {"labels": torch.tensor([0, 1, 0]), "example_id": torch.tensor([2, 0, 1])}
+
+
+def states(model: nn.Module) -> list[list[Tensor]]:
+    """Let transformers itself give the hidden states of each row alone, without padding: by layer, then by row."""
+    made, rows = tiny_batch(), []
+    for row, n in enumerate(N_TOKENS):
+        alone = {name: value[row : row + 1, :n] for name, value in made.items()}
+        with torch.no_grad():
+            rows.append([layer[0] for layer in model.eval()(**alone, output_hidden_states=True).hidden_states[1:]])
+    return [[row[layer] for row in rows] for layer in range(LAYERS)]
+
+
+def slow_loss(student: nn.Module, teacher: nn.Module, form: str) -> float:
+    """Walk through layers, rows and tokens one at a time."""
+    total = 0.0
+    for own_layer, wanted_layer in zip(states(student), states(teacher), strict=True):
+        error = size = 0.0
+        for own, wanted in zip(own_layer, wanted_layer, strict=True):
+            n = len(own)
+            if form == "pooled":
+                own, wanted = (sum(tokens) / n for tokens in (own, wanted))
+            error += float((own.double() - wanted.double()).square().sum())
+            size += float(wanted.double().square().sum())
+        total += error / size
+    return total
+
+
+def memory_of(teacher: nn.Module, folder: Path):
+    from cap.budget import MemoryBudget
+    from cap.objectives.memory import Memory
+
+    layers = [[row.mean(dim=0) for row in rows] for rows in states(teacher)]
+    rows = torch.stack([torch.stack(layer) for layer in layers], dim=1).half()  # (rows, layers, dim)
+    order = batch()["example_id"].argsort()
+    np.save(folder / "hidden.npy", rows[order].numpy())
+    memory = Memory(n_examples=3, budget=MemoryBudget(1.0))
+    memory.set_hidden(folder / "hidden.npy")
+    return memory
+
+
+def module_of(student: nn.Module, teacher: nn.Module, form: str, folder: Path, **weights: Any):
+    from cap.models.encoders import PooledModel
+    from cap.training.module import CapModule, Distill, Optimisation
+
+    return CapModule(
+        PooledModel(student, "first_token"),
+        distill=Distill(weight=0.0, ce_weight=0.0, temperature=1.0, **({"hidden_weight": 1.0} | weights), hidden=form),
+        optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
+        metrics={},
+        memory=memory_of(teacher, folder),
+        teacher=PooledModel(teacher, "first_token"),
+    )
+
+
+def hidden_term(module, made: dict[str, Tensor] | None = None) -> Tensor:
+    made = made or batch()
+    return module.eval().loss_terms(module(made), made)["hidden"]
+
+
+@forms
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_term_agrees_with_a_loop_over_layers_rows_and_tokens(family, form, tmp_path):
+    student, teacher = tiny_classifier(family), tiny_classifier(family, seed=1)
+    module = module_of(student, teacher, form, tmp_path, hidden_weight=0.5)
+    assert hidden_term(module).item() == pytest.approx(0.5 * slow_loss(student, teacher, form), rel=2e-3)
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("pooled", 1e-5), ("tokens", 0.0)])
+def test_student_that_is_its_teacher_has_nothing_to_learn(form, tolerance, tmp_path):
+    student = tiny_classifier()
+    module = module_of(student, copy.deepcopy(student), form, tmp_path)
+    assert hidden_term(module).item() == pytest.approx(0.0, abs=tolerance)
+
+
+@forms
+def test_padding_of_a_batch_changes_nothing(form, tmp_path):
+    module = module_of(tiny_classifier(), tiny_classifier(seed=1), form, tmp_path)
+    assert hidden_term(module, batch(width=12)).item() == pytest.approx(hidden_term(module).item(), rel=1e-5)
+
+
+@forms
+def test_every_layer_of_the_student_gets_a_gradient_and_the_teacher_none(form, tmp_path):
+    from cap.models.families import prunable_linears
+
+    student, teacher = tiny_classifier(), tiny_classifier(seed=1)
+    hidden_term(module_of(student, teacher, form, tmp_path)).backward()
+    assert all(linear.weight.grad.abs().sum() > 0 for linear in prunable_linears(student).values())
+    assert not [name for name, p in teacher.named_parameters() if p.grad is not None]
+
+
+def test_teacher_answers_without_dropout_while_the_student_trains(tmp_path):
+    teacher = tiny_classifier(seed=1, hidden_dropout_prob=0.5).train()
+    module = module_of(tiny_classifier(hidden_dropout_prob=0.0), teacher, "tokens", tmp_path).train()
+    module.student.eval()
+    made = batch()
+    first, second = (module.loss_terms(module(made), made)["hidden"].item() for _ in range(2))
+    assert first == second
+
+
+def test_teacher_is_no_part_of_the_module(tmp_path):
+    module = module_of(tiny_classifier(), tiny_classifier(seed=1), "tokens", tmp_path)
+    assert {name.partition(".")[0] for name in module.state_dict()} == {"student"}
+    assert {name.partition(".")[0] for name, _ in module.named_parameters()} == {"student"}
+
+
+@forms
+def test_hidden_states_are_kept_only_where_a_loss_is_wanted(form, tmp_path):
+    module = module_of(tiny_classifier(), tiny_classifier(seed=1), form, tmp_path)
+    with torch.no_grad():
+        assert module(batch()).hidden == ()
+    assert len(module(batch()).hidden) == LAYERS
+    module = module_of(tiny_classifier(), tiny_classifier(seed=1), form, tmp_path, hidden_weight=0.0)
+    assert module(batch()).hidden == ()
+
+
+@forms
+@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
+def test_half_precision_changes_the_term_little(form, dtype, tmp_path):
+    module = module_of(tiny_classifier(), tiny_classifier(seed=1), form, tmp_path)
+    expected = hidden_term(module).item()
+    with torch.autocast("cpu", dtype=dtype):
+        assert hidden_term(module).item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("form", "missing"), [("pooled", "a memory is required"), ("tokens", "runs the teacher: it is required")]
+)
+def test_what_the_hidden_states_come_from_is_required(form, missing):
+    from cap.models.encoders import PooledModel
+    from cap.training.module import CapModule, Distill, Optimisation
+
+    with pytest.raises(ValueError, match=missing):
+        CapModule(
+            PooledModel(tiny_classifier(), "first_token"),
+            distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0, hidden_weight=1.0, hidden=form),
+            optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
+            metrics={},
+        )
