@@ -20,6 +20,7 @@ from cap.config_rules import (
     type_problems,
 )
 from cap.errors import InputError
+from cap.models.families import PARTS
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.results.runs import what_counts
@@ -158,6 +159,7 @@ class TrainConfig:
     sparsity: float = MISSING
     teacher: str = MISSING
     student_init: str = MISSING
+    freeze: list[str] | None = MISSING
     seed: int = MISSING
     batch_size: int = MISSING
     learning_rate: float = MISSING
@@ -249,7 +251,7 @@ def check(cfg: DictConfig) -> Checked:
     if problems:
         raise InputError("\n".join(problems))
     n_epochs = parts["schedule"].n_epochs
-    # The record and the hash say how long the run and its rows really are.
+    # The record and the hash say how long the run and its rows really are, and what is frozen.
     if n_epochs is not None and n_epochs != config.trainer.max_epochs:
         log.info(
             "the schedule takes %d epochs (schedule.epochs_per_level), not trainer.max_epochs=%d; "
@@ -258,6 +260,8 @@ def check(cfg: DictConfig) -> Checked:
             config.trainer.max_epochs,
         )
         config.trainer.max_epochs = resolved["trainer"]["max_epochs"] = n_epochs
+    given = parts["pruning"].freezes if config.freeze is None else config.freeze
+    config.freeze = resolved["freeze"] = [part for part in PARTS if part in given]
     config.task.max_length = resolved["task"]["max_length"] = config.max_length
     return Checked(
         config, {str(k): v for k, v in resolved.items()}, parts["pruning"], name, every_n_steps, parts["schedule"]

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from cap.errors import InputError
+from cap.models.families import PARTS
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import OneShot, SchedulePlan
 from cap.pruning.soft_movement import SoftMovement
@@ -114,7 +115,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         for key, (value, known) in choices.items()
         if value not in known
     ]
-    return problems + _problems_of_length(c) + _problems_of_objective(c)
+    return problems + _problems_of_length(c) + _problems_of_objective(c) + _problems_of_freeze(c)
 
 
 def _problems_of_length(c: TrainConfig) -> list[str]:
@@ -169,6 +170,21 @@ def _problems_of_objective(c: TrainConfig) -> list[str]:
         return [
             f"distill.hidden_weight={c.distill.hidden_weight:g} compares hidden states with a teacher's, got "
             f"teacher=none; set distill.hidden_weight=0, or teacher=auto"
+        ]
+    return []
+
+
+def _problems_of_freeze(c: TrainConfig) -> list[str]:
+    freeze = c.freeze or []
+    if not set(freeze) <= set(PARTS):
+        return [
+            f"freeze names parts of the model that keep their weights, out of {', '.join(PARTS)}, got {freeze}; "
+            f"the encoder layers, which are pruned, always train"
+        ]
+    if "head" in freeze and c.student_init == "pretrained":
+        return [
+            f"freeze={freeze} keeps a task head that nobody has trained: with student_init=pretrained it starts from "
+            f"random weights; set student_init=teacher, or leave head out"
         ]
     return []
 

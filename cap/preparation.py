@@ -21,6 +21,7 @@ from cap.data.tasks import Task, get_task
 from cap.errors import InputError
 from cap.heads import Kind, Metrics
 from cap.models.encoders import (
+    LoadedModel,
     ModelSource,
     PooledModel,
     Pooling,
@@ -32,7 +33,7 @@ from cap.models.encoders import (
     tokenizer_key,
     weights_key,
 )
-from cap.models.families import family_of, longest_input
+from cap.models.families import PARTS, family_of, longest_input, parameters_of
 from cap.storage import content_key, ensure_writable
 from cap.training.evaluation import evaluate
 from cap.training.module import Optimisation
@@ -145,9 +146,28 @@ def prepare(checked: Checked) -> Prepared:
     datamodule.setup()
     seed_everything(config.seed, verbose=False)
     loaded = load_model(source, head=task.head)
+    _check_freeze(config, loaded)
     pooling = resolve_pooling(config.contrast.pool, has_trained_pooler=loaded.has_trained_pooler)
     pretrained = PooledModel(loaded.model, pooling)
     return Prepared(task, rows, source, tokenizer, datamodule, pretrained, datamodule.majority(), budget, cache_dir)
+
+
+def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
+    """Refuse to freeze what the model lacks, or what nobody has trained: it could never become of use."""
+    freeze = config.freeze or []
+    names = {part: set(parameters_of(loaded.model, [part])) for part in PARTS if part in freeze}
+    absent = [part for part, found in names.items() if not found]
+    if absent:
+        raise InputError(
+            f"freeze names parts that the model has, got {freeze} for a {type(loaded.model).__name__}, which has no "
+            f"{' and no '.join(absent)}; leave that out"
+        )
+    drawn = [part for part, found in names.items() if found & set(loaded.drawn)]
+    if drawn and config.student_init == "pretrained":
+        raise InputError(
+            f"freeze={freeze} keeps weights that nobody has trained: those of the {' and the '.join(drawn)} are not in "
+            f"the checkpoint and start at random; set student_init=teacher, or leave that out"
+        )
 
 
 def task_of(node: TaskConfig, data_dir: Path | None) -> Task:

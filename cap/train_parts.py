@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from cap.config import Checked
 from cap.models.encoders import PooledModel, weights_key
-from cap.models.families import prunable
+from cap.models.families import PARTS, parameters_of, prunable
 from cap.objectives.memory import Memory, Source
 from cap.preparation import Prepared, Teacher
 from cap.results.folder import CHECKPOINTS, LEVELS
@@ -120,6 +120,7 @@ def new_module(
         train_labels=prepared.datamodule.train_labels,
         train_groups=prepared.datamodule.train_groups,
         pruner=pruner,
+        freeze=parameters_of(student.model, [part for part in PARTS if part in (config.freeze or [])]),
         pretrained=prepared.pretrained,
         teacher=teacher.model if teacher is not None else None,
         ranks=ranks,

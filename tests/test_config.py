@@ -35,6 +35,13 @@ def message_of(compose_config, *overrides: str) -> str:
         (["contrast.pool=max"], "contrast.pool must be one of cls, mean, got 'max'"),
         (["contrast.reduction=sum"], "contrast.reduction must be one of pairs, anchors, got 'sum'"),
         (["student_init=random"], "student_init must be one of pretrained, teacher, got 'random'"),
+        (
+            ["freeze=[encoder]"],
+            "out of embeddings, pooler, head, got ['encoder']; the encoder layers, which are pruned,",
+        ),
+        (["freeze=[embeddings,heads]"], "out of embeddings, pooler, head, got ['embeddings', 'heads']"),
+        (["freeze=[head]"], "with student_init=pretrained it starts from random weights; set student_init=teacher"),
+        (["freeze=[embeddings,pooler,head]"], "keeps a task head that nobody has trained"),
         (["trainer.devices=0"], "trainer.devices is a number of processes and must be at least 1, got 0"),
         (["trainer.num_nodes=0"], "trainer.num_nodes is a number of processes and must be at least 1, got 0"),
         (["trainer.devices=2", "trainer.strategy=fsdp"], "trainer.strategy must be auto, ddp or"),
@@ -134,6 +141,35 @@ def test_every_choice_of_every_group_passes_the_rules(compose_config, overrides)
     from cap.config import check
 
     assert check(compose_config(*overrides)).hash
+
+
+FREEZES = {
+    **{
+        f"pruning={name}": ["embeddings"]
+        for name in ("movement", "soft_movement", "magnitude", "first_order", "random")
+    },
+    "pruning=structured": [],
+    "pruning=structured freeze=[embeddings]": ["embeddings"],
+    "pruning=movement freeze=[]": [],
+    "freeze=[pooler,embeddings,pooler]": ["embeddings", "pooler"],
+    "freeze=[head,pooler,embeddings] student_init=teacher": ["embeddings", "pooler", "head"],
+}
+
+
+@pytest.mark.parametrize(("overrides", "expected"), FREEZES.items(), ids=FREEZES)
+def test_what_is_frozen_follows_from_the_pruning_type_unless_it_is_given(compose_config, overrides, expected):
+    from cap.config import check
+
+    checked = check(compose_config(*overrides.split()))
+    assert (checked.config.freeze, checked.resolved["freeze"]) == (expected, expected)
+
+
+def test_hash_is_that_of_what_is_frozen_however_it_was_said(compose_config):
+    from cap.config import check
+
+    wanted = ([], ["freeze=null"], ["freeze=[embeddings]"], ["freeze=[]"])
+    hashes = [check(compose_config("pruning=magnitude", *overrides)).hash for overrides in wanted]
+    assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
 
 
 @pytest.mark.parametrize("override", ["output_dir=a", "cache_dir=b", "logger=wandb", "traceback=true"])

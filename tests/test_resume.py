@@ -14,7 +14,7 @@ TYPES = {
     "movement": ["pruning=movement", "sparsity=0.6"],
     "magnitude": ["pruning=magnitude", "trainer.accumulate_grad_batches=2"],
     "first_order": ["pruning=first_order", "trainer.val_check_interval=0.5"],
-    "random": ["pruning=random", "student_init=teacher"],
+    "random": ["pruning=random", "student_init=teacher", "freeze=[embeddings,pooler,head]"],
     "hidden states of tokens": ["distill.hidden_weight=1", "distill.hidden=tokens", "contrast=none"],
     "structured": ["pruning=structured", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=1"],
     "rewinds": [
@@ -186,6 +186,33 @@ def test_checkpoint_holds_no_frozen_model_and_executes_nothing(tmp_path, killed)
     killed(2)
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "step-0000002.ckpt", weights_only=True)
     assert {name.partition(".")[0] for name in checkpoint["state_dict"]} == {"student"}
+
+
+def test_checkpoint_holds_nothing_of_what_is_frozen(tmp_path, killed):
+    import torch
+
+    killed(2, "freeze=[embeddings]")
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "step-0000002.ckpt", weights_only=True)
+    trained = {name for name in checkpoint["state_dict"] if not name.startswith("student.model.bert.encoder.layer.")}
+    assert trained == {
+        f"student.model.{layer}.{kind}" for layer in ("bert.pooler.dense", "classifier") for kind in ("weight", "bias")
+    }
+
+
+def test_run_whose_frozen_weights_have_changed_is_refused(compose_config, tmp_path, tiny_model, killed):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from cap.errors import RunError
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    wanted = killed(2, f"model.name_or_path={model}", "contrast=none", "distill=none")
+    weights = load_file(model / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"][0] += 1.0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunError, match=r"frozen weights \(freeze\) it began with.*remove checkpoints/"):
+        run(compose_config, wanted)
 
 
 def test_signal_after_the_end_leaves_a_complete_run(compose_config, tiny_overrides, tmp_path, monkeypatch):

@@ -296,8 +296,13 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def weights_key(model: nn.Module) -> str:
     """Name a model by its weights: the same for the same bits, whatever file they came from."""
+    return tensors_key(model.state_dict())
+
+
+def tensors_key(tensors: Mapping[str, Tensor]) -> str:
+    """Name some tensors by their names and bits."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -386,6 +391,7 @@ __all__ = [
     "resolve_pooling",
     "resolve_source",
     "save_model",
+    "tensors_key",
     "tokenizer_key",
     "weights_key",
 ]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cap.errors import InputError, nearest_first
+
+Part = Literal["embeddings", "pooler", "head"]
+PARTS: tuple[Part, ...] = get_args(Part)
+"""What surrounds the encoder layers, by the names that ``freeze`` takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +26,8 @@ class Family:
         attention_out: Path of the attention output; the same head is a block of its columns.
         ffn_in: Path of the first FFN matrix; a unit is one of its rows.
         ffn_out: Path of the second FFN matrix; the same unit is one of its columns.
+        embeddings: Paths of all that is looked up by token, type or position, absolute or relative, with the LayerNorm
+            and the projection behind it, seen from the base model; what a model lacks is passed over.
         positions_follow_padding: True if position numbers start behind the padding index, so that a model reads that
             many tokens fewer than ``max_position_embeddings`` says.
         has_removable_heads: True if the attention infers its number of heads from the shapes of its matrices, so that
@@ -31,6 +39,7 @@ class Family:
     attention_out: str = "attention.output.dense"
     ffn_in: str = "intermediate.dense"
     ffn_out: str = "output.dense"
+    embeddings: tuple[str, ...] = ("embeddings",)
     positions_follow_padding: bool = False
     has_removable_heads: bool = True
 
@@ -41,7 +50,8 @@ _BERT_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self
 FAMILIES: dict[str, Family] = {
     "bert": Family(attention_in=_BERT_ATTENTION),
     "roberta": Family(attention_in=_BERT_ATTENTION, positions_follow_padding=True),
-    "electra": Family(attention_in=_BERT_ATTENTION),
+    # Small ones have narrow embeddings, and a projection to the width of the layers.
+    "electra": Family(attention_in=_BERT_ATTENTION, embeddings=("embeddings", "embeddings_project")),
     "distilbert": Family(
         layers="transformer.layer",
         attention_in=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
@@ -52,12 +62,15 @@ FAMILIES: dict[str, Family] = {
     "mpnet": Family(
         attention_in=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_out="attention.attn.o",
+        embeddings=("embeddings", "encoder.relative_attention_bias"),
         positions_follow_padding=True,
         has_removable_heads=False,  # the bias of relative positions is shared by all layers, one value a head
     ),
     # Without share_att_key it also has projections of relative positions, which are kept and not counted.
     "deberta-v2": Family(
         attention_in=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+        # The LayerNorm of the encoder is that of the relative positions.
+        embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm"),
         has_removable_heads=False,  # it would split fewer rows into as many, smaller heads
     ),
 }
@@ -169,6 +182,27 @@ def prunable_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     return prunable(model).linears
 
 
+def parameters_of(model: PreTrainedModel, parts: Iterable[Part]) -> list[str]:
+    """Name the parameters of some parts of a model with a task head, in the model's order.
+
+    Args:
+        model: BERT has its pooler in the base model, DeBERTa beside it, the heads of other families need none. The task
+            head is everything else outside the base model.
+        parts: Which parts; one that the model lacks adds nothing.
+    """
+    base, wanted = f"{model.base_model_prefix}.", set(parts)
+    embeddings = tuple(f"{base}{path}." for path in family_of(model.config.model_type).embeddings)
+
+    def part_of(name: str) -> Part | None:
+        if name.startswith(embeddings):
+            return "embeddings"
+        if name.removeprefix(base).startswith("pooler."):
+            return "pooler"
+        return None if name.startswith(base) else "head"
+
+    return [name for name, _ in model.named_parameters() if part_of(name) in wanted]
+
+
 def _linear(layer: nn.Module, layer_name: str, path: str) -> nn.Linear:
     module = layer.get_submodule(path)
     if not isinstance(module, nn.Linear):
@@ -178,12 +212,15 @@ def _linear(layer: nn.Module, layer_name: str, path: str) -> nn.Linear:
 
 __all__ = [
     "FAMILIES",
+    "PARTS",
     "Family",
+    "Part",
     "Prunable",
     "Units",
     "encoder_layers",
     "family_of",
     "longest_input",
+    "parameters_of",
     "prunable",
     "prunable_linears",
 ]

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from cap.models.families import Prunable
+from cap.models.families import Part, Prunable
 
 # Where torch.nn.utils.parametrize keeps a weight that has a mask on, and the mask.
 _MASK = ".parametrizations.weight."
@@ -62,6 +62,9 @@ class Pruner(ABC):
 
     moves_within_levels: ClassVar[bool] = True
     """False if the masks of a schedule with levels only move where its sparsity jumps."""
+
+    freezes: ClassVar[tuple[Part, ...]] = ()
+    """What of the student keeps its starting weights unless ``freeze`` says otherwise."""
 
     @property
     def importance_pass(self) -> ImportancePass | None:

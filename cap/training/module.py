@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cap.errors import RunError
 from cap.heads import Metrics
-from cap.models.encoders import EncoderOutput, PooledModel, normalise
+from cap.models.encoders import EncoderOutput, PooledModel, normalise, tensors_key
 from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
 from cap.objectives.distillation import label_loss
 from cap.objectives.memory import Memory, Source
@@ -116,6 +116,8 @@ class CapModule(LightningModule):
         train_groups: The question that each example is a window of, by ``example_id``; windows of one question are
             not contrasted with each other. None where examples stand alone.
         pruner: Owns the masks of the student; None trains it dense.
+        freeze: Names of parameters of the student's stock model that keep the values they have now: no gradient is
+            computed for them, no optimizer sees them, and no checkpoint holds them.
         pretrained: The frozen pre-trained model, kept for whoever asks. Neither it nor the teacher is part of the
             module for PyTorch: they are in no checkpoint and no optimizer, and stay on their device.
         teacher: The frozen fine-tuned model, likewise; it moves to the student's device if ``distill`` runs it.
@@ -137,6 +139,7 @@ class CapModule(LightningModule):
         train_labels: Tensor | None = None,
         train_groups: Tensor | None = None,
         pruner: Pruner | None = None,
+        freeze: Sequence[str] = (),
         pretrained: PooledModel | None = None,
         teacher: PooledModel | None = None,
         ranks: Ranks = ALONE,
@@ -148,6 +151,9 @@ class CapModule(LightningModule):
             raise ValueError("distillation from the hidden states of tokens runs the teacher: it is required, got None")
         self.student = student.train()  # from_pretrained leaves a model in eval mode, where dropout is off
         self.pruner = pruner
+        self._kept = {f"student.model.{name}": student.model.get_parameter(name) for name in freeze}
+        for parameter in self._kept.values():
+            parameter.requires_grad_(False)
         self.memory = memory
         # Set past nn.Module, which would make them parts of this one.
         object.__setattr__(self, "pretrained", pretrained)
@@ -363,12 +369,30 @@ class CapModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add where the stream of extra examples stands, and what the pruner keeps beside its buffers."""
+        """Add where the stream of extra examples stands, and what the pruner keeps beside its buffers.
+
+        Of frozen parameters only a key of their content stays: whoever goes on has them already, from where the student
+        starts.
+        """
+        for name in self._kept:
+            del checkpoint["state_dict"][name]
+        checkpoint["kept"] = tensors_key(self._kept)
         checkpoint["extras"] = self._extras.get_state()
         checkpoint["pruner"] = self.pruner.state_dict() if self.pruner is not None else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take both back."""
+        """Take both back, and fill in the frozen parameters.
+
+        Raises:
+            RunError: If those are not what the run began with.
+        """
+        if checkpoint["kept"] != tensors_key(self._kept):
+            raise RunError(
+                "a run goes on with the frozen weights (freeze) it began with, but those that its student starts from "
+                "are others now: the model's folder, or the teacher, has changed. Put it back, or remove checkpoints/ "
+                "in the run's folder to start this run anew"
+            )
+        checkpoint["state_dict"] |= {name: parameter.detach() for name, parameter in self._kept.items()}
         self._extras.set_state(checkpoint["extras"])
         if self.pruner is not None:
             self.pruner.load_state_dict(checkpoint["pruner"])

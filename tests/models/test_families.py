@@ -6,10 +6,12 @@ from torch import nn
 from cap.errors import InputError
 from cap.models.families import (
     FAMILIES,
+    PARTS,
     Family,
     encoder_layers,
     family_of,
     longest_input,
+    parameters_of,
     prunable,
     prunable_linears,
 )
@@ -103,6 +105,69 @@ def test_units_have_the_numbers_and_sizes_of_the_configuration(family: str) -> N
 )
 def test_the_longest_input_leaves_out_positions_taken_by_padding(family: str, longest: int) -> None:
     assert longest_input(tiny_classifier(family).config) == longest
+
+
+_TABLES = ["word_embeddings.weight", "position_embeddings.weight"]
+_NORM = ["LayerNorm.weight", "LayerNorm.bias"]
+_TYPES = "token_type_embeddings.weight"
+# Written down by hand: what is looked up by token, type or position, and what stands right behind it.
+EMBEDDINGS = {
+    "bert": [f"bert.embeddings.{name}" for name in [*_TABLES, _TYPES, *_NORM]],
+    "roberta": [f"roberta.embeddings.{name}" for name in [*_TABLES, _TYPES, *_NORM]],
+    "electra": [
+        *(f"electra.embeddings.{name}" for name in [*_TABLES, _TYPES, *_NORM]),
+        "electra.embeddings_project.weight",
+        "electra.embeddings_project.bias",
+    ],
+    "distilbert": [f"distilbert.embeddings.{name}" for name in [*_TABLES, *_NORM]],
+    "mpnet": [
+        *(f"mpnet.embeddings.{name}" for name in [*_TABLES, *_NORM]),
+        "mpnet.encoder.relative_attention_bias.weight",
+    ],
+    "deberta-v2": [
+        *(f"deberta.embeddings.{name}" for name in [*_TABLES, *_NORM]),
+        "deberta.encoder.rel_embeddings.weight",
+    ],
+}
+POOLERS = {"bert": "bert.pooler.dense", "deberta-v2": "pooler.dense"}
+HEADS = {
+    "bert": ["classifier"],
+    "roberta": ["classifier.dense", "classifier.out_proj"],
+    "electra": ["classifier.dense", "classifier.out_proj"],
+    "distilbert": ["pre_classifier", "classifier"],
+    "mpnet": ["classifier.dense", "classifier.out_proj"],
+    "deberta-v2": ["classifier"],
+}
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_embeddings_are_all_that_is_looked_up_with_what_stands_right_behind_it(family: str) -> None:
+    assert sorted(parameters_of(tiny_classifier(family), ["embeddings"])) == sorted(EMBEDDINGS[family])
+
+
+def test_the_layernorm_of_relative_positions_belongs_to_them() -> None:
+    found = parameters_of(tiny_classifier("deberta-v2", norm_rel_ebd="layer_norm"), ["embeddings"])
+    assert {"deberta.encoder.LayerNorm.weight", "deberta.encoder.LayerNorm.bias"} <= set(found)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_pooler_is_found_in_the_base_model_or_beside_it(family: str) -> None:
+    expected = [f"{POOLERS[family]}.weight", f"{POOLERS[family]}.bias"] if family in POOLERS else []
+    assert parameters_of(tiny_classifier(family), ["pooler"]) == expected
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_head_is_what_else_lies_outside_the_base_model(family: str) -> None:
+    expected = [f"{layer}.{kind}" for layer in HEADS[family] for kind in ("weight", "bias")]
+    assert parameters_of(tiny_classifier(family), ["head"]) == expected
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_parts_and_the_encoder_layers_are_the_whole_model(family: str) -> None:
+    model = tiny_classifier(family)
+    layers = [name for name, _ in model.named_parameters() if ".layer." in name]
+    parts = [name for part in PARTS for name in parameters_of(model, [part])]
+    assert sorted(layers + parts) == sorted(name for name, _ in model.named_parameters())
 
 
 def test_a_matrix_that_is_no_linear_layer_is_refused() -> None:
