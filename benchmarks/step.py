@@ -29,8 +29,9 @@ from cap.budget import MemoryBudget
 from cap.cli import conf_dir, door
 from cap.config import check, register
 from cap.heads import Head
-from cap.models.encoders import PooledModel, load_model, resolve_pooling, resolve_source
+from cap.models.encoders import PooledModel, load_model, resolve_source
 from cap.models.families import prunable
+from cap.models.pooling import resolve_pooling
 from cap.objectives.memory import Memory
 from cap.preparation import prepare
 from cap.pruning.pruner import Pruner
@@ -106,7 +107,8 @@ def new_model(cfg: DictConfig) -> PooledModel:
     model = cfg.model
     source = resolve_source(model.name_or_path, package=model.package, sha256=model.sha256, revision=model.revision)
     loaded = load_model(source, head=Head("classes", ("no", "yes")))
-    return PooledModel(loaded.model, resolve_pooling("cls", has_trained_pooler=loaded.has_trained_pooler)).train()
+    pooling = resolve_pooling("auto", source, has_trained_pooler=loaded.has_trained_pooler)
+    return PooledModel(loaded.model, pooling).train()
 
 
 def made_up_batch(seed: int) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         if not 0 <= value <= 1
     ]
     choices = {
-        "contrast.pool": (c.contrast.pool, ("cls", "mean")),
+        "contrast.pool": (c.contrast.pool, ("auto", "cls", "mean")),
         "contrast.reduction": (c.contrast.reduction, ("pairs", "anchors")),
         "distill.hidden": (c.distill.hidden, ("pooled", "tokens")),
         "student_init": (c.student_init, ("pretrained", "teacher")),

@@ -28,12 +28,12 @@ from cap.models.encoders import (
     load_config,
     load_model,
     load_tokenizer,
-    resolve_pooling,
     resolve_source,
     tokenizer_key,
     weights_key,
 )
 from cap.models.families import PARTS, family_of, longest_input, parameters_of
+from cap.models.pooling import resolve_pooling
 from cap.storage import content_key, ensure_writable
 from cap.training.evaluation import evaluate
 from cap.training.module import Optimisation
@@ -147,7 +147,8 @@ def prepare(checked: Checked) -> Prepared:
     seed_everything(config.seed, verbose=False)
     loaded = load_model(source, head=task.head)
     _check_freeze(config, loaded)
-    pooling = resolve_pooling(config.contrast.pool, has_trained_pooler=loaded.has_trained_pooler)
+    pooling = resolve_pooling(config.contrast.pool, source, has_trained_pooler=loaded.has_trained_pooler)
+    log.info("encodings of %s are pooled by: %s (contrast.pool=%s)", source.label, pooling, config.contrast.pool)
     pretrained = PooledModel(loaded.model, pooling)
     return Prepared(task, rows, source, tokenizer, datamodule, pretrained, datamodule.majority(), budget, cache_dir)
 
@@ -162,11 +163,14 @@ def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
             f"freeze names parts that the model has, got {freeze} for a {type(loaded.model).__name__}, which has no "
             f"{' and no '.join(absent)}; leave that out"
         )
-    drawn = [part for part, found in names.items() if found & set(loaded.drawn)]
+    # A pooler may come with the checkpoint as it was drawn there, with a bias of zeros.
+    biases = {name for name in names.get("pooler", set()) if name.endswith("bias")}
+    untrained = {*loaded.drawn, *(name for name in biases if not bool(loaded.model.get_parameter(name).any()))}
+    drawn = [part for part, found in names.items() if found & untrained]
     if drawn and config.student_init == "pretrained":
         raise InputError(
-            f"freeze={freeze} keeps weights that nobody has trained: those of the {' and the '.join(drawn)} are not in "
-            f"the checkpoint and start at random; set student_init=teacher, or leave that out"
+            f"freeze={freeze} keeps weights that nobody has trained: the {' and the '.join(drawn)} of the checkpoint "
+            f"is absent or untrained, and starts at random; set student_init=teacher, or leave that out"
         )
 
 

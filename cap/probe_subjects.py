@@ -19,10 +19,8 @@ from cap.models.encoders import (
     ModelSource,
     PooledModel,
     Pooling,
-    load_config,
     load_model,
     load_tokenizer,
-    resolve_pooling,
     resolve_source,
     tokenizer_key,
     weights_key,
@@ -118,17 +116,12 @@ def _pretrained(run: FinishedRun, max_length: int) -> Subject:
     source = resolve_source(
         model["name_or_path"], package=model["package"], sha256=model["sha256"], revision=model["revision"]
     )
-    architectures = load_config(ModelSource(str(run.folder / MODEL), f"{MODEL}/")).architectures or [""]
-    # Whether there is a pooler may depend on the head, so the run's own kind of head decides.
-    head = Head("span") if architectures[0].endswith("ForQuestionAnswering") else _UNREAD
     tokenizer = load_tokenizer(source)
     reading = Reading(
         tokenizer,
         tokenizer_key(tokenizer),
         min(max_length, settings["max_length"]),
-        resolve_pooling(
-            settings["contrast"]["pool"], has_trained_pooler=load_model(source, head=head).has_trained_pooler
-        ),
+        run.record["pooling"],
     )
     return _subject("pretrained", f"pre-trained {source.label}", source, reading)
 

@@ -98,6 +98,7 @@ class RunRecord:
             "n_rows": prepared.n_rows(),
         }
         self.content["model"] = prepared.source.label
+        self.content["pooling"] = prepared.pooling
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
         if not self.is_first:
             return None

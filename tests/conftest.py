@@ -37,7 +37,9 @@ def tiny_model(tmp_path_factory) -> Path:
         intermediate_size=64,
         max_position_embeddings=128,
     )
-    BertForPreTraining(config).bert.save_pretrained(folder)
+    bert = BertForPreTraining(config).bert
+    torch.nn.init.normal_(bert.pooler.dense.bias, std=0.02)  # a pooler whose bias is all zero was never trained
+    bert.save_pretrained(folder)
     BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}, model_max_length=128).save_pretrained(folder)
     return folder
 

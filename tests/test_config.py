@@ -32,7 +32,7 @@ def message_of(compose_config, *overrides: str) -> str:
         (["contrast.temperature=0"], "contrast.temperature must be > 0, got 0.0"),
         (["distill.temperature=-2"], "distill.temperature must be > 0, got -2.0"),
         (["max_length=0"], "max_length must be > 0, got 0"),
-        (["contrast.pool=max"], "contrast.pool must be one of cls, mean, got 'max'"),
+        (["contrast.pool=max"], "contrast.pool must be one of auto, cls, mean, got 'max'"),
         (["contrast.reduction=sum"], "contrast.reduction must be one of pairs, anchors, got 'sum'"),
         (["student_init=random"], "student_init must be one of pretrained, teacher, got 'random'"),
         (

@@ -89,9 +89,11 @@ def test_part_that_the_model_lacks_is_refused(compose_config, tiny_overrides, tm
         prepare(check(compose_config(*wanted)))
 
 
-def test_pooler_that_starts_at_random_is_not_frozen(compose_config, tiny_overrides, tmp_path, tiny_model):
+@pytest.mark.parametrize("has_pooler", [False, True], ids=["absent", "untrained"])
+def test_pooler_that_starts_at_random_is_not_frozen(compose_config, tiny_overrides, tmp_path, tiny_model, has_pooler):
     import shutil
 
+    from torch import nn
     from transformers import BertModel
 
     from cap.config import check
@@ -99,7 +101,12 @@ def test_pooler_that_starts_at_random_is_not_frozen(compose_config, tiny_overrid
     from cap.preparation import prepare
 
     folder = shutil.copytree(tiny_model, tmp_path / "model")
-    BertModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(folder)
+    bert = BertModel.from_pretrained(folder)
+    nn.init.zeros_(bert.pooler.dense.bias)
+    bert.pooler = bert.pooler if has_pooler else None
+    bert.save_pretrained(folder)
     wanted = [*tiny_overrides, f"model.name_or_path={folder}", "freeze=[pooler]"]
-    with pytest.raises(InputError, match="keeps weights that nobody has trained: those of the pooler are not in"):
+    with pytest.raises(
+        InputError, match="keeps weights that nobody has trained: the pooler of the checkpoint is absent"
+    ):
         prepare(check(compose_config(*wanted)))

@@ -66,6 +66,17 @@ def test_record_states_the_score_of_the_reloaded_model(compose_config, tiny_over
     assert record["scores"]["pruned"]["accuracy"] == pytest.approx(accuracy)
 
 
+def test_record_names_how_encodings_are_pooled(compose_config, tiny_overrides, tmp_path):
+    short = ["trainer.max_steps=2", "contrast.snapshots=false"]
+    records = {
+        pool: run(compose_config, [*tiny_overrides, *short, f"contrast.pool={pool}", f"output_dir={tmp_path / pool}"])[
+            2
+        ]
+        for pool in ("auto", "mean")
+    }
+    assert {pool: record["pooling"] for pool, record in records.items()} == {"auto": "pooler", "mean": "mean"}
+
+
 def record_data_dir(run_dir: Path) -> str:
     from omegaconf import OmegaConf
 

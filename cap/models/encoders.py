@@ -206,7 +206,10 @@ def _check_weights(folder: Path, expected: str) -> None:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Hold a model, whether its pooler's weights came from the checkpoint, and which weights were drawn instead."""
+    """Hold a model, whether its pooler was trained, and which weights are not from the checkpoint but drawn.
+
+    A pooler was trained if its weights came from the checkpoint and its bias is not all zero, as where it begins.
+    """
 
     model: PreTrainedModel
     has_trained_pooler: bool
@@ -232,7 +235,7 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
     with _errors_of(source), quiet_transformers():
         model, info = _AUTO_CLASSES[head.kind].from_pretrained(
             source.name_or_path,
-            **_where_from(source),
+            **where_from(source),
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -245,8 +248,12 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
         shapes = "; ".join(f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches)
         raise InputError(f"the weights of {source.label} must have the shapes that its config.json says, got {shapes}")
     missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    has_pooler = any("pooler" in name for name, _ in model.base_model.named_parameters())
-    return LoadedModel(model, has_pooler and not any("pooler" in key for key in missing), tuple(sorted(missing)))
+    is_drawn = any("pooler" in key for key in missing)
+    has_learned = any(
+        "pooler" in name and name.endswith("bias") and bool(parameter.any())
+        for name, parameter in model.base_model.named_parameters()
+    )
+    return LoadedModel(model, has_learned and not is_drawn, tuple(sorted(missing)))
 
 
 def load_saved_model(folder: Path, kind: Kind) -> PreTrainedModel:
@@ -270,7 +277,7 @@ def load_config(source: ModelSource) -> Any:
         InputError: If the model is neither a folder nor on the Hub or in its cache.
     """
     with _errors_of(source):
-        return AutoConfig.from_pretrained(source.name_or_path, **_where_from(source))
+        return AutoConfig.from_pretrained(source.name_or_path, **where_from(source))
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -280,7 +287,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         InputError: If it is neither a folder nor on the Hub or in its cache.
     """
     with _errors_of(source):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.name_or_path, **_where_from(source))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.name_or_path, **where_from(source))
     return tokenizer
 
 
@@ -306,13 +313,6 @@ def tensors_key(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def resolve_pooling(pool: str, *, has_trained_pooler: bool) -> Pooling:
-    """Decide what ``contrast.pool`` means for a model: ``cls`` is its pooler only where that one was trained."""
-    if pool == "mean":
-        return "mean"
-    return "pooler" if has_trained_pooler else "first_token"
 
 
 @contextmanager
@@ -351,7 +351,8 @@ def _errors_of(source: ModelSource) -> Iterator[None]:
         ) from error
 
 
-def _where_from(source: ModelSource) -> dict[str, Any]:
+def where_from(source: ModelSource) -> dict[str, Any]:
+    """Return what the Hub's libraries need beside a model's name; nothing for a folder."""
     if source.is_folder:
         return {}
     return {"revision": source.revision or "main", "local_files_only": not hub_is_reachable()}
@@ -388,10 +389,10 @@ __all__ = [
     "mean_over_tokens",
     "normalise",
     "quiet_transformers",
-    "resolve_pooling",
     "resolve_source",
     "save_model",
     "tensors_key",
     "tokenizer_key",
     "weights_key",
+    "where_from",
 ]

@@ -10,6 +10,8 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``environment``                    see ``environment``
 ``seed``                           the seed of everything random
 ``data``                           ``source``, ``fingerprint``, ``n_rows`` by split: ``{"train": n, ...}``
+``model``, ``pooling``             where the pre-trained model comes from; how every encoding of the run is pooled:
+                                   ``pooler``, ``first_token`` or ``mean``
 ``metric``                         the task's first metric, which retention is computed on
 ``scores``                         ``majority``, ``teacher``, ``pruned``: each ``{metric: x}``, or null (no teacher)
 ``levels``                         list of ``{"step", "target", "sparsity", "scores": {metric: x}}``: validations,

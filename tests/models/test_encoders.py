@@ -18,7 +18,6 @@ from cap.models.encoders import (
     load_saved_model,
     mean_over_tokens,
     normalise,
-    resolve_pooling,
     save_model,
     tokenizer_key,
     weights_key,
@@ -193,19 +192,6 @@ def test_encodings_have_length_1_in_float32(dtype: torch.dtype) -> None:
 
 def test_a_zero_vector_has_no_nan_encoding() -> None:
     assert torch.equal(normalise(torch.zeros(1, 4)), torch.zeros(1, 4))
-
-
-@pytest.mark.parametrize(
-    ("pool", "has_trained_pooler", "expected"),
-    [
-        ("cls", True, "pooler"),
-        ("cls", False, "first_token"),
-        ("mean", True, "mean"),
-        ("mean", False, "mean"),
-    ],
-)
-def test_cls_is_the_pooler_only_where_it_was_trained(pool: str, has_trained_pooler: bool, expected: str) -> None:
-    assert resolve_pooling(pool, has_trained_pooler=has_trained_pooler) == expected
 
 
 # --- modes

@@ -112,6 +112,13 @@ def test_a_pooler_from_the_checkpoint_is_trained(base_folder: Path) -> None:
     assert load(base_folder).has_trained_pooler
 
 
+def test_a_pooler_whose_bias_is_all_zero_is_not_trained(base_folder: Path, tmp_path: Path) -> None:
+    bert = BertModel.from_pretrained(base_folder)
+    torch.nn.init.zeros_(bert.pooler.dense.bias)
+    bert.save_pretrained(tmp_path)
+    assert not load(tmp_path).has_trained_pooler
+
+
 def test_a_pooler_that_the_checkpoint_lacks_is_not_trained(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=30, **sizes), add_pooling_layer=False).save_pretrained(tmp_path)
