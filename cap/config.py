@@ -67,6 +67,7 @@ class ContrastConfig:
     pool: str = MISSING
     reduction: str = MISSING
     anchor_dropout: bool = MISSING
+    ignore_same_label: bool = MISSING
 
 
 @dataclass

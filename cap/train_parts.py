@@ -278,6 +278,7 @@ def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None) -
         reduction="anchors" if contrast.reduction == "anchors" else "pairs",
         anchor_dropout=student.head_dropout() if contrast.anchor_dropout else 0.0,
         seed=checked.config.seed,
+        ignore_same_label=contrast.ignore_same_label,
     )
 
 

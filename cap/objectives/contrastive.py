@@ -42,7 +42,8 @@ def contrastive_loss(
     arXiv:2112.07198. The reduction ``pairs`` is that of CAP's released code, not of a formula in the paper.
     """
     _check(temperature, reduction)
-    return _average(_log_probabilities(anchors, candidates, is_self, temperature), is_positive, reduction)
+    log_prob = _log_probabilities(_similarities(anchors, candidates, temperature), is_self)
+    return _average(log_prob, is_positive, reduction)
 
 
 def _check(temperature: float, reduction: str) -> None:
@@ -52,13 +53,18 @@ def _check(temperature: float, reduction: str) -> None:
         raise ValueError(f"contrast.reduction must be 'pairs' or 'anchors', got {reduction!r}")
 
 
-def _log_probabilities(anchors: Tensor, candidates: Tensor, is_self: Tensor, temperature: float) -> Tensor:
-    """Return the log softmax of each anchor over its candidates, (batch, bank)."""
+def _similarities(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    """Return the similarity of each anchor to each candidate over the temperature, (batch, bank)."""
     dtype = torch.promote_types(anchors.dtype, torch.float32)
     # Autocast would run the product in half precision, whose steps are coarse once divided by the temperature.
     with torch.autocast(anchors.device.type, enabled=False):
-        similarity = anchors.to(dtype) @ candidates.to(dtype).T / temperature  # (batch, bank)
-        return similarity.masked_fill(is_self, torch.finfo(dtype).min).log_softmax(dim=1)
+        return anchors.to(dtype) @ candidates.to(dtype).T / temperature
+
+
+def _log_probabilities(similarity: Tensor, is_excluded: Tensor) -> Tensor:
+    """Return the log softmax of each anchor over the candidates that are not excluded, (batch, bank)."""
+    with torch.autocast(similarity.device.type, enabled=False):
+        return similarity.masked_fill(is_excluded, torch.finfo(similarity.dtype).min).log_softmax(dim=1)
 
 
 def _average(log_prob: Tensor, is_positive: Tensor, reduction: Reduction, *, first: int = 0) -> Tensor:
@@ -142,6 +148,7 @@ def bank_loss(
     reduction: Reduction,
     unsupervised_weight: float,
     supervised_weight: float,
+    ignore_same_label: bool = False,
     first: int = 0,
 ) -> Float[Tensor, ""]:
     """Weigh and add the unsupervised and the supervised term of one bank.
@@ -157,6 +164,8 @@ def bank_loss(
         reduction: As in ``contrastive_loss``.
         unsupervised_weight: Factor of the term whose positives are candidates of the same example.
         supervised_weight: Factor of the term whose positives share the label; ignored without labels.
+        ignore_same_label: Leave other examples of an anchor's label out of the negatives of the unsupervised term: the
+            supervised one pulls them together.
         first: Where in the batch the anchors begin.
 
     Returns:
@@ -170,16 +179,25 @@ def bank_loss(
     if not 0 <= first <= last <= n:
         raise ValueError(f"anchors must be rows of a batch of {n}, got rows {first} to {last}")
     is_excluded = _excluded(candidates)
-    # Both terms rank the same candidates: one product and one softmax serve them.
-    log_prob = _log_probabilities(anchors, candidates.encodings, is_excluded[first:last], temperature)
+    # Both terms rank the same candidates: one product serves them, and one softmax unless labels leave some out.
+    similarity = _similarities(anchors, candidates.encodings, temperature)
+    log_prob = _log_probabilities(similarity, is_excluded[first:last])
     total = anchors.new_zeros(())
-    keys = [(candidates.example_id, unsupervised_weight), (candidates.labels, supervised_weight)]
-    for key, weight in keys:
-        if key is None or weight == 0:
-            continue
-        is_positive = (key[:n, None] == key[None, :]) & ~is_excluded  # (batch, bank)
-        total = total + weight * _average(log_prob, is_positive, reduction, first=first)
+    is_example = _is_equal(candidates.example_id, n)
+    is_class = None if candidates.labels is None else _is_equal(candidates.labels, n)
+    if unsupervised_weight != 0:
+        ranked = log_prob
+        if ignore_same_label and is_class is not None:
+            ranked = _log_probabilities(similarity, (is_excluded | (is_class & ~is_example))[first:last])
+        total = total + unsupervised_weight * _average(ranked, is_example & ~is_excluded, reduction, first=first)
+    if supervised_weight != 0 and is_class is not None:
+        total = total + supervised_weight * _average(log_prob, is_class & ~is_excluded, reduction, first=first)
     return total
+
+
+def _is_equal(key: Tensor, n_batch: int) -> Tensor:
+    """Compare a key of the batch's rows with that of all candidates, (batch, bank)."""
+    return key[:n_batch, None] == key[None, :]
 
 
 def _excluded(candidates: Candidates) -> Tensor:

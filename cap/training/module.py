@@ -43,6 +43,7 @@ class Contrast:
         reduction: How the anchors' losses are averaged.
         anchor_dropout: Probability of dropping an entry of the student's pooled vector before it is normalised.
         seed: Of the draw of extra examples.
+        ignore_same_label: Whether other examples of an anchor's label are no negatives of the unsupervised terms.
     """
 
     sources: tuple[Source, ...]
@@ -53,6 +54,7 @@ class Contrast:
     reduction: Reduction
     anchor_dropout: float
     seed: int
+    ignore_same_label: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +260,7 @@ class CapModule(LightningModule):
                 reduction=settings.reduction,
                 unsupervised_weight=settings.unsupervised_weight,
                 supervised_weight=settings.supervised_weight,
+                ignore_same_label=settings.ignore_same_label,
                 first=share.first,
             )
             # The processes' shares add up to the whole; what is wanted is something whose mean is the whole.

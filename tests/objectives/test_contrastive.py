@@ -82,7 +82,7 @@ class Scene:
     def is_sibling(self, example: int, other: int) -> bool:
         return self.groups is not None and example != other and self.groups[example] == self.groups[other]
 
-    def slow_terms(self, kind: Kind, temperature: float) -> list[tuple[float, int]]:
+    def slow_terms(self, kind: Kind, temperature: float, *, ignore_same_label: bool = False) -> list[tuple[float, int]]:
         """Follow the definition one pair at a time: the term and the number of positives of each anchor."""
         anchors, bank = self.anchors.double().tolist(), self.bank.double().tolist()
         terms = []
@@ -92,6 +92,9 @@ class Scene:
                 for encoding in bank[other]:
                     others.append((other, encoding))
             others = [(other, encoding) for other, encoding in others if not self.is_sibling(example, other)]
+            if ignore_same_label:
+                label = self.labels[example]
+                others = [(o, encoding) for o, encoding in others if o == example or self.labels[o] != label]
             exponents = [sum(a * b for a, b in zip(anchors[i], c, strict=True)) / temperature for _, c in others]
             largest = max(exponents)
             log_denominator = largest + math.log(sum(math.exp(x - largest) for x in exponents))
@@ -103,8 +106,8 @@ class Scene:
             terms.append((-sum(positives) / len(positives), len(positives)))
         return terms
 
-    def slow_loss(self, kind: Kind, temperature: float, reduction: Reduction) -> float:
-        terms = self.slow_terms(kind, temperature)
+    def slow_loss(self, kind: Kind, temperature: float, reduction: Reduction, **options: bool) -> float:
+        terms = self.slow_terms(kind, temperature, **options)
         total = sum(loss for loss, _ in terms)
         return total / {"pairs": sum(n for _, n in terms), "anchors": len(terms)}[reduction]
 
@@ -203,6 +206,32 @@ def test_bank_loss_agrees_with_a_loop_over_pairs(scene: dict[str, Any], reductio
     loss = _weighed(made.anchors, made.collect(), 0.5, 2.0, temperature=0.2, reduction=reduction)
     expected = 0.5 * made.slow_loss("unsupervised", 0.2, reduction) + 2 * made.slow_loss("supervised", 0.2, reduction)
     assert loss.item() == pytest.approx(expected, abs=1e-9, rel=1e-9)
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
+@reductions
+def test_negatives_without_the_anchor_s_label_agree_with_a_loop_over_pairs(
+    scene: dict[str, Any], reduction: Reduction
+) -> None:
+    made = Scene(**scene)
+    loss = _weighed(
+        made.anchors, made.collect(), 0.5, 2.0, temperature=0.2, reduction=reduction, ignore_same_label=True
+    )
+    unsupervised = made.slow_loss("unsupervised", 0.2, reduction, ignore_same_label=True)
+    expected = 0.5 * unsupervised + 2 * made.slow_loss("supervised", 0.2, reduction)
+    assert loss.item() == pytest.approx(expected, abs=1e-9, rel=1e-9)
+
+
+def test_an_anchor_whose_candidates_all_share_its_label_has_nothing_to_be_told_from() -> None:
+    made = Scene(batch_id=(0, 1), extra_id=(2,), labels=(1, 1, 1), n_snapshots=1)
+    loss = _weighed(made.anchors, made.collect(), 1.0, 0.0, ignore_same_label=True)
+    assert loss.item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_labels_leave_no_negative_out_where_there_are_none() -> None:
+    candidates = dataclasses.replace((made := _two_examples()).collect(), labels=None)
+    losses = [_weighed(made.anchors, candidates, 1.0, 0.0, ignore_same_label=ignore) for ignore in (False, True)]
+    torch.testing.assert_close(losses[1], losses[0], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
