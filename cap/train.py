@@ -20,14 +20,21 @@ from cap.cli import door, quoted, typed_command
 from cap.config import Checked, check
 from cap.errors import InputError, RunError
 from cap.models.encoders import PooledModel, load_saved_model, save_model
-from cap.models.families import prunable
 from cap.preparation import Prepared, chance_message, get_teacher, prepare
 from cap.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
 from cap.results.folder import CHECKPOINTS, MODEL, read_record
 from cap.results.report import summary_table
 from cap.storage import atomic_folder, full_disk_reason, read_json
 from cap.train_devices import leased_devices
-from cap.train_parts import Callbacks, filled_memory, new_callbacks, new_module, new_trainer
+from cap.train_parts import (
+    Callbacks,
+    filled_memory,
+    new_callbacks,
+    new_module,
+    new_trainer,
+    planned_dynamics,
+    require_possible,
+)
 from cap.train_record import RunRecord
 from cap.training.checkpoint import Checkpoint, newest_checkpoint
 from cap.training.evaluation import evaluate
@@ -95,10 +102,7 @@ def _train(checked: Checked, run_dir: Path, *, goes_on: bool, is_first: bool, de
     record = RunRecord(checked, run_dir, is_first=is_first)
     with record.phase("data"):
         prepared = prepare(checked)
-    try:
-        checked.pruner.check(prunable(prepared.pretrained.model))
-    except ValueError as error:  # a target that this model cannot meet
-        raise InputError(str(error)) from error
+    n_steps = require_possible(checked, prepared)
     trainer = new_trainer(checked, run_dir, devices=devices)
     trainer.strategy.setup_environment()
     ranks = join(trainer)
@@ -110,6 +114,7 @@ def _train(checked: Checked, run_dir: Path, *, goes_on: bool, is_first: bool, de
         grid.note(outcome="resumed")
     try:
         trainer.loggers = [*trainer.loggers, *record.start_loggers()]
+        record.note_dynamics(planned_dynamics(checked, prepared, n_steps))
         module = _fit(checked, prepared, record, trainer, ranks, checkpoint)
         return _finish(module, prepared, record, trainer.strategy.root_device, ranks)
     except BaseException as error:
@@ -162,6 +167,7 @@ def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None
         kept=callbacks.keep.kept if callbacks.keep is not None else None,
         steps=trainer.global_step,
         seconds_per_step=callbacks.timer.median(),
+        minutes_estimated=callbacks.estimate.minutes,
         seconds_before=callbacks.checkpoint.seconds,
         seconds_within={
             "importance": callbacks.importance.seconds,

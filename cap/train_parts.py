@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from cap.config import Checked
+from cap.errors import InputError
 from cap.models.encoders import PooledModel, weights_key
 from cap.models.families import PARTS, parameters_of, prunable
 from cap.objectives.memory import Memory, Source
@@ -20,14 +22,83 @@ from cap.results.folder import CHECKPOINTS, LEVELS
 from cap.training.agreement import MaskAgreement
 from cap.training.callbacks import ImportanceCallback, PruningCallback, RestartCallback, StepTimer
 from cap.training.checkpoint import CheckpointCallback
+from cap.training.dynamics import Dynamics, EstimateCallback, count_parameters, path_length, planned_steps
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.keep import KeepCallback
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
-from cap.training.ranks import Ranks
+from cap.training.ranks import ALONE, Ranks
 from cap.training.run import build_trainer
 from cap.training.scores import ScoreCallback
-from cap.training.snapshots import SnapshotCallback
+from cap.training.snapshots import SnapshotCallback, snapshot_steps
 from cap.training.strategy import make_strategy
+
+_BYTES_PER_VALUE = 2  # encodings are float16
+_BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
+
+
+def require_possible(checked: Checked, prepared: Prepared) -> int:
+    """Check what the configuration alone could not say: the target against the model, the schedule against the rows.
+
+    Returns:
+        The optimizer steps of the run.
+
+    Raises:
+        InputError: If the model cannot meet the target, or the run is too short for its schedule.
+    """
+    trainer = checked.config.trainer
+    n_batches = -(-prepared.datamodule.n_train // (checked.config.batch_size * checked.n_processes))
+    n_steps = planned_steps(
+        n_batches,
+        limit=trainer.limit_train_batches,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+    )
+    problems = checked.plan.problems(n_steps)
+    try:
+        checked.pruner.check(prunable(prepared.pretrained.model))
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return n_steps
+
+
+def planned_dynamics(checked: Checked, prepared: Prepared, n_steps: int) -> Dynamics:
+    """Say what a run is going to do.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and the pre-trained model.
+        n_steps: Optimizer steps of the run.
+    """
+    config = checked.config
+    # A student that is thrown away: what is trained and what is frozen does not depend on the teacher.
+    module = new_module(
+        dataclasses.replace(checked, pruner=copy.deepcopy(checked.pruner)),
+        prepared,
+        None,
+        Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget),
+        ALONE,
+        warn=lambda message: None,
+    )
+    target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0
+    n_encodings = int(config.contrast.pretrained)
+    n_encodings += config.teacher != "none" and (config.contrast.finetuned or config.distill.weight > 0)
+    if config.contrast.snapshots:
+        n_encodings += len(snapshot_steps(checked.plan, n_steps, config.contrast.snapshot_count))
+    n_bytes = prepared.datamodule.n_train * int(module.student.model.config.hidden_size) * _BYTES_PER_VALUE
+    n_read = prepared.budget.bytes_to_read(n_bytes, n_encodings) * config.trainer.devices
+    return Dynamics(
+        steps=n_steps,
+        steps_after_target=n_steps - target_step,
+        path=path_length(module.optimisation, n_steps),
+        path_after_target=path_length(module.optimisation, n_steps, start=target_step),
+        encodings=n_encodings,
+        bank_disk_gb=n_bytes * n_encodings / _BYTES_PER_GB,
+        bank_memory_gb=n_read / _BYTES_PER_GB,
+        **count_parameters(module, config.sparsity),
+    )
 
 
 def filled_memory(
@@ -154,6 +225,7 @@ class Callbacks:
     snapshots: list[SnapshotCallback]
     keep: KeepCallback | None
     timer: StepTimer
+    estimate: EstimateCallback
     pruning: PruningCallback
     agreement: MaskAgreement
     restart: RestartCallback
@@ -168,6 +240,7 @@ class Callbacks:
             *self.snapshots,
             *([] if self.keep is None else [self.keep]),
             self.timer,
+            self.estimate,
             self.pruning,
             self.agreement,
             self.restart,
@@ -197,6 +270,7 @@ def new_callbacks(
     """
     config, rows = checked.config, prepared.datamodule
     pruning = PruningCallback(checked.plan, every_n_steps=checked.every_n_steps, warn=warn)
+    timer = StepTimer()
     loaders = partial(rows.eval_dataloaders, ranks.rank, ranks.size)
     snapshots = SnapshotCallback(
         checked.plan,
@@ -233,7 +307,8 @@ def new_callbacks(
         ),
         snapshots=[snapshots] if config.contrast.snapshots else [],
         keep=keep if config.keep_levels is not None else None,
-        timer=StepTimer(),
+        timer=timer,
+        estimate=EstimateCallback(timer),
         pruning=pruning,
         agreement=MaskAgreement(ranks),
         restart=RestartCallback(checked.plan),

@@ -34,6 +34,7 @@ from cap.results.record import environment, peak_memory_gb, retention, write_rec
 from cap.results.report import summary_table, write_report
 from cap.training.checkpoint import Checkpoint
 from cap.training.curves import cut_curves
+from cap.training.dynamics import Dynamics
 
 # A process that was killed with its grid may still be writing its last checkpoint in the folder.
 _PATIENCE_SECONDS = 150.0
@@ -162,6 +163,15 @@ class RunRecord:
         self._write_interim()
         return {"id": run_id}
 
+    def note_dynamics(self, dynamics: Dynamics) -> None:
+        """Say and write down what the run is going to do, and what about it looks too short."""
+        log.info("what this run is going to do:\n%s", dynamics.table())
+        self.content["dynamics"] = dynamics.record()
+        warning = dynamics.warning(self.checked.config.sparsity)
+        if warning is not None:
+            self.warn(warning)
+        self._write_interim()
+
     def note_teacher(self, teacher: Teacher) -> None:
         """Write down who the teacher is; an interrupted attempt may have trained the one that is cached now."""
         was_cached = (self._earlier.get("teacher") or {}).get("was_cached", teacher.was_cached)
@@ -181,6 +191,7 @@ class RunRecord:
         kept: list[dict[str, Any]] | None,
         steps: int,
         seconds_per_step: float | None,
+        minutes_estimated: float | None,
         seconds_before: float,
         seconds_within: Mapping[str, float],
     ) -> None:
@@ -191,6 +202,7 @@ class RunRecord:
             kept: What ``keep_levels`` kept; None if it was not asked for.
             steps: Optimizer steps.
             seconds_per_step: Median of a step.
+            minutes_estimated: Of all steps, from the first ones; None if there were too few.
             seconds_before: Of training before this attempt.
             seconds_within: By name, what is part of training and shown apart from it; over all attempts.
         """
@@ -199,6 +211,7 @@ class RunRecord:
             self.content["kept"] = kept
         self.content["steps"] = steps
         self.content["seconds_per_step"] = seconds_per_step
+        self.content["dynamics"]["minutes_estimated"] = minutes_estimated
         self.seconds["fit"] += seconds_before
         self._seconds_before = seconds_before
         for name, seconds in seconds_within.items():

@@ -23,6 +23,8 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``matrices``                       ``{module name: [n_pruned, n]}`` for every prunable matrix, ordered by layer
 ``units``                          ``heads`` and ``ffn``: by layer ``[n_pruned, n]``, units with no outgoing
                                    weight but zeros
+``dynamics``                       what was known before training, see ``cap.training.dynamics``, and
+                                   ``minutes_estimated`` for the steps, from the first ten, or null
 ``steps``, ``seconds_per_step``    optimizer steps of the run, and the median time of one
 ``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance`` and
                                    ``snapshots`` (during the fit, not counted in it), ``evaluate``, ``total``;

@@ -1,0 +1,190 @@
+"""What a run is going to do, said before it is spent: steps, path of the weights, parameters, banks, minutes.
+
+Adam moves a weight by about the learning rate a step, so the sum of the learning rates, the path, bounds how far a
+weight can go: what is pruned can be made up for only on the path that is left after the final sparsity is reached.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cap.pruning.masks import n_to_prune
+from cap.training.callbacks import StepTimer
+from cap.training.module import CapModule, Optimisation
+
+log = logging.getLogger(__name__)
+
+# A rule of thumb, to be set from measurements: from this sparsity on, runs with a shorter path after the target are
+# warned of. Weights of the encoders that are pruned here have standard deviations of a few hundredths.
+SHORT_PATH = 0.02
+HIGH_SPARSITY = 0.9
+
+N_TIMED_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamics:
+    """Hold what is known of a run before it trains.
+
+    Args:
+        steps: Optimizer steps.
+        steps_after_target: Of them, those at the final sparsity.
+        path: Sum of the learning rates of the weights over the steps.
+        path_after_target: Of it, the part at the final sparsity.
+        trained: Parameters in the optimizer, scores not counted.
+        frozen: Parameters of the student that are not in it.
+        kept: Of both together, those that are not pruned when the target is met.
+        encodings: How many the banks hold of each training example.
+        bank_disk_gb: What they take on disk, in GiB.
+        bank_memory_gb: Of that, what is read into memory, over all processes of a machine.
+    """
+
+    steps: int
+    steps_after_target: int
+    path: float
+    path_after_target: float
+    trained: int
+    frozen: int
+    kept: int
+    encodings: int
+    bank_disk_gb: float
+    bank_memory_gb: float
+
+    def record(self) -> dict[str, Any]:
+        """Return it for the record, where the minutes come once steps were timed."""
+        return {**asdict(self), "minutes_estimated": None}
+
+    def table(self) -> str:
+        """Return one aligned line per number: its name in the record, its value, and what it is."""
+        rows = {
+            "steps": (f"{self.steps:,}", "optimizer steps"),
+            "steps_after_target": (f"{self.steps_after_target:,}", "of them at the final sparsity"),
+            "path": (f"{self.path:.4g}", "sum of the learning rates: about how far a weight can move"),
+            "path_after_target": (f"{self.path_after_target:.4g}", "of it at the final sparsity"),
+            "trained": (f"{self.trained:,}", "parameters in the optimizer, without scores"),
+            "frozen": (f"{self.frozen:,}", "parameters that keep their values"),
+            "kept": (f"{self.kept:,}", "parameters that are left at the final sparsity"),
+            "encodings": (f"{self.encodings:,}", "of each training example, in the banks"),
+            "bank_disk_gb": (f"{self.bank_disk_gb:.3f}", "GiB that these take on disk"),
+            "bank_memory_gb": (f"{self.bank_memory_gb:.3f}", "GiB of that in memory; the rest is memory-mapped"),
+        }
+        names, values = (max(map(len, column)) for column in (rows, [value for value, _ in rows.values()]))
+        return "\n".join(f"  {name:<{names}}  {value:>{values}}  {what}" for name, (value, what) in rows.items())
+
+    def warning(self, sparsity: float) -> str | None:
+        """Say if a run at a high sparsity leaves its weights no way to recover; None if it does not look so.
+
+        Args:
+            sparsity: Fraction at the end.
+        """
+        if sparsity < HIGH_SPARSITY or self.path_after_target >= SHORT_PATH:
+            return None
+        return (
+            f"After sparsity {sparsity:g} is reached, a weight can move by about {self.path_after_target:.2g} "
+            f"(path_after_target, the sum of the learning rates of {self.steps_after_target:,} steps), which by rule "
+            f"of thumb should be {SHORT_PATH:g} at least; raise learning_rate, trainer.max_epochs or "
+            f"schedule.flat_after, or set schedule.rewind=last."
+        )
+
+
+def planned_steps(
+    n_batches: int, *, limit: int | float, accumulate_grad_batches: int, max_epochs: int, max_steps: int
+) -> int:
+    """Count the optimizer steps of a run as Lightning will.
+
+    Args:
+        n_batches: Batches that each process has in an epoch.
+        limit: ``trainer.limit_train_batches``: a whole number counts batches, any other is a fraction of them.
+        accumulate_grad_batches: Batches of a step; the last step of an epoch may have fewer.
+        max_epochs: -1 for no limit.
+        max_steps: Likewise; one of the two is not -1.
+    """
+    limited = min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
+    n_steps = math.ceil(limited / accumulate_grad_batches) * max_epochs if max_epochs != -1 else max_steps
+    return min(n_steps, max_steps) if max_steps != -1 else n_steps
+
+
+def path_length(optimisation: Optimisation, n_steps: int, *, start: int = 0) -> float:
+    """Sum the learning rates of the weights over the steps of a run.
+
+    Args:
+        optimisation: Says what they are.
+        n_steps: Optimizer steps of the run.
+        start: First step that counts.
+    """
+    multipliers = (optimisation.multiplier(step, n_steps) for step in range(start, n_steps))
+    return optimisation.learning_rate * math.fsum(multipliers)
+
+
+def count_parameters(module: CapModule, sparsity: float) -> dict[str, int]:
+    """Count what of a student is trained, frozen, and kept at a sparsity.
+
+    Args:
+        module: With its masks on, if it has any.
+        sparsity: Fraction of the prunable weights that will be zero; biases that go with pruned units are not counted
+            as pruned.
+    """
+    pruner = module.pruner
+    own = {id(p) for p in (*pruner.score_parameters(), *pruner.auxiliary_parameters())} if pruner is not None else set()
+    in_optimizer = {id(p) for group in module.parameter_groups() for p in group["params"]}
+    weights = [p for p in module.student.parameters() if id(p) not in own]
+    trained = sum(p.numel() for p in weights if id(p) in in_optimizer)
+    n_all = sum(p.numel() for p in weights)
+    n_prunable = sum(mask.numel() for mask in pruner.masks.values()) if pruner is not None else 0
+    return {"trained": trained, "frozen": n_all - trained, "kept": n_all - n_to_prune(sparsity, n_prunable)}
+
+
+class EstimateCallback(Callback):
+    """Estimate from its first steps how long the steps of a run will take.
+
+    It stands behind the timer.
+
+    Args:
+        timer: Measures the steps.
+    """
+
+    def __init__(self, timer: StepTimer) -> None:
+        self.timer = timer
+        self.minutes: float | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say it once enough steps were timed."""
+        if self.minutes is not None or len(self.timer.seconds) < N_TIMED_STEPS:
+            return
+        seconds, n_steps = statistics.median(self.timer.seconds), int(trainer.estimated_stepping_batches)
+        self.minutes = seconds * n_steps / 60
+        log.info(
+            "step %d: %.2f s a step, so that the %s steps of this run take about %.1f minutes; validation, snapshots "
+            "and passes for importance come on top",
+            trainer.global_step,
+            seconds,
+            f"{n_steps:,}",
+            self.minutes,
+        )
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
+        return {"minutes": self.minutes}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # noqa: D102 - Lightning's hook
+        self.minutes = state_dict["minutes"]
+
+
+__all__ = [
+    "HIGH_SPARSITY",
+    "N_TIMED_STEPS",
+    "SHORT_PATH",
+    "Dynamics",
+    "EstimateCallback",
+    "count_parameters",
+    "path_length",
+    "planned_steps",
+]

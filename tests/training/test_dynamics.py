@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+
+def run(compose_config, overrides: list[str]) -> tuple[Path, dict]:
+    from cap.train import train
+
+    cfg = compose_config(*overrides)
+    train(cfg)
+    return Path(cfg.output_dir), json.loads((Path(cfg.output_dir) / "record.json").read_text())
+
+
+# --- in a run
+
+# Overrides, and how many encodings of each example the banks end up with: two of frozen models, the rest snapshots.
+RUNS = {
+    "cubic": (["pruning=movement"], 4),
+    "prunings": (
+        [
+            "pruning=magnitude",
+            "schedule.n_prunings=2",
+            "schedule.initial_sparsity=0.2",
+            "schedule.rewind=each",
+            "learning_rate_floor=0.1",
+            "learning_rate_start=0.3",
+        ],
+        3,
+    ),
+    "accumulated": (["pruning=random", "trainer.accumulate_grad_batches=3", "teacher=none"], 3),
+    "structured": (["pruning=structured", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=1"], 3),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS)
+def finished(request, tiny_model, tiny_data, tmp_path_factory):
+    """Run a configuration once for all tests of this module that look at its record."""
+    from hydra import compose, initialize_config_dir
+
+    from cap.cli import conf_dir
+    from cap.config import register
+
+    folder = tmp_path_factory.mktemp("dynamics")
+    overrides, n_encodings = request.param
+
+    def compose_config(*overrides: str):
+        register()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+
+    own = [f"model.name_or_path={tiny_model}", f"data_dir={tiny_data}", f"output_dir={folder}/run"]
+    short = ["task=sst2", "batch_size=8", "max_length=32", "learning_rate=1e-3", "trainer.max_epochs=4"]
+    quiet = ["trainer.enable_progress_bar=false", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"]
+    others = [f"cache_dir={folder}/cache", "finetune.max_epochs=1", "contrast.snapshot_count=2"]
+    return *run(compose_config, [*own, *short, *quiet, *others, *overrides]), n_encodings
+
+
+def test_path_is_the_sum_of_the_learning_rates_of_the_run(finished):
+    run_dir, record, _ = finished
+    with (run_dir / "logs" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/learning_rate"]]
+    rates = [float(row["train/learning_rate"]) for row in rows]
+    at_target = [float(row["train/learning_rate"]) for row in rows if float(row["pruning/target"]) == 0.5]
+    dynamics = record["dynamics"]
+    assert (len(rates), len(at_target)) == (dynamics["steps"], dynamics["steps_after_target"])
+    assert dynamics["path"] == pytest.approx(sum(rates), rel=1e-5)
+    assert dynamics["path_after_target"] == pytest.approx(sum(at_target), rel=1e-5)
+
+
+def test_steps_are_those_that_were_taken(finished):
+    _, record, _ = finished
+    assert record["dynamics"]["steps"] == record["steps"]
+
+
+def test_parameters_are_those_of_the_saved_model(finished):
+    run_dir, record, _ = finished
+    weights = load_file(run_dir / "model" / "model.safetensors")
+    dynamics, n_all = record["dynamics"], sum(weight.numel() for weight in weights.values())
+    assert (dynamics["trained"], dynamics["frozen"]) == (n_all, 0)
+    n_prunable = sum(n for _, n in record["matrices"].values())
+    assert dynamics["kept"] == n_all - n_prunable // 2
+
+
+def test_banks_are_as_many_as_the_run_has_filled(finished):
+    _, record, n_encodings = finished
+    assert record["dynamics"]["encodings"] == n_encodings
+    n_bytes = 32 * 32 * 2 * n_encodings  # rows, width, float16
+    assert record["dynamics"]["bank_disk_gb"] == pytest.approx(n_bytes / 1024**3)
+    assert record["dynamics"]["bank_memory_gb"] == record["dynamics"]["bank_disk_gb"]
+
+
+def test_minutes_are_estimated_once_ten_steps_were_timed(finished):
+    _, record, _ = finished
+    estimate = record["dynamics"]["minutes_estimated"]
+    assert (estimate is None) == (record["steps"] < 10)
+    # Of the same steps the median is part of: more than a tenth of it, and less than ten times.
+    assert estimate is None or 0.1 < estimate / (record["seconds_per_step"] * record["steps"] / 60) < 10
+
+
+def test_the_table_comes_before_the_teacher_is_trained(compose_config, tiny_overrides, caplog):
+    caplog.set_level(logging.INFO, logger="cap")
+    run(compose_config, [*tiny_overrides, "contrast=none"])
+    said = [record.message for record in caplog.records]
+    table = next(i for i, line in enumerate(said) if line.startswith("what this run is going to do:"))
+    assert table < next(i for i, line in enumerate(said) if line.startswith("teacher: fine-tuning"))
+    names = [line.split()[0] for line in said[table].splitlines()[1:]]
+    assert {"steps", "steps_after_target", "path", "path_after_target", "trained", "frozen", "kept"} <= set(names)
+    assert len({line.index(line.split()[2]) for line in said[table].splitlines()[1:]}) == 1
+
+
+@pytest.mark.parametrize(("sparsity", "is_warned"), [(0.9, True), (0.89, False)])
+def test_a_short_path_at_a_high_sparsity_is_said_in_log_and_record(
+    compose_config, tiny_overrides, caplog, sparsity, is_warned
+):
+    overrides = [*tiny_overrides, f"sparsity={sparsity}", "contrast=none", "pruning=random"]
+    _, record = run(compose_config, overrides)
+    assert any("should be 0.02 at least; raise learning_rate" in said for said in record["warnings"]) == is_warned
+    assert ("should be 0.02 at least" in caplog.text) == is_warned
+
+
+def test_a_run_that_is_too_short_for_its_prunings_is_refused_before_anything_is_trained(
+    compose_config, tiny_overrides, tmp_path
+):
+    from cap.errors import InputError
+
+    # Eight steps: nobody knew before the rows were there.
+    with pytest.raises(InputError, match="must be at most 4 in a run of 8 steps"):
+        run(compose_config, [*tiny_overrides, "schedule.n_prunings=5"])
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache" / "teachers").exists()
+
+
+# --- in numbers
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.5, 0.34, 3, 100], ids=lambda limit: f"limit {limit}")
+@pytest.mark.parametrize("accumulate", [1, 2, 4], ids=lambda n: f"accumulate {n}")
+@pytest.mark.parametrize(("max_epochs", "max_steps"), [(3, -1), (3, 5), (1, 1000), (-1, 7)])
+def test_planned_steps_are_those_that_lightning_counts(tmp_path, limit, accumulate, max_epochs, max_steps):
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
+    from torch.utils.data import DataLoader
+
+    from cap.training.dynamics import planned_steps
+
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=max_epochs,
+        max_steps=max_steps,
+        limit_train_batches=limit,
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+    )
+    trainer.strategy.connect(BoringModel())
+    trainer._data_connector.attach_data(trainer.lightning_module, train_dataloaders=DataLoader(RandomDataset(32, 11)))
+    counted = trainer.estimated_stepping_batches
+    planned = planned_steps(
+        11, limit=limit, accumulate_grad_batches=accumulate, max_epochs=max_epochs, max_steps=max_steps
+    )
+    assert planned == counted
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "n_arrays", "expected"),
+    [(100, 3, 300), (400, 2, 800), (401, 2, 401), (1001, 1, 0), (0, 5, 0)],
+    ids=["all", "to the last byte", "as many as fit", "none fits", "empty"],
+)
+def test_what_fits_into_a_memory_budget_is_known_beforehand(n_bytes, n_arrays, expected):
+    import numpy as np
+
+    from cap.budget import MemoryBudget
+
+    budget = MemoryBudget(1000 / 1024**3)
+    budget.hold(np.zeros(200, dtype=np.int8))
+    assert budget.bytes_to_read(n_bytes, n_arrays) == expected
