@@ -173,6 +173,7 @@ class TrainConfig:
     resume: bool = MISSING
     skip_completed: bool | None = MISSING
     keep_levels: list[float] | None = MISSING
+    dry_run: bool = MISSING
     traceback: bool = MISSING
 
 

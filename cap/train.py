@@ -47,14 +47,14 @@ from cap.training.stop import stop
 log = logging.getLogger("cap.train")  # as a command, __name__ is __main__
 
 
-def train(cfg: DictConfig) -> float:
+def train(cfg: DictConfig) -> float | None:
     """Run the main job, go on with it, or find it done.
 
     Args:
         cfg: The composed configuration.
 
     Returns:
-        The pruned model's score on the task's first metric.
+        The pruned model's score on the task's first metric; None of a dry run.
 
     Raises:
         InputError: If something given cannot work.
@@ -67,6 +67,9 @@ def train(cfg: DictConfig) -> float:
     # Runs of one process each may share a launcher; then every one of them is a first process.
     is_first = checked.n_processes == 1 or is_first_process()
     logging.getLogger("cap").setLevel(logging.INFO if is_first else logging.ERROR)
+    if checked.config.dry_run:
+        _say_what_it_would_do(checked)
+        return None
     run_dir = run_folder(checked)
     goes_on = _goes_on(checked)
     earlier = read_record(run_dir, checked.hash)
@@ -87,6 +90,12 @@ def train(cfg: DictConfig) -> float:
                 return _train(checked, run_dir, goes_on=goes_on, is_first=is_first, devices=devices.places)
         except _CompletedMeanwhile as found:
             return _found_done(checked, found.record, run_dir, is_first=is_first)
+
+
+def _say_what_it_would_do(checked: Checked) -> None:
+    """Stop before anything is trained or written but the tokenised rows."""
+    prepared = prepare(checked)
+    planned_dynamics(checked, prepared, require_possible(checked, prepared)).say(checked.config.sparsity)
 
 
 class _CompletedMeanwhile(Exception):

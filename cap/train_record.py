@@ -165,11 +165,10 @@ class RunRecord:
 
     def note_dynamics(self, dynamics: Dynamics) -> None:
         """Say and write down what the run is going to do, and what about it looks too short."""
-        log.info("what this run is going to do:\n%s", dynamics.table())
         self.content["dynamics"] = dynamics.record()
-        warning = dynamics.warning(self.checked.config.sparsity)
+        warning = dynamics.say(self.checked.config.sparsity)
         if warning is not None:
-            self.warn(warning)
+            self.warnings.append(warning)
         self._write_interim()
 
     def note_teacher(self, teacher: Teacher) -> None:

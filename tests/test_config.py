@@ -172,7 +172,7 @@ def test_hash_is_that_of_what_is_frozen_however_it_was_said(compose_config):
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
 
 
-@pytest.mark.parametrize("override", ["output_dir=a", "cache_dir=b", "logger=wandb", "traceback=true"])
+@pytest.mark.parametrize("override", ["output_dir=a", "cache_dir=b", "logger=wandb", "traceback=true", "dry_run=true"])
 def test_hash_ignores_what_does_not_change_the_result(compose_config, override):
     from cap.config import check
 

@@ -18,6 +18,7 @@ _CHANGES_NOTHING = (
     "cache_dir",
     "logger",
     "traceback",
+    "dry_run",
     "resume",
     "skip_completed",
     "checkpoint",

@@ -78,6 +78,14 @@ class Dynamics:
         names, values = (max(map(len, column)) for column in (rows, [value for value, _ in rows.values()]))
         return "\n".join(f"  {name:<{names}}  {value:>{values}}  {what}" for name, (value, what) in rows.items())
 
+    def say(self, sparsity: float) -> str | None:
+        """Log the table, and the warning if there is one, which is returned."""
+        log.info("what this run is going to do:\n%s", self.table())
+        warning = self.warning(sparsity)
+        if warning is not None:
+            log.warning(warning)
+        return warning
+
     def warning(self, sparsity: float) -> str | None:
         """Say if a run at a high sparsity leaves its weights no way to recover; None if it does not look so.
 

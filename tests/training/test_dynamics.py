@@ -136,6 +136,59 @@ def test_a_run_that_is_too_short_for_its_prunings_is_refused_before_anything_is_
     assert not (tmp_path / "cache" / "teachers").exists()
 
 
+# --- alone
+
+
+@pytest.mark.parametrize("overrides", [[], ["trainer.devices=2"]], ids=["one process", "two"])
+def test_a_dry_run_says_it_and_leaves_no_run_and_no_teacher(
+    compose_config, tiny_overrides, tmp_path, caplog, overrides
+):
+    from cap.train import train
+
+    caplog.set_level(logging.INFO, logger="cap")
+    assert train(compose_config(*tiny_overrides, *overrides, "dry_run=true")) is None
+    # 32 rows in batches of 8 for two epochs.
+    assert f"{4 if overrides else 8}  optimizer steps" in caplog.text
+    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tokenised"]
+
+
+def test_a_dry_run_leaves_a_complete_run_as_it_is_and_says_what_that_did(
+    compose_config, tiny_overrides, tmp_path, caplog
+):
+    from cap.train import train
+
+    overrides = [*tiny_overrides, "contrast=none", "sparsity=0.9"]
+    run(compose_config, overrides)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    caplog.clear()
+    caplog.set_level(logging.INFO, logger="cap")
+    train(compose_config(*overrides, "dry_run=true"))
+    (said,) = (record.message for record in caplog.records if record.message.startswith("what this run"))
+    assert said in (tmp_path / "run" / "train.log").read_text()
+    assert "should be 0.02 at least" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_a_dry_run_refuses_what_a_run_would(compose_config, tiny_overrides):
+    from cap.errors import InputError
+    from cap.train import train
+
+    with pytest.raises(InputError, match=r"reaches sparsity 0\.75 at most, got 0\.9"):
+        train(compose_config(*tiny_overrides, "pruning=structured", "sparsity=0.9", "dry_run=true"))
+
+
+def test_the_command_of_a_dry_run_succeeds(tiny_overrides, tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "cap.train", *tiny_overrides, "dry_run=true"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "path_after_target" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 # --- in numbers
 
 
