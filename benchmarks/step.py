@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from cap.budget import MemoryBudget
 from cap.cli import conf_dir, door
-from cap.config import check, register
+from cap.config import check, contrast_weights, register
 from cap.heads import Head
 from cap.models.encoders import PooledModel, load_model, resolve_source
 from cap.models.families import prunable
@@ -142,7 +143,8 @@ def plain_step(model: PooledModel) -> Step:
 
 def cap_module(cfg: DictConfig, model: PooledModel, folder: Path) -> tuple[CapModule, Pruner]:
     """Make a module with all three banks, nine snapshots, distillation and the pruner that ``cfg`` names."""
-    settings = cfg.contrast
+    settings: Any = OmegaConf.to_object(cfg.contrast)
+    unsupervised_weight, supervised_weight = contrast_weights(settings)
     pruning = OmegaConf.to_container(cfg.pruning, resolve=True)
     pruner = instantiate({key: value for key, value in pruning.items() if key not in ("name", "every_n_steps")})
     pruner.attach(prunable(model.model), seed=0)
@@ -153,8 +155,8 @@ def cap_module(cfg: DictConfig, model: PooledModel, folder: Path) -> tuple[CapMo
         metrics={},
         contrast=Contrast(
             sources=("pretrained", "snapshots", "finetuned"),
-            unsupervised_weight=settings.unsupervised_weight,
-            supervised_weight=settings.supervised_weight,
+            unsupervised_weight=unsupervised_weight,
+            supervised_weight=supervised_weight,
             temperature=settings.temperature,
             extra_examples=settings.extra_examples,
             reduction=settings.reduction,

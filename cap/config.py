@@ -60,10 +60,11 @@ class ContrastConfig:
     snapshots: bool = MISSING
     finetuned: bool = MISSING
     snapshot_count: int = MISSING
-    unsupervised_weight: float = MISSING
-    supervised_weight: float = MISSING
+    unsupervised_weight: float | None = MISSING
+    supervised_weight: float | None = MISSING
+    default_weights: dict[str, dict[str, float]] = MISSING
     temperature: float = MISSING
-    extra_examples: int = MISSING
+    extra_examples: Any = MISSING
     pool: str = MISSING
     reduction: str = MISSING
     anchor_dropout: bool = MISSING
@@ -177,6 +178,16 @@ class TrainConfig:
     traceback: bool = MISSING
 
 
+def contrast_weights(contrast: ContrastConfig) -> tuple[float, float]:
+    """Return the weights of the unsupervised and the supervised terms; null is the default of the reduction."""
+    defaults = contrast.default_weights[contrast.reduction]
+    unsupervised, supervised = contrast.unsupervised_weight, contrast.supervised_weight
+    return (
+        defaults["unsupervised"] if unsupervised is None else unsupervised,
+        defaults["supervised"] if supervised is None else supervised,
+    )
+
+
 def register() -> None:
     """Put the schema where conf/train.yaml finds it."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
@@ -253,7 +264,7 @@ def check(cfg: DictConfig) -> Checked:
     if problems:
         raise InputError("\n".join(problems))
     n_epochs = parts["schedule"].n_epochs
-    # The record and the hash say how long the run and its rows really are, and what is frozen.
+    # The record and the hash say how long the run and its rows really are, what is frozen and what weighs how much.
     if n_epochs is not None and n_epochs != config.trainer.max_epochs:
         log.info(
             "the schedule takes %d epochs (schedule.epochs_per_level), not trainer.max_epochs=%d; "
@@ -262,6 +273,9 @@ def check(cfg: DictConfig) -> Checked:
             config.trainer.max_epochs,
         )
         config.trainer.max_epochs = resolved["trainer"]["max_epochs"] = n_epochs
+    weights = contrast_weights(config.contrast)
+    config.contrast.unsupervised_weight, config.contrast.supervised_weight = weights
+    resolved["contrast"]["unsupervised_weight"], resolved["contrast"]["supervised_weight"] = weights
     given = parts["pruning"].freezes if config.freeze is None else config.freeze
     config.freeze = resolved["freeze"] = [part for part in PARTS if part in given]
     config.task.max_length = resolved["task"]["max_length"] = config.max_length
@@ -270,4 +284,4 @@ def check(cfg: DictConfig) -> Checked:
     )
 
 
-__all__ = ["Checked", "TrainConfig", "check", "register"]
+__all__ = ["Checked", "TrainConfig", "check", "contrast_weights", "register"]

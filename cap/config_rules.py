@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from cap.config import TrainConfig, TrainerConfig
 
 
+# Published weights of the reduction pairs are 3 and 10; an anchor's loss is of the size of distillation's.
+_MOST_PER_ANCHOR = 2.0
+
+
 def type_problems(key: str, node: dict[str, Any]) -> list[str]:
     """Compare the values of a node that conf/ chooses by class with that class's own annotations.
 
@@ -80,9 +84,8 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         "seed": c.seed,
         "weight_decay": c.weight_decay,
         "finetune.weight_decay": c.finetune.weight_decay,
-        "contrast.unsupervised_weight": c.contrast.unsupervised_weight,
-        "contrast.supervised_weight": c.contrast.supervised_weight,
-        "contrast.extra_examples": c.contrast.extra_examples,
+        "contrast.unsupervised_weight": c.contrast.unsupervised_weight or 0,  # null is that of the reduction
+        "contrast.supervised_weight": c.contrast.supervised_weight or 0,
         "contrast.snapshot_count": c.contrast.snapshot_count,
         "distill.weight": c.distill.weight,
         "distill.ce_weight": c.distill.ce_weight,
@@ -115,7 +118,13 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         for key, (value, known) in choices.items()
         if value not in known
     ]
-    return problems + _problems_of_length(c) + _problems_of_objective(c) + _problems_of_freeze(c)
+    return (
+        problems
+        + _problems_of_length(c)
+        + _problems_of_objective(c)
+        + _problems_of_freeze(c)
+        + _problems_of_contrast(c)
+    )
 
 
 def _problems_of_length(c: TrainConfig) -> list[str]:
@@ -172,6 +181,24 @@ def _problems_of_objective(c: TrainConfig) -> list[str]:
             f"teacher=none; set distill.hidden_weight=0, or teacher=auto"
         ]
     return []
+
+
+def _problems_of_contrast(c: TrainConfig) -> list[str]:
+    contrast, problems = c.contrast, []
+    n = contrast.extra_examples
+    is_count = type(n) is int and n >= 0
+    if not is_count and not (type(n) is float and 0 < n < 1):
+        problems.append(
+            f"contrast.extra_examples must be a whole number of training rows, or a fraction of them in (0, 1), got {n}"
+        )
+    weight = contrast.supervised_weight
+    if contrast.reduction == "anchors" and weight is not None and weight > _MOST_PER_ANCHOR:
+        problems.append(
+            f"contrast.reduction=anchors averages over anchors, so that each weight counts nats beside those of the "
+            f"other terms, got contrast.supervised_weight={weight:g}, which is made for reduction=pairs, which also "
+            f"divides by the number of positives; set contrast.supervised_weight=null for the default, or 0.1, say"
+        )
+    return problems
 
 
 def _problems_of_freeze(c: TrainConfig) -> list[str]:

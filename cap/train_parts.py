@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
-from cap.config import Checked
+from cap.config import Checked, contrast_weights
 from cap.errors import InputError
 from cap.models.encoders import PooledModel, weights_key
 from cap.models.families import PARTS, parameters_of, prunable
@@ -186,7 +186,7 @@ def new_module(
             plan=checked.plan,
         ),
         metrics=prepared.metrics(),
-        contrast=_contrast(checked, student, teacher),
+        contrast=_contrast(checked, student, teacher, n_examples=prepared.datamodule.n_train),
         memory=memory,
         train_labels=prepared.datamodule.train_labels,
         train_groups=prepared.datamodule.train_groups,
@@ -334,8 +334,10 @@ def _distill(checked: Checked, teacher: Teacher | None, warn: Callable[[str], No
     return distill
 
 
-def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None) -> Contrast | None:
+def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None, *, n_examples: int) -> Contrast | None:
     contrast = checked.config.contrast
+    unsupervised_weight, supervised_weight = contrast_weights(contrast)
+    extras = contrast.extra_examples
     switches: dict[Source, bool] = {
         "pretrained": contrast.pretrained,
         "snapshots": contrast.snapshots,
@@ -346,10 +348,10 @@ def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None) -
         return None
     return Contrast(
         sources=sources,
-        unsupervised_weight=contrast.unsupervised_weight,
-        supervised_weight=contrast.supervised_weight,
+        unsupervised_weight=unsupervised_weight,
+        supervised_weight=supervised_weight,
         temperature=contrast.temperature,
-        extra_examples=contrast.extra_examples,
+        extra_examples=extras if isinstance(extras, int) else max(1, round(extras * n_examples)),
         reduction="anchors" if contrast.reduction == "anchors" else "pairs",
         anchor_dropout=student.head_dropout() if contrast.anchor_dropout else 0.0,
         seed=checked.config.seed,

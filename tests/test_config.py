@@ -33,6 +33,16 @@ def message_of(compose_config, *overrides: str) -> str:
         (["distill.temperature=-2"], "distill.temperature must be > 0, got -2.0"),
         (["max_length=0"], "max_length must be > 0, got 0"),
         (["contrast.pool=max"], "contrast.pool must be one of auto, cls, mean, got 'max'"),
+        (["contrast.extra_examples=-1"], "a whole number of training rows, or a fraction of them in (0, 1), got -1"),
+        (["contrast.extra_examples=1.5"], "or a fraction of them in (0, 1), got 1.5"),
+        (["contrast.extra_examples=1.0"], "or a fraction of them in (0, 1), got 1.0"),
+        (["contrast.extra_examples=many"], "or a fraction of them in (0, 1), got many"),
+        (["contrast.unsupervised_weight=-1"], "contrast.unsupervised_weight must be >= 0, got -1.0"),
+        (
+            ["contrast.reduction=anchors", "contrast.supervised_weight=10"],
+            "got contrast.supervised_weight=10, which is made for reduction=pairs",
+        ),
+        (["experiment=cap_structured", "contrast.reduction=anchors"], "set contrast.supervised_weight=null for the"),
         (["contrast.reduction=sum"], "contrast.reduction must be one of pairs, anchors, got 'sum'"),
         (["student_init=random"], "student_init must be one of pretrained, teacher, got 'random'"),
         (
@@ -141,6 +151,33 @@ def test_every_choice_of_every_group_passes_the_rules(compose_config, overrides)
     from cap.config import check
 
     assert check(compose_config(*overrides)).hash
+
+
+WEIGHTS = {
+    "": (0.1, 10.0),
+    "contrast.reduction=anchors": (0.1, 0.1),
+    "contrast.reduction=anchors contrast.supervised_weight=0.5": (0.1, 0.5),
+    "contrast.unsupervised_weight=0": (0.0, 10.0),
+    "experiment=cap_structured": (0.3, 3.0),
+    "contrast=none": (0.1, 10.0),
+}
+
+
+@pytest.mark.parametrize(("overrides", "expected"), WEIGHTS.items(), ids=WEIGHTS)
+def test_weights_of_contrast_are_those_of_the_reduction_unless_they_are_given(compose_config, overrides, expected):
+    from cap.config import check
+
+    checked = check(compose_config(*overrides.split()))
+    keys = ("unsupervised_weight", "supervised_weight")
+    assert tuple(getattr(checked.config.contrast, key) for key in keys) == expected
+    assert tuple(checked.resolved["contrast"][key] for key in keys) == expected
+
+
+def test_hash_is_that_of_the_weights_however_they_were_said(compose_config):
+    from cap.config import check
+
+    given = [[], ["contrast.supervised_weight=10"], ["contrast.default_weights.anchors.supervised=1"]]
+    assert len({check(compose_config(*overrides)).hash for overrides in given}) == 1
 
 
 FREEZES = {

@@ -23,6 +23,7 @@ _CHANGES_NOTHING = (
     "skip_completed",
     "checkpoint",
     "memory",
+    "contrast.default_weights",
     "data.num_workers",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
