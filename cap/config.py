@@ -14,6 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from cap.config_rules import (
     problems_of_kept_levels,
     problems_of_parts,
+    problems_of_snapshots,
     problems_of_steps,
     problems_of_trainer,
     problems_of_values,
@@ -80,6 +81,7 @@ class DistillConfig:
     temperature: float = MISSING
     hidden_weight: float = MISSING
     hidden: str = MISSING
+    snapshot_weight: float = MISSING
 
 
 @dataclass
@@ -258,6 +260,7 @@ def check(cfg: DictConfig) -> Checked:
         problems.append(f"pruning.every_n_steps must be a whole number of at least 1, got {every_n_steps!r}")
     if len(parts) == 2:
         problems += problems_of_parts(parts["pruning"], parts["schedule"], config.sparsity)
+        problems += problems_of_snapshots(config.distill, parts["schedule"], config.contrast.snapshot_count)
         problems += problems_of_kept_levels(config.keep_levels, parts["pruning"], parts["schedule"], config.sparsity)
         problems += problems_of_steps(parts["schedule"], config.trainer)
     problems += problems_of_trainer(config.trainer)

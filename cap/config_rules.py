@@ -16,10 +16,14 @@ from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import OneShot, SchedulePlan
 from cap.pruning.soft_movement import SoftMovement
 from cap.pruning.weights import WeightPruner
+from cap.training.snapshots import snapshot_steps
 from cap.training.strategy import make_strategy
 
 if TYPE_CHECKING:
-    from cap.config import TrainConfig, TrainerConfig
+    from cap.config import DistillConfig, TrainConfig, TrainerConfig
+
+# Enough for every snapshot of a schedule to find a step of its own.
+_MANY_STEPS = 1_000_000
 
 
 # Published weights of the reduction pairs are 3 and 10; an anchor's loss is of the size of distillation's.
@@ -90,6 +94,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         "distill.weight": c.distill.weight,
         "distill.ce_weight": c.distill.ce_weight,
         "distill.hidden_weight": c.distill.hidden_weight,
+        "distill.snapshot_weight": c.distill.snapshot_weight,
         "memory.budget_gb": c.memory.budget_gb,
         "data.num_workers": c.data.num_workers,
     }
@@ -247,6 +252,20 @@ def problems_of_steps(plan: SchedulePlan, trainer: TrainerConfig) -> list[str]:
     return plan.problems(trainer.max_steps) if trainer.max_steps > 0 else []
 
 
+def problems_of_snapshots(distill: DistillConfig, plan: SchedulePlan, n_snapshots: int) -> list[str]:
+    """Check that a run that distils from its snapshots' logits takes any, however long it is."""
+    if not distill.snapshot_weight > 0 or snapshot_steps(plan, _MANY_STEPS, n_snapshots):
+        return []
+    levels = plan.level_starts(_MANY_STEPS)
+    need = f"contrast.snapshot_count > 0, got {n_snapshots}"
+    if levels is not None:  # taken before each rise after the first
+        need = f"a schedule of at least two levels, got {len(levels)}"
+    return [
+        f"distill.snapshot_weight={distill.snapshot_weight:g} distils from snapshots, which need {need}; "
+        f"change that, or set distill.snapshot_weight=0"
+    ]
+
+
 def problems_of_kept_levels(
     levels: list[float] | None, pruner: Pruner, plan: SchedulePlan, sparsity: float
 ) -> list[str]:
@@ -272,6 +291,7 @@ def problems_of_kept_levels(
 __all__ = [
     "problems_of_kept_levels",
     "problems_of_parts",
+    "problems_of_snapshots",
     "problems_of_steps",
     "problems_of_trainer",
     "problems_of_values",

@@ -165,8 +165,11 @@ def _fit(
     with record.phase("fit"):
         fit(trainer, module, prepared.datamodule, checkpoint, ranks=ranks)
     _note_fit(record, callbacks, trainer)
-    if callbacks.snapshots and memory.n_encodings("snapshots") == 0:
-        record.warnings.append("No snapshot was taken: loss/snc is left out.")
+    record.warnings += [
+        f"No snapshot was taken: left out is {callback.terms}."
+        for callback in callbacks.snapshots
+        if not callback.n_taken
+    ]
     return module
 
 

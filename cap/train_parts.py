@@ -123,7 +123,7 @@ def filled_memory(
     if config.contrast.pretrained:
         wanted.append(("pretrained", prepared.pretrained))
     distill = _distill_settings(checked)
-    if teacher is not None and (config.contrast.finetuned or distill.reads_memory):
+    if teacher is not None and (config.contrast.finetuned or distill.reads_teachers_outputs):
         wanted.append(("finetuned", teacher.model))
     for source, model in wanted:
         outputs = frozen_outputs(
@@ -277,6 +277,8 @@ def new_callbacks(
         n_snapshots=config.contrast.snapshot_count,
         loader=partial(rows.encoding_dataloader, ranks.rank, ranks.size),
         folder=run_dir / CHECKPOINTS / "snapshots",
+        with_encodings=config.contrast.snapshots,
+        with_logits=config.distill.snapshot_weight > 0,
         ranks=ranks,
     )
     # The final level is the run's own model.
@@ -305,7 +307,7 @@ def new_callbacks(
         importance=ImportanceCallback(
             pruning, loader=rows.train_dataloader, batch_size=config.batch_size, n_examples=rows.n_train, warn=warn
         ),
-        snapshots=[snapshots] if config.contrast.snapshots else [],
+        snapshots=[snapshots] if snapshots.terms else [],
         keep=keep if config.keep_levels is not None else None,
         timer=timer,
         estimate=EstimateCallback(timer),
@@ -323,6 +325,7 @@ def _distill_settings(checked: Checked) -> Distill:
         temperature=distill.temperature,
         hidden_weight=distill.hidden_weight,
         hidden="tokens" if distill.hidden == "tokens" else "pooled",
+        snapshot_weight=distill.snapshot_weight,
     )
 
 

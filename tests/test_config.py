@@ -66,6 +66,15 @@ def message_of(compose_config, *overrides: str) -> str:
             ["teacher=none", "distill.hidden_weight=1"],
             "distill.hidden_weight=1 compares hidden states with a teacher's",
         ),
+        (["distill.snapshot_weight=-1"], "distill.snapshot_weight must be >= 0, got -1.0"),
+        (
+            ["distill.snapshot_weight=1", "contrast.snapshot_count=0"],
+            "distill.snapshot_weight=1 distils from snapshots, which need contrast.snapshot_count > 0, got 0",
+        ),
+        (
+            ["distill.snapshot_weight=0.5", "schedule=oneshot"],
+            "distils from snapshots, which need a schedule of at least two levels, got 1; change that, or set",
+        ),
         (["pruning.score_learning_rate=0"], "pruning.score_learning_rate must be > 0, got 0.0"),
         (["pruning.score_learning_rate=fast"], "pruning.score_learning_rate must be a number, got 'fast'"),
         (["pruning.every_n_steps=0"], "pruning.every_n_steps must be a whole number of at least 1, got 0"),
@@ -119,6 +128,22 @@ def message_of(compose_config, *overrides: str) -> str:
 )
 def test_broken_rule_is_refused_with_what_was_required_and_given(compose_config, overrides, expected):
     assert expected in message_of(compose_config, *overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["contrast=none"],
+        ["contrast.snapshots=false"],
+        ["schedule=stepwise", "contrast.snapshot_count=0"],
+        ["distill=none"],
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_snapshots_are_distilled_from_wherever_the_schedule_can_take_them(compose_config, overrides):
+    from cap.config import check
+
+    assert check(compose_config(*overrides, "distill.snapshot_weight=1")).hash
 
 
 def test_all_broken_rules_are_reported_at_once(compose_config):

@@ -50,6 +50,39 @@ def test_student_that_starts_as_its_teacher_has_nothing_to_learn_from_hidden_sta
     assert terms[max(terms)] > 1e-3
 
 
+@pytest.mark.parametrize("form", ["pooled", "tokens"])
+def test_numbers_are_learned_from_hidden_states_and_from_snapshots(compose_config, tiny_overrides, tmp_path, form):
+    rows = [
+        {"sentence1": f"the {thing} is {word}", "sentence2": "a very good book", "label": value}
+        for thing in ("film", "play", "song")
+        for word, value in (("good", 4.0), ("bad", 1.0), ("fine", 3.5), ("ugly", 0.5), ("great", 5.0), ("poor", 2.0))
+    ]
+    (tmp_path / "stsb").mkdir()
+    for split in ("train", "validation"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "stsb" / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    kept = [override for override in tiny_overrides if not override.startswith(("task=", "data_dir="))]
+    terms = ["distill.hidden_weight=1", f"distill.hidden={form}", "distill.snapshot_weight=1", "contrast=none"]
+    record, curves = run(compose_config, [*kept, "task=stsb", f"data_dir={tmp_path / 'stsb'}", *terms])
+    assert len(values(curves, "loss/hidden")) == record["steps"]
+    assert 0 < len(values(curves, "loss/snapshot_kd")) < record["steps"]
+
+
+def test_snapshots_of_a_run_without_contrast_are_taken_for_their_logits(compose_config, tiny_overrides):
+    record, curves = run(
+        compose_config, [*tiny_overrides, "contrast=none", "contrast.snapshot_count=1", "distill.snapshot_weight=1"]
+    )
+    steps = sorted(values(curves, "loss/snapshot_kd"))
+    assert steps == list(range(record["steps"] // 2, record["steps"]))
+    assert not any("No snapshot" in warning for warning in record["warnings"])
+
+
+def test_run_too_short_for_a_snapshot_says_so_in_its_record(compose_config, tiny_overrides):
+    short = ["trainer.max_steps=1", "distill.snapshot_weight=1", "pruning=magnitude"]
+    record, _ = run(compose_config, [*tiny_overrides, *short])
+    assert "No snapshot was taken: left out is loss/snc and loss/snapshot_kd." in record["warnings"]
+
+
 def without_dropout(overrides: list[str]) -> str:
     import shutil
 

@@ -15,6 +15,7 @@ TYPES = {
     "magnitude": ["pruning=magnitude", "trainer.accumulate_grad_batches=2"],
     "first_order": ["pruning=first_order", "trainer.val_check_interval=0.5"],
     "random": ["pruning=random", "student_init=teacher", "freeze=[embeddings,pooler,head]"],
+    "snapshots' logits": ["distill.snapshot_weight=1", "contrast.snapshots=false", "contrast.snapshot_count=3"],
     "hidden states of tokens": ["distill.hidden_weight=1", "distill.hidden=tokens", "contrast=none"],
     "structured": ["pruning=structured", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=1"],
     "rewinds": [
@@ -272,6 +273,16 @@ def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, kille
     meta.write_text(json.dumps({**content, "weights_sha256": sha256(meta.parent / "model.safetensors")}))
     shutil.rmtree(tmp_path / "cache" / "encodings")
     with pytest.raises(RunError, match="but the encodings of finetuned are others now"):
+        run(compose_config, wanted)
+
+
+def test_run_does_not_go_on_without_the_logits_of_its_snapshot(compose_config, tmp_path, killed):
+    from cap.errors import RunError
+
+    wanted = killed(5, "distill.snapshot_weight=1", "contrast=none")
+    (logits,) = (tmp_path / "run" / "checkpoints" / "snapshots").glob("*.logits.npy")
+    logits.write_bytes(logits.read_bytes()[:-2])
+    with pytest.raises(RunError, match=rf"{logits.name} is missing or damaged; remove"):
         run(compose_config, wanted)
 
 

@@ -45,6 +45,15 @@ def test_leaves_a_question_answering_model_and_its_scores(compose_config, squad_
     assert AutoModelForQuestionAnswering.from_pretrained(run_dir / "model").config.num_labels == 2
 
 
+@pytest.mark.parametrize("form", ["pooled", "tokens"])
+def test_windows_are_learned_from_hidden_states_and_from_snapshots(compose_config, squad_overrides, form):
+    terms = ["distill.hidden_weight=1", f"distill.hidden={form}", "distill.snapshot_weight=1", "contrast=none"]
+    run_dir, record = run(compose_config, [*squad_overrides, *terms])
+    rows = list(csv.DictReader((run_dir / "logs" / "metrics.csv").read_text().splitlines()))
+    assert record["status"] == "completed"
+    assert {"loss/hidden", "loss/snapshot_kd"} <= {name for row in rows for name, value in row.items() if value}
+
+
 def test_retention_above_a_majority_class_is_null_with_a_reason(compose_config, squad_overrides):
     _, record = run(compose_config, [*squad_overrides, "pruning=magnitude"])
     assert record["retention_above_majority"] is None

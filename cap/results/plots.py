@@ -32,6 +32,7 @@ _LOSS_TITLES = {
     "loss/total": "total",
     "loss/ce": "task (CE)",
     "loss/kd": "distillation (KD)",
+    "loss/snapshot_kd": "distillation: last snapshot",
     "loss/hidden": "hidden states (no unit)",
     "loss/prc": "contrast: pre-trained (PrC)",
     "loss/snc": "contrast: snapshots (SnC)",

@@ -1,4 +1,4 @@
-"""The loss terms that a student gets from its teacher."""
+"""The loss terms that a student gets from its teacher, and from its own earlier logits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HiddenForm = Literal["pooled", "tokens"]
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    """Say how much the labels and the teacher's outputs weigh.
+    """Say how much the labels, the teacher's outputs and a snapshot's logits weigh.
 
     Args:
         weight: Factor of the distillation term; 0 leaves it out.
@@ -29,6 +29,7 @@ class Distill:
         hidden_weight: Factor of the error of the hidden states, summed over the encoder layers; 0 leaves it out.
         hidden: ``pooled`` compares means over real tokens with those in the memory; ``tokens`` compares every real
             token, with the teacher running in the step.
+        snapshot_weight: Factor of the distillation from the newest snapshot's logits; 0 leaves it out.
     """
 
     weight: float
@@ -36,6 +37,7 @@ class Distill:
     temperature: float
     hidden_weight: float = 0.0
     hidden: HiddenForm = "pooled"
+    snapshot_weight: float = 0.0
 
     @property
     def runs_teacher(self) -> bool:
@@ -43,9 +45,14 @@ class Distill:
         return self.hidden_weight > 0 and self.hidden == "tokens"
 
     @property
-    def reads_memory(self) -> bool:
-        """Say whether a term needs what the memory holds."""
+    def reads_teachers_outputs(self) -> bool:
+        """Say whether a term needs what the memory holds of the teacher."""
         return self.weight > 0 or (self.hidden_weight > 0 and self.hidden == "pooled")
+
+    @property
+    def reads_memory(self) -> bool:
+        """Say whether a term needs anything that the memory holds."""
+        return self.reads_teachers_outputs or self.snapshot_weight > 0
 
 
 def distillation_terms(
@@ -58,27 +65,32 @@ def distillation_terms(
     ranks: Ranks,
     share: Share,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Compare what the student gave for a batch with what its teacher gives.
+    """Compare what the student gave for a batch with what its teacher gives, and with what it gave itself before.
 
     Args:
         output: Of the student, with hidden states where they have a weight.
         batch: With ``example_id``.
         distill: Weights and temperature.
-        memory: Holds the teacher's logits and mean hidden states; None where no term reads them.
+        memory: Holds the teacher's logits and mean hidden states, and a snapshot's logits; None where no term reads
+            them.
         teacher: In eval mode and on the student's device; None where it need not run.
         ranks: The processes that share the batch.
         share: This process's part of it.
 
     Yields:
-        Terms by name, each times its weight; those without weight are left out. Their mean over the processes is the
-        term of the whole batch.
+        Terms by name, each times its weight: ``kd``, ``snapshot_kd``, ``hidden``. Those without weight are left out,
+        and ``snapshot_kd`` before the first snapshot. Their mean over the processes is the term of the whole batch.
+
+    Source: ``snapshot_kd`` after PINS, arXiv:2305.12394: predictions are regularised by those of the latest checkpoint
+    of a lower sparsity.
     """
+    example_id = batch["example_id"].cpu()
     if distill.weight > 0 and memory is not None:
-        student_logits = logit_rows(output.logits, batch)
-        stored = memory.teacher_logits(batch["example_id"].cpu())
-        teacher_logits = logit_rows(stored.to(student_logits.device), batch)
-        loss = distillation_loss(student_logits, teacher_logits, temperature=distill.temperature)
+        loss = _logit_term(output.logits, memory.teacher_logits(example_id), batch, distill)
         yield "kd", share.weight * distill.weight * loss
+    if distill.snapshot_weight > 0 and memory is not None and memory.has_snapshot_logits:
+        loss = _logit_term(output.logits, memory.snapshot_logits(example_id), batch, distill)
+        yield "snapshot_kd", share.weight * distill.snapshot_weight * loss
     if distill.runs_teacher and teacher is not None:
         index = batch["attention_mask"].flatten().nonzero().squeeze(1)  # of the real tokens
         with torch.no_grad():
@@ -88,8 +100,14 @@ def distillation_terms(
         yield "hidden", distill.hidden_weight * _hidden_term(_tokens(output.hidden, index), wanted, tokens, ranks)
     elif distill.hidden_weight > 0 and memory is not None:
         means = [mean_over_tokens(states.float(), batch["attention_mask"]) for states in output.hidden]
-        stored = memory.hidden(batch["example_id"].cpu()).to(means[0].device, non_blocking=True)
+        stored = memory.hidden(example_id).to(means[0].device, non_blocking=True)
         yield "hidden", distill.hidden_weight * _hidden_term(means, stored.unbind(dim=1), share, ranks)
+
+
+def _logit_term(logits: Tensor, stored: Tensor, batch: Mapping[str, Tensor], distill: Distill) -> Tensor:
+    student = logit_rows(logits, batch)
+    wanted = logit_rows(stored.to(student.device), batch)
+    return distillation_loss(student, wanted, temperature=distill.temperature)
 
 
 def _tokens(hidden: Sequence[Tensor], index: Tensor) -> list[Tensor]:

@@ -239,6 +239,11 @@ def _files(folder: Path, names: Sequence[str], *, was_cached: bool, ranks: Ranks
     )
 
 
+def snapshot_files(path: Path) -> dict[str, Path]:
+    """Name the files of a snapshot by what they hold: its encodings are ``path``, the others stand beside it."""
+    return {ENCODINGS: path, LOGITS: path.with_suffix(".logits.npy"), LENGTHS: path.with_suffix(".lengths.npy")}
+
+
 def take_snapshot(
     model: PooledModel,
     loader: DataLoader,
@@ -246,29 +251,41 @@ def take_snapshot(
     *,
     computation: Computation,
     description: str,
+    with_encodings: bool = True,
+    with_logits: bool = False,
     trainer: Trainer | None = None,
     ranks: Ranks = ALONE,
-) -> None:
-    """Write a model's encodings of the training set, whole or not at all.
+) -> list[str]:
+    """Write what a model gives for the training set, each file whole or not at all.
 
     Args:
         model: The student as it is; its mode is restored.
         loader: Every training row once, over all processes together.
-        path: The ``.npy`` file, (examples, dim), float16, ordered by example_id; every process sees it, and it is
-            there when this returns.
+        path: Names the ``snapshot_files``, which are as those of ``FrozenOutputs``; every process sees them, and they
+            are there when this returns.
         computation: Where and how to run.
         description: What the progress bar says.
+        with_encodings: False where nobody reads them.
+        with_logits: Likewise.
         trainer: A trainer that is fitting at the moment, for its progress display.
         ranks: The processes that share the rows; every one of them calls this.
+
+    Returns:
+        Which of the files were written, the same on every process; lengths for spans with logits only.
 
     Raises:
         ValueError: If the loaders do not give every row exactly once.
         RunError: If another process failed.
     """
+    files, written = snapshot_files(path), []
 
     def write(shares: Shares) -> None:
-        with atomic_file(path) as temporary:
-            shares.write(ENCODINGS, temporary)
+        for name in shares.names:
+            if name == ENCODINGS and not with_encodings:
+                continue
+            with atomic_file(files[name]) as temporary:
+                shares.write(name, temporary)
+            written.append(name)
 
     _encode(
         model,
@@ -277,10 +294,11 @@ def take_snapshot(
         write=write,
         computation=computation,
         description=description,
-        with_logits=False,
+        with_logits=with_logits,
         ranks=ranks,
         trainer=trainer,
     )
+    return ranks.broadcast(written)
 
 
 def _is_whole(folder: Path, names: tuple[str, ...]) -> bool:
@@ -303,5 +321,6 @@ __all__ = [
     "computation_of",
     "encode_share",
     "frozen_outputs",
+    "snapshot_files",
     "take_snapshot",
 ]

@@ -200,8 +200,9 @@ class CapModule(LightningModule):
             batch: With ``labels`` and ``example_id``.
 
         Returns:
-            Terms by name: ``ce``, ``kd``, ``hidden``, ``prc``, ``snc``, ``fic``, ``scores``; those without weight are
-            left out. With several processes their mean over the processes is the term of the whole batch.
+            Terms by name: ``ce``, ``kd``, ``snapshot_kd``, ``hidden``, ``prc``, ``snc``, ``fic``, ``scores``; those
+            without weight are left out, and those of snapshots before the first one. With several processes their mean
+            over the processes is the term of the whole batch.
         """
         share = self.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
         terms: dict[str, Tensor] = {}

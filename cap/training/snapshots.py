@@ -12,12 +12,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from cap.errors import RunError
+from cap.objectives.memory import Memory
 from cap.pruning.schedule import SchedulePlan
 from cap.storage import file_sha256
 from cap.training.callbacks import cap_module
-from cap.training.encode import computation_of, take_snapshot
+from cap.training.encode import computation_of, snapshot_files, take_snapshot
 from cap.training.module import CapModule
 from cap.training.ranks import ALONE, Ranks
+from cap.training.shares import ENCODINGS, LENGTHS, LOGITS
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ class SnapshotCallback(Callback):
             spaced steps.
         n_snapshots: How many snapshots to take at most, >= 0.
         loader: Makes the data loader with every training row once, over all processes together.
-        folder: Where the encodings are kept during the run; every process sees it.
+        folder: Where snapshots are kept during the run; every process sees it.
+        with_encodings: True if the student is contrasted with them, all of them.
+        with_logits: True if it is distilled from the newest one's logits.
         ranks: The processes of the run.
     """
 
@@ -41,30 +45,49 @@ class SnapshotCallback(Callback):
         n_snapshots: int,
         loader: Callable[[], DataLoader],
         folder: Path,
+        with_encodings: bool = True,
+        with_logits: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         self.plan = plan
         self.n_snapshots = n_snapshots
         self.loader = loader
         self.folder = folder
+        self.with_encodings = with_encodings
+        self.with_logits = with_logits
         self.ranks = ranks
         self.seconds = 0.0
         self._steps: set[int] = set()
-        self._taken: dict[str, str] = {}  # file name and its hash, in the order of the steps
+        # Of each snapshot, in the order of the steps: what its files hold, and their hashes.
+        self._taken: dict[str, dict[str, str]] = {}
+
+    @property
+    def n_taken(self) -> int:
+        """Count the snapshots so far."""
+        return len(self._taken)
+
+    @property
+    def terms(self) -> str:
+        """Name the loss terms that need snapshots."""
+        wanted = {"loss/snc": self.with_encodings, "loss/snapshot_kd": self.with_logits}
+        return " and ".join(term for term, is_on in wanted.items() if is_on)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the steps of the snapshots; those that were taken before an interruption are read again."""
         self._steps = set(snapshot_steps(self.plan, int(trainer.estimated_stepping_batches), self.n_snapshots))
         if not self._steps:
-            log.warning("no snapshot is due in this run's schedule and length: the term loss/snc is left out")
-        for name, sha256 in self._taken.items():
-            path = self.folder / name
-            if not path.is_file() or file_sha256(path) != sha256:
-                raise RunError(
-                    f"a run goes on from its checkpoint with the snapshots it had taken, but {path} is missing or "
-                    f"damaged; remove {self.folder.parent} to start this run anew"
-                )
-            self._add(cap_module(pl_module), path)
+            log.warning("no snapshot is due in this run's schedule and length: left out is %s", self.terms)
+        module = cap_module(pl_module)
+        for name, hashes in self._taken.items():
+            files = snapshot_files(self.folder / name)
+            for content, sha256 in hashes.items():
+                if not files[content].is_file() or file_sha256(files[content]) != sha256:
+                    raise RunError(
+                        f"a run goes on from its checkpoint with the snapshots it had taken, but {files[content]} is "
+                        f"missing or damaged; remove {self.folder.parent} to start this run anew"
+                    )
+            self._add_encodings(module, name)
+        self._replace_logits(module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take a snapshot if this optimizer step is due."""
@@ -74,32 +97,48 @@ class SnapshotCallback(Callback):
         started = time.perf_counter()
         module = cap_module(pl_module)
         path = self.folder / f"step-{step:07d}.npy"
-        take_snapshot(
+        written = take_snapshot(
             module.student,
             self.loader(),
             path,
             computation=computation_of(trainer),
             description=f"snapshot at step {step}",
+            with_encodings=self.with_encodings,
+            with_logits=self.with_logits,
             trainer=trainer,
             ranks=self.ranks,
         )
-        n_taken = self._add(module, path)
+        self._taken[path.name] = {name: file_sha256(snapshot_files(path)[name]) for name in written}
+        self._add_encodings(module, path.name)
+        self._replace_logits(module)
         self._steps.discard(step)
-        self._taken[path.name] = file_sha256(path)
         self.seconds += time.perf_counter() - started
-        log.info("step %d: snapshot %d taken", step, n_taken)
+        log.info("step %d: snapshot %d taken", step, self.n_taken)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
-        return {"taken": self._taken, "seconds": self.seconds}
+        return {"taken": {name: dict(hashes) for name, hashes in self._taken.items()}, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
         self._taken, self.seconds = dict(state_dict["taken"]), state_dict["seconds"]
 
-    def _add(self, module: CapModule, path: Path) -> int:
-        if module.memory is None:
-            raise ValueError("a snapshot needs a memory to go to, but the module has none")
-        module.memory.add_encodings("snapshots", path)
-        return module.memory.n_encodings("snapshots")
+    def _add_encodings(self, module: CapModule, name: str) -> None:
+        if ENCODINGS in self._taken[name]:
+            _memory(module).add_encodings("snapshots", self.folder / name)
+
+    def _replace_logits(self, module: CapModule) -> None:
+        """Give the memory the logits of the newest snapshot, which alone is distilled from."""
+        newest = next(reversed(self._taken), None)
+        if newest is None or LOGITS not in self._taken[newest]:
+            return
+        files = snapshot_files(self.folder / newest)
+        lengths = files[LENGTHS] if LENGTHS in self._taken[newest] else None
+        _memory(module).set_snapshot_logits(files[LOGITS], lengths=lengths)
+
+
+def _memory(module: CapModule) -> Memory:
+    if module.memory is None:
+        raise ValueError("a snapshot needs a memory to go to, but the module has none")
+    return module.memory
 
 
 def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[int]:

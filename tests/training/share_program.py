@@ -67,7 +67,7 @@ def structured(loss: str) -> Structured:
 
 PLAIN = Distill(weight=0.0, ce_weight=1.0, temperature=1.0)
 HIDDEN = {
-    form: Distill(weight=0.0, ce_weight=0.1, temperature=1.0, hidden_weight=1.0, hidden=form)
+    form: Distill(weight=0.0, ce_weight=0.1, temperature=1.0, hidden_weight=1.0, hidden=form, snapshot_weight=0.5)
     for form in ("pooled", "tokens")
 }
 CASES: dict[str, Case] = {
@@ -89,8 +89,8 @@ CASES: dict[str, Case] = {
     ),
     "first order, spans": Case("span", FirstOrder),
     "magnitude, numbers, labels alone": Case("number", Magnitude, contrast=None, distill=PLAIN),
-    "hidden states": Case("classes", Magnitude, contrast=None, distill=HIDDEN["pooled"]),
-    "hidden states of tokens, spans": Case("span", Magnitude, contrast=None, distill=HIDDEN["tokens"], accumulate=2),
+    "hidden states, snapshot's logits": Case("classes", Magnitude, contrast=None, distill=HIDDEN["pooled"]),
+    "the same of tokens and spans": Case("span", Magnitude, contrast=None, distill=HIDDEN["tokens"], accumulate=2),
     "structured, total": Case("classes", lambda: structured("total")),
     "structured, task": Case("span", lambda: structured("task"), contrast=None, distill=PLAIN),
 }
@@ -173,6 +173,8 @@ def make_memory(folder: Path, kind: str) -> Memory:
     np.save(folder / "logits.npy", draw.standard_normal(shape).astype(np.float16))
     np.save(folder / "lengths.npy", N_TOKENS)
     memory.set_teacher_logits(folder / "logits.npy", lengths=folder / "lengths.npy" if kind == "span" else None)
+    np.save(folder / "snapshot.npy", draw.standard_normal(shape).astype(np.float16))
+    memory.set_snapshot_logits(folder / "snapshot.npy", lengths=folder / "lengths.npy" if kind == "span" else None)
     np.save(folder / "hidden.npy", draw.standard_normal((N_EXAMPLES, N_LAYERS, DIM)).astype(np.float16))
     memory.set_hidden(folder / "hidden.npy")
     return memory

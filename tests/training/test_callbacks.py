@@ -223,6 +223,82 @@ def test_levels_take_no_more_snapshots_than_asked_for(n_snapshots, expected):
     assert snapshot_steps(plan, 100, n_snapshots) == expected
 
 
+class AfterEachStep(Callback):
+    """Write down which loss terms there were, and what the memory holds of a snapshot."""
+
+    def __init__(self) -> None:
+        self.terms: list[set[str]] = []
+        self.logits: list[torch.Tensor | None] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.terms.append({name for name in trainer.callback_metrics if name.startswith("loss/")})
+        memory = pl_module.memory
+        self.logits.append(memory.snapshot_logits(torch.arange(32)) if memory.has_snapshot_logits else None)
+
+
+def distilled_from_snapshots(tiny_module, tmp_path, *, weight: float, **options):
+    """Train four steps of 32 rows with a snapshot after two, and return what was seen after each."""
+    from cap.budget import MemoryBudget
+    from cap.objectives.memory import Memory
+    from cap.training.module import Distill
+    from cap.training.snapshots import SnapshotCallback
+
+    module, seen = tiny_module(), AfterEachStep()
+    module.memory = Memory(n_examples=32, budget=MemoryBudget(1.0))
+    module.distill = Distill(weight=0.0, ce_weight=1.0, temperature=2.0, snapshot_weight=weight)
+    snapshots = SnapshotCallback(
+        Recording(),
+        n_snapshots=1,
+        loader=lambda: loader(8),
+        folder=tmp_path / "snapshots",
+        with_encodings=False,
+        with_logits=True,
+    )
+    fit(module, tmp_path, [snapshots, seen], n_batches=4, **options)
+    return module, snapshots, seen
+
+
+def test_nothing_is_distilled_from_snapshots_before_the_first(tiny_module, tmp_path):
+    _, snapshots, seen = distilled_from_snapshots(tiny_module, tmp_path, weight=0.5)
+    first = {"loss/ce", "loss/total"}
+    assert seen.terms == [first, first, first | {"loss/snapshot_kd"}, first | {"loss/snapshot_kd"}]
+    assert [logits is not None for logits in seen.logits] == [False, False, True, True]
+    assert (snapshots.n_taken, snapshots.terms) == (1, "loss/snapshot_kd")
+
+
+def test_snapshot_without_encodings_leaves_its_bank_empty_and_writes_its_logits_alone(tiny_module, tmp_path):
+    module, _, _ = distilled_from_snapshots(tiny_module, tmp_path, weight=0.5)
+    assert module.memory.n_encodings("snapshots") == 0
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step-0000002.logits.npy"]
+
+
+def test_several_batches_of_a_step_take_one_snapshot(tiny_module, tmp_path):
+    _, snapshots, seen = distilled_from_snapshots(tiny_module, tmp_path, weight=0.5, accumulate_grad_batches=2)
+    assert snapshots.n_taken == 1
+    assert [logits is not None for logits in seen.logits] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("with_encodings", "with_logits", "expected"),
+    [(True, False, "loss/snc"), (False, True, "loss/snapshot_kd"), (True, True, "loss/snc and loss/snapshot_kd")],
+)
+def test_run_too_short_for_a_snapshot_says_which_terms_it_misses(
+    tiny_module, tmp_path, caplog, with_encodings, with_logits, expected
+):
+    from cap.training.snapshots import SnapshotCallback
+
+    snapshots = SnapshotCallback(
+        Recording(),
+        n_snapshots=1,
+        loader=lambda: loader(8),
+        folder=tmp_path,
+        with_encodings=with_encodings,
+        with_logits=with_logits,
+    )
+    fit(tiny_module(), tmp_path, [snapshots], n_batches=1)
+    assert f"left out is {expected}" in caplog.text
+
+
 # --- levels of structured pruning
 
 

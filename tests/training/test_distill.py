@@ -161,3 +161,55 @@ def test_what_the_hidden_states_come_from_is_required(form, missing):
             optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
             metrics={},
         )
+
+
+# --- logits of the newest snapshot
+
+
+def snapshot_module(folder: Path, logits: Tensor, *, weight: float, **sizes: Any):
+    """Make a module that is distilled from these logits alone, given in the order of the batch."""
+    from cap.budget import MemoryBudget
+    from cap.models.encoders import PooledModel
+    from cap.objectives.memory import Memory
+    from cap.training.module import CapModule, Distill, Optimisation
+
+    memory = Memory(n_examples=3, budget=MemoryBudget(1.0))
+    np.save(folder / "logits.npy", logits[batch()["example_id"].argsort()].half().numpy())
+    memory.set_snapshot_logits(folder / "logits.npy")
+    return CapModule(
+        PooledModel(tiny_classifier(**sizes), "first_token"),
+        distill=Distill(weight=0.0, ce_weight=0.0, temperature=2.0, snapshot_weight=weight),
+        optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
+        metrics={},
+        memory=memory,
+    )
+
+
+def snapshot_term(module) -> float:
+    return module.eval().loss_terms(module(batch()), batch())["snapshot_kd"].item()
+
+
+def own_logits(**sizes: Any) -> Tensor:
+    with torch.no_grad():
+        return tiny_classifier(**sizes)(**tiny_batch()).logits
+
+
+def test_snapshot_term_is_the_weighted_divergence_from_the_snapshots_answers(tmp_path):
+    wanted = torch.randn(3, 3, generator=torch.Generator().manual_seed(4)).half().float()
+    p, q = ((logits.double() / 2.0).softmax(dim=1) for logits in (wanted, own_logits(num_labels=3)))
+    expected = sum(float(a * (a / b).log()) for a, b in zip(p.flatten(), q.flatten(), strict=True)) / 3
+    module = snapshot_module(tmp_path, wanted, weight=0.5, num_labels=3)
+    assert snapshot_term(module) == pytest.approx(0.5 * 2.0**2 * expected, rel=1e-4)
+
+
+def test_snapshot_term_of_one_number_is_the_weighted_mean_squared_error(tmp_path):
+    wanted = torch.tensor([[1.0], [2.0], [-0.5]])
+    expected = float((own_logits(num_labels=1) - wanted).square().mean())
+    module = snapshot_module(tmp_path, wanted, weight=0.5, num_labels=1)
+    assert snapshot_term(module) == pytest.approx(0.5 * expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_student_that_has_not_moved_since_its_snapshot_pays_nothing(tmp_path, n_outputs):
+    module = snapshot_module(tmp_path, own_logits(num_labels=n_outputs), weight=1.0, num_labels=n_outputs)
+    assert snapshot_term(module) == pytest.approx(0.0, abs=1e-5)

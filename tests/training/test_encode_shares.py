@@ -210,11 +210,11 @@ def test_more_rows_than_are_put_together_at_a_time_come_in_order(model, tmp_path
     assert entries(tmp_path / "shared") == entries(alone)
 
 
-def snapshot(model, path, ranks, loader=None):
+def snapshot(model, path, ranks, loader=None, **options):
     from cap.training.encode import take_snapshot
 
     loader = loader or share(ranks.rank, ranks.size)
-    take_snapshot(model, loader, path, computation=computation(), description="snapshot", ranks=ranks)
+    return take_snapshot(model, loader, path, computation=computation(), description="snapshot", ranks=ranks, **options)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -222,11 +222,29 @@ def test_snapshot_of_several_processes_is_the_bank_that_an_entry_holds(model, tm
     from tests.training.ranks_in_threads import run_ranks
 
     path = tmp_path / "run" / "step-0000003.npy"
-    is_there = run_ranks(size, lambda ranks: snapshot(copy.deepcopy(model), path, ranks) or path.is_file())
+    is_there = run_ranks(size, lambda ranks: bool(snapshot(copy.deepcopy(model), path, ranks)) and path.is_file())
     (encodings,) = (alone / "encodings").glob("[!.]*/encodings.npy")
     assert path.read_bytes() == encodings.read_bytes()
     assert is_there == [True] * size
     assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("with_encodings", [True, False], ids=["and encodings", "alone"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_logits_of_a_snapshot_are_those_that_an_entry_holds(model, tmp_path, alone, size, with_encodings):
+    from cap.training.encode import snapshot_files
+    from tests.training.ranks_in_threads import run_ranks
+
+    path, options = tmp_path / "run" / "step-0000003.npy", {"with_logits": True, "with_encodings": with_encodings}
+    written = run_ranks(size, lambda ranks: snapshot(copy.deepcopy(model), path, ranks, **options))
+    (entry,) = (alone / "encodings").glob("[!.]*")
+    expected = {file.name: file.read_bytes() for file in entry.glob("*.npy")}
+    if not with_encodings:
+        del expected["encodings.npy"]
+    files = snapshot_files(path)
+    assert {name: files[name].read_bytes() for name in written[0]} == expected
+    assert written == [written[0]] * size
+    assert {found.name for found in path.parent.iterdir()} == {files[name].name for name in expected}
 
 
 def test_snapshot_is_taken_in_eval_mode_and_leaves_the_student_in_its_own(classifier, tmp_path):

@@ -15,8 +15,8 @@ CASES = {
     "movement, reduction anchors, micro-batches": {"ce", "kd", "prc", "snc", "fic", "total"},
     "first order, spans": {"ce", "kd", "prc", "snc", "fic", "total"},
     "magnitude, numbers, labels alone": {"ce", "total"},
-    "hidden states": {"ce", "hidden", "total"},
-    "hidden states of tokens, spans": {"ce", "hidden", "total"},
+    "hidden states, snapshot's logits": {"ce", "hidden", "snapshot_kd", "total"},
+    "the same of tokens and spans": {"ce", "hidden", "snapshot_kd", "total"},
     "structured, total": {"ce", "kd", "prc", "snc", "fic", "total"},
     "structured, task": {"ce", "total"},
 }

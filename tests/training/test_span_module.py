@@ -235,6 +235,15 @@ def test_an_equal_teacher_has_nothing_to_teach(make_module, memory, tmp_path):
     assert terms_of(module, [7])["kd"].item() == pytest.approx(0.0, abs=1e-5)
 
 
+def test_snapshot_of_a_reader_is_distilled_from_as_a_teacher_is(make_module, memory, tmp_path):
+    from cap.training.module import Distill
+
+    memory.set_snapshot_logits(_save(tmp_path / "s.npy", _teacher_logits()), lengths=tmp_path / "lengths.npy")
+    module = make_module(distill=Distill(weight=0.5, ce_weight=0.0, temperature=2.0, snapshot_weight=0.5))
+    terms = terms_of(module, [4, 3, 9], width=15)
+    assert terms["snapshot_kd"].item() == terms["kd"].item() > 0
+
+
 def test_half_precision_changes_the_terms_little(make_module):
     expected = terms_of(make_module(), [0, 1, 5, 8])
     with torch.autocast("cpu", dtype=torch.bfloat16):
