@@ -24,7 +24,7 @@ RELIABILITY = ("<!-- reliability: python -m benchmarks.results_table -->", "<!--
 COST = ("<!-- cost: python -m benchmarks.results_table -->", "<!-- end of cost -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
-LEFT_OUT = ("model", "asked", "metric", "note")
+LEFT_OUT = ("model", "asked", "metric", "best", "path_after_target", "note")
 
 
 def table(folder: Path) -> str:

@@ -16,7 +16,18 @@ from cap.results.report_costs import plot_score_against_bytes, plot_score_agains
 from cap.results.report_page import build_page, summary
 from cap.results.report_plots import plot_ablation, plot_score_against_sparsity
 from cap.results.report_style import panels_of
-from cap.results.tables import CAPTION, COLUMNS, Group, cells, csv_text, escape_markdown, group_runs, latex, markdown
+from cap.results.tables import (
+    CAPTION,
+    COLUMNS,
+    Group,
+    cells,
+    commands,
+    csv_text,
+    escape_markdown,
+    group_runs,
+    latex,
+    markdown,
+)
 from cap.storage import atomic_folder, ensure_writable
 
 _EXIT_BAD_INPUT = 2
@@ -114,6 +125,10 @@ def _markdown(title: str, groups: Sequence[Group], collection: Collection) -> st
     parts = [f"# {escape_markdown(title)}", summary(groups, collection)]
     if groups:
         parts += [markdown([column.title for column in COLUMNS], map(cells, groups)), CAPTION]
+        parts += [
+            "## Commands",
+            *(f"{escape_markdown(name)}:\n\n```\n{command}\n```" for name, command in commands(groups)),
+        ]
     exports = export_rows(collection.runs)
     if exports:
         parts += ["## Exports", markdown(EXPORT_HEADER, exports), EXPORT_CAPTION]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from cap.results.runs import Run, at, mapping, named
 from cap.storage import content_key, read_json
 
 RECORD = "record.json"
+# What git_commit puts behind a commit whose files were changed, and how much of a commit names it.
+_DIRTY, _SHORT = "-dirty", 9
 # Beside one of these a config.yaml is that of a run.
 _LEFT_BY_A_RUN = ("checkpoints", "train.log", "model")
 _STATUSES = ("completed", "interrupted", "failed")
@@ -63,6 +65,12 @@ KNOWN = frozenset(
         "kept",
         "wandb_id",
         "kind",
+        "cell",
+        "validations",
+        "seconds_comparable",
+        "commits",
+        "dynamics",
+        "gradient_shares",
     }
 )
 """The keys of a record that this version knows."""
@@ -127,7 +135,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             n_evaluations += 1
     kept, copies = _without_copies(runs)
     warnings = [f"{run.shown}: {' '.join(str(text).split())}" for run in kept for text in _warnings(run)]
-    notes = (*copies, *_evaluations(n_evaluations), *_other_versions(kept), *warnings)
+    notes = (*copies, *_evaluations(n_evaluations), *_other_versions(kept), *_commits(kept), *warnings)
     return Collection(tuple(kept), tuple(left_out), notes)
 
 
@@ -236,8 +244,26 @@ def _other_versions(runs: Sequence[Run]) -> Iterator[str]:
         yield f"{_count(having)} the key {key}, which this version does not know; it was not read."
 
 
-def _count(runs: Sequence[Run]) -> str:
-    return f"{runs[0].shown} has" if len(runs) == 1 else f"{len(runs)} records have"
+def _commits(runs: Sequence[Run]) -> Iterator[str]:
+    """Say which code made the runs, where it was not one commit without changes."""
+    made = {run: {str(commit) for commit in _commits_of(run) if commit} for run in runs}
+    clean = Counter(commit for commits in made.values() for commit in {name.removesuffix(_DIRTY) for name in commits})
+    if len(clean) > 1:
+        listed = ", ".join(f"{commit[:_SHORT]} ({n})" for commit, n in clean.most_common())
+        yield f"The runs were made at {len(clean)} commits: {listed}."
+    dirty = [run for run, commits in made.items() if any(commit.endswith(_DIRTY) for commit in commits)]
+    if dirty:
+        yield f"{_count(dirty, 'was', 'were')} made with changes that are in no commit."
+
+
+def _commits_of(run: Run) -> Sequence[Any]:
+    """List the commits that a run was made at; several where it was interrupted."""
+    several = run.record.get("commits")
+    return several if isinstance(several, list) else [at(run.record, "environment", "git_commit")]
+
+
+def _count(runs: Sequence[Run], one: str = "has", several: str = "have") -> str:
+    return f"{runs[0].shown} {one}" if len(runs) == 1 else f"{len(runs)} records {several}"
 
 
 def _warnings(run: Run) -> Sequence[Any]:

@@ -17,7 +17,7 @@ from cap.results.collect import Collection
 from cap.results.published import Published
 from cap.results.report_style import MARKERS, lines_of, panels_of
 from cap.results.runs import Run
-from cap.results.tables import CAPTION, COLUMNS, Column, Group, cells
+from cap.results.tables import CAPTION, COLUMNS, Column, Group, cells, commands
 
 _FILTERS = ("task", "pruning", "contrast")
 _REPORT = "report.md"
@@ -57,6 +57,7 @@ def build_page(
             ("run", "reason"),
             ([_link(left.path, left.shown, folder), escape(left.reason)] for left in collection.left_out),
         ),
+        "commands": _commands(groups),
         "notes": _list(collection.notes),
         "data": _data(groups, published, folder),
         "style": _asset("page.css"),
@@ -140,6 +141,16 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _list(sentences: Sequence[str]) -> str:
     items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f"<ul>{items}</ul>" if items else "<p>None.</p>"
+
+
+def _commands(groups: Sequence[Group]) -> str:
+    named = [f"<dt>{escape(name)}</dt><dd><code>{escape(command)}</code></dd>" for name, command in commands(groups)]
+    lines = "\n".join(named)
+    return (
+        f"<details><summary>One of each, its first seed</summary><dl>{lines}</dl></details>"
+        if lines
+        else "<p>None.</p>"
+    )
 
 
 def _options(groups: Sequence[Group], key: str) -> str:

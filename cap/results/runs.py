@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cap.results.best import best_at_target
+
 TERMS = {"pretrained": "PrC", "snapshots": "SnC", "finetuned": "FiC"}
 """The contrastive terms: the switch below ``contrast``, and the paper's name."""
 
@@ -132,6 +134,11 @@ class Run:
         return number(at(self.record, "scores", "pruned", self.metric))
 
     @property
+    def best(self) -> float | None:
+        """The best validation at the final sparsity, chosen on the rows that it is scored on."""
+        return best_at_target(self.record)
+
+    @property
     def teacher(self) -> float | None:
         """The teacher's score."""
         return number(at(self.record, "scores", "teacher", self.metric))
@@ -147,15 +154,27 @@ class Run:
         return number(self.record.get("retention_above_majority"))
 
     @property
+    def path_after_target(self) -> float | None:
+        """The sum of the learning rate over the steps after the final sparsity was reached."""
+        return number(at(self.record, "dynamics", "path_after_target"))
+
+    @property
+    def has_comparable_seconds(self) -> bool:
+        """Whether its times say what it cost: they do not where another run shared the machine."""
+        return self.record.get("seconds_comparable") is not False
+
+    @property
     def seconds_per_step(self) -> float | None:
-        """The median time of a training step."""
-        return number(self.record.get("seconds_per_step"))
+        """The median time of a training step; None where times are not comparable."""
+        return number(self.record.get("seconds_per_step")) if self.has_comparable_seconds else None
 
     @property
     def minutes_per_epoch(self) -> float | None:
         """Training, validation, importance and snapshots over the epochs; None where the epochs were not whole."""
         fit, epochs = number(at(self.record, "seconds", "fit")), number(self.settings.get("trainer.max_epochs"))
         if fit is None or epochs is None or epochs <= 0 or self._is_cut_short:
+            return None
+        if not self.has_comparable_seconds:
             return None
         seconds = mapping(self.record.get("seconds"))
         return (fit + sum(number(seconds.get(phase)) or 0.0 for phase in ("importance", "snapshots"))) / epochs / 60

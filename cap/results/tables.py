@@ -43,8 +43,10 @@ COLUMNS = (
     Column("metric", "metric"),
     Column("teacher", "teacher", 3),
     Column("score", "pruned", 3),
+    Column("best", "best", 3),
     Column("retention", "retention", 3),
     Column("above_majority", "above majority", 3),
+    Column("path_after_target", "P", 3),
     Column("seconds_per_step", "s/step", 2),
     Column("minutes_per_epoch", "min/epoch", 1),
     Column("seeds", "seeds"),
@@ -53,7 +55,9 @@ COLUMNS = (
 CAPTION = (
     "Mean \N{PLUS-MINUS SIGN} sample standard deviation over seeds, where there are several. Sparsity is the fraction "
     "of prunable weights that are zero; retention is pruned / teacher, and above majority counts both from the "
-    "majority class; min/epoch holds training, validation, importance and snapshots."
+    "majority class. Pruned is the score of the model that was saved, the last; best is the highest validation at the "
+    "final sparsity, chosen on the very rows it is scored on. P is the sum of the learning rate over the steps after "
+    "the final sparsity; min/epoch holds training, validation, importance and snapshots."
 )
 
 
@@ -127,6 +131,24 @@ def distinguish(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
 def cells(group: Group, columns: Sequence[Column] = COLUMNS) -> list[str]:
     """Write a row; a dash stands for what has no value."""
     return [_cell(group, column) for column in columns]
+
+
+def commands(groups: Iterable[Group]) -> list[tuple[str, str]]:
+    """List what was typed, once a configuration: its name in words, and the command of its first seed."""
+    found = []
+    for group in groups:
+        run = group.first
+        words = [
+            run.task,
+            run.model,
+            run.pruning,
+            f"contrast {run.contrast}",
+            "" if run.asked is None else f"{run.asked:g}",
+        ]
+        command = run.record.get("command")
+        if isinstance(command, str):
+            found.append((", ".join(filter(None, [*words, group.note])), command))
+    return found
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -232,6 +254,7 @@ __all__ = [
     "Column",
     "Group",
     "cells",
+    "commands",
     "csv_text",
     "distinguish",
     "escape_latex",

@@ -188,6 +188,22 @@ def test_warnings_of_a_run_become_notes(tmp_path: Path) -> None:
     assert read(tmp_path, record).notes[0].endswith("0/record.json: It predicts one class.")
 
 
+def test_the_code_that_made_the_runs_is_noted_where_it_differs(tmp_path: Path) -> None:
+    first, second, third = (made_record(seed=seed) for seed in (1, 2, 3))
+    second["environment"]["git_commit"] = "feedfacefeedface-dirty"
+    third["commits"] = [first["environment"]["git_commit"], "0123456789abcdef"]
+    notes = read(tmp_path, first, second, third).notes
+    assert notes[0] == "The runs were made at 3 commits: 727b4edf5 (2), feedfacef (1), 012345678 (1)."
+    assert notes[1].endswith("1/record.json was made with changes that are in no commit.")
+    assert len(notes) == 2
+
+
+def test_times_that_compare_with_nothing_are_not_shown(tmp_path: Path) -> None:
+    record = made_record() | {"seconds_comparable": False}
+    row = only_row(tmp_path, record)
+    assert (row["seconds_per_step"], row["minutes_per_epoch"]) == (NONE, NONE)
+
+
 def test_every_key_that_a_record_documents_is_known() -> None:
     from cap.results import record
 
