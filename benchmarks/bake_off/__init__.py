@@ -1,0 +1,1 @@
+"""A list of runs that fills a table with seeds: ``python -m benchmarks.bake_off --minutes N --data-root DIR``."""
