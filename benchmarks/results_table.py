@@ -1,4 +1,4 @@
-"""``python -m benchmarks.results_table``: write the tables of both READMEs from the committed measurements.
+"""``python -m benchmarks.results_table``: write the tables of both READMEs, and the pictures of the bake-off.
 
 The rows are those of ``python -m cap.report benchmarks/records``, with fewer columns.
 """
@@ -10,7 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cap.results.collect import collect
+from benchmarks.bake_off.cells import read_cells
+from benchmarks.bake_off.pictures import plot_ablations, plot_arms
+from benchmarks.bake_off.summary import Arm, ablation_table, commands, page_part, read_arms
+from cap.results.collect import Collection, collect
 from cap.results.export_table import EXPORT_HEADER, export_rows
 from cap.results.runs import Run
 from cap.results.tables import COLUMNS, cells, group_runs, markdown
@@ -22,6 +25,9 @@ RESULTS = ("<!-- results: python -m benchmarks.results_table -->", "<!-- end of 
 EXPORTS = ("<!-- exports: python -m benchmarks.results_table -->", "<!-- end of exports -->")
 RELIABILITY = ("<!-- reliability: python -m benchmarks.results_table -->", "<!-- end of reliability -->")
 COST = ("<!-- cost: python -m benchmarks.results_table -->", "<!-- end of cost -->")
+BAKE_OFF = ("<!-- bake-off: python -m benchmarks.results_table -->", "<!-- end of bake-off -->")
+ABLATION = ("<!-- bake-off, ablation: python -m benchmarks.results_table -->", "<!-- end of bake-off, ablation -->")
+COMMANDS = ("<!-- bake-off, commands: python -m benchmarks.results_table -->", "<!-- end of bake-off, commands -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
 LEFT_OUT = ("model", "asked", "metric", "best", "path_after_target", "note")
@@ -129,6 +135,19 @@ _TRIALS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 }
 
 
+def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
+    """Read the list and the records of the bake-off."""
+    return read_arms(read_cells(folder / "bake_off.yaml"), folder / "records" / "bake_off")
+
+
+def draw(root: Path = ROOT) -> None:
+    """Draw the pictures of the bake-off beside its records, as far as there are any."""
+    folder = root / "benchmarks"
+    arms, _ = bake_off(folder)
+    plot_arms(arms, folder / "records" / "bake_off" / "arms.png")
+    plot_ablations(arms, folder / "records" / "bake_off" / "ablation.png")
+
+
 def write(root: Path = ROOT) -> None:
     """Put each table between its two markers, on every page that has them."""
     for page in PAGES:
@@ -149,6 +168,9 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         RESULTS: lambda: table(folder / "records"),
         EXPORTS: lambda: export_table(folder / "records"),
         RELIABILITY: lambda: reliability_table(results),
+        BAKE_OFF: lambda: page_part(*bake_off(folder)),
+        ABLATION: lambda: ablation_table(bake_off(folder)[0]),
+        COMMANDS: lambda: commands(bake_off(folder)[0]),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }
     return [(markers, make()) for markers, make in made.items() if markers[0] in text]
@@ -156,3 +178,4 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
 
 if __name__ == "__main__":
     write()
+    draw()

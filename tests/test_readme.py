@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECORDS = sorted((ROOT / "benchmarks" / "records").glob("*.json"))
+RECORDS = sorted(
+    path for pattern in ("*.json", "bake_off/*.json") for path in (ROOT / "benchmarks" / "records").glob(pattern)
+)
 
 
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])

@@ -1,0 +1,250 @@
+"""What the records of the bake-off say: a table, what contrast adds, and what one change takes away."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bake_off.cells import Cell
+from cap.results.collect import Collection, collect
+from cap.results.tables import NONE, Column, Group, cells, group_runs, markdown
+
+NOTHING = "No cell has a record yet."
+# What follows the first columns, which the list gives; digits as in a report.
+_COLUMNS = (
+    Column("teacher", "teacher", 3),
+    Column("score", "pruned", 3),
+    Column("best", "best", 3),
+    Column("retention", "retention", 3),
+    Column("above_majority", "above majority", 3),
+    Column("path_after_target", "P", 3),
+)
+_CLEAR = 2.0
+"""Standard errors from which a difference is called one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """Hold the cells that differ in their seed only, and those of their runs that have a record.
+
+    Args:
+        cells: In the list, at least one.
+        group: The runs, by seed; None if there is none.
+    """
+
+    cells: tuple[Cell, ...]
+    group: Group | None
+
+    @property
+    def first(self) -> Cell:
+        """The cell that speaks for what all have in common."""
+        return self.cells[0]
+
+    @property
+    def label(self) -> str:
+        """What was done, in the words of the list."""
+        return self.first.variant or (self.group.first.pruning if self.group else self.first.pruning)
+
+    @property
+    def rows(self) -> str:
+        """The task, and on how many rows."""
+        count = self.group.first.record["data"]["n_rows"]["train"] if self.group else None
+        task = self.group.first.task if self.group else self.first.task
+        return task if count is None else f"{task}, {count:,} rows"
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds there are of those in the list."""
+        n = self.group.seeds if self.group else 0
+        return str(n) if n == len(self.cells) else f"{n} of {len(self.cells)}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Hold the differences between runs of the same seed.
+
+    Args:
+        by_seed: Each as a fraction, by seed; at least one.
+    """
+
+    by_seed: dict[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return statistics.fmean(self.by_seed.values())
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean: sample standard deviation over the root of their number; None for a single seed."""
+        values = list(self.by_seed.values())
+        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is two standard errors or more."""
+        error = self.standard_error
+        return error is not None and abs(self.mean) >= _CLEAR * error and self.mean != 0
+
+    def __str__(self) -> str:
+        error = self.standard_error
+        n = len(self.by_seed)
+        if error is None:
+            return f"{100 * self.mean:+.2f} points (one seed)"
+        return f"{100 * self.mean:+.2f} \N{PLUS-MINUS SIGN} {100 * error:.2f} points ({n} seeds)"
+
+
+def read_arms(listed: Sequence[Cell], records: Path) -> tuple[list[Arm], Collection]:
+    """Put the records of a folder to the cells of a list.
+
+    Args:
+        listed: The cells.
+        records: The folder of small records; need not exist.
+
+    Returns:
+        The arms by priority and in the list's order, those without records included; and all that was read.
+    """
+    has_records = records.is_dir() and any(records.glob("*.json"))
+    found = collect([records]) if has_records else Collection((), (), ())
+    by_name = {run.path.stem: run for run in found.runs}
+    by_arm: dict[str, list[Cell]] = defaultdict(list)
+    for cell in listed:
+        by_arm[cell.arm].append(cell)
+    arms = []
+    for cells_of_arm in by_arm.values():
+        runs = [by_name[cell.name] for cell in cells_of_arm if cell.name in by_name]
+        arms.append(Arm(tuple(cells_of_arm), Group(tuple(runs)) if runs else None))
+    return arms, found
+
+
+def summary_table(arms: Iterable[Arm]) -> str:
+    """Make the table: a row for each arm that has records and is no ablation."""
+    rows = []
+    for arm in arms:
+        if arm.group is None or arm.first.shown != "table":
+            continue
+        run = arm.group.first
+        reached = arm.group.mean("reached")
+        sparsity = NONE if reached is None else f"{reached:.4f}"
+        rows.append([arm.rows, arm.label, run.contrast, sparsity, *cells(arm.group, _COLUMNS), arm.seeds])
+    header = ["task", "pruning", "contrast", "sparsity", *(column.title for column in _COLUMNS), "seeds"]
+    return markdown(header, rows) if rows else NOTHING
+
+
+def paired(group: Group, base: Group) -> Difference | None:
+    """Compare the scores of two arms on the seeds that both have; None if there is none."""
+    scores = {run.seed: run.score for run in base.runs}
+    found = {
+        run.seed: run.score - other
+        for run in group.runs
+        if run.seed is not None and run.score is not None and (other := scores.get(run.seed)) is not None
+    }
+    return Difference(found) if found else None
+
+
+def contrast_differences(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
+    """Compare every arm with contrast with the same arm without, where both have a seed in common."""
+    without = {_apart_from_contrast(arm): arm for arm in arms if arm.first.contrast == "none"}
+    found = []
+    for arm in arms:
+        base = without.get(_apart_from_contrast(arm))
+        if arm.first.contrast == "none" or arm.first.shown != "table" or not (base and base.group and arm.group):
+            continue
+        difference = paired(arm.group, base.group)
+        if difference is not None:
+            found.append((arm, difference))
+    return found
+
+
+def _apart_from_contrast(arm: Arm) -> tuple[str, str, float, str]:
+    return arm.first.task, arm.first.pruning, arm.first.sparsity, arm.first.variant
+
+
+def contrast_sentence(arms: Sequence[Arm]) -> str:
+    """Say what contrast adds, per task and sparsity, and whether that is a difference; empty if nothing is known."""
+    differences = contrast_differences(arms)
+    if not differences:
+        return ""
+    said = [f"{arm.rows}, {arm.label} at {arm.first.sparsity:g}: {difference}" for arm, difference in differences]
+    n_clear = sum(difference.is_clear for _, difference in differences)
+    judged = {0: "none of these differences is", len(said): "each of these differences is"}.get(
+        n_clear, f"{n_clear} of these {len(said)} differences {'is' if n_clear == 1 else 'are'}"
+    )
+    return (
+        f"Contrast on minus off, equal steps, paired by seed, mean \N{PLUS-MINUS SIGN} standard error: "
+        f"{'; '.join(said)}; {judged} as large as two standard errors."
+    )
+
+
+def ablations(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
+    """Compare every variant of an ablation with the recipe, the largest loss first."""
+    recipes = {arm.first.base: arm for arm in arms if not arm.first.variant}
+    found = []
+    for arm in arms:
+        base = recipes.get(arm.first.base)
+        if arm.first.shown != "ablation" or not (arm.group and base and base.group):
+            continue
+        difference = paired(arm.group, base.group)
+        if difference is not None:
+            found.append((arm, difference))
+    return sorted(found, key=lambda pair: pair[1].mean)
+
+
+def ablation_table(arms: Sequence[Arm]) -> str:
+    """Make the table of what one change from the recipe does."""
+    rows = [
+        [arm.rows, f"{arm.first.sparsity:g}", arm.first.variant, str(difference), arm.seeds]
+        for arm, difference in ablations(arms)
+    ]
+    return markdown(["task", "sparsity", "one change", "minus the recipe", "seeds"], rows) if rows else NOTHING
+
+
+def notes(arms: Sequence[Arm], found: Collection) -> list[str]:
+    """Say what a reader must know: other settings in one row, other commits, cells without a record."""
+    said = []
+    for arm in arms:
+        if arm.group is not None and len(group_runs(arm.group.runs)) > 1:
+            said.append(f"{arm.first.arm}: its seeds were run with different settings.")
+    commits = [note for note in found.notes if "commit" in note]
+    listed = [cell for arm in arms for cell in arm.cells]
+    n_done = sum(arm.group.seeds for arm in arms if arm.group is not None)
+    if n_done < len(listed):
+        said.append(f"{n_done} of {len(listed)} runs of the list are there.")
+    unreadable = [f"{left.path.name}: {left.reason}" for left in found.left_out]
+    return [*said, *commits, *unreadable]
+
+
+def commands(arms: Iterable[Arm]) -> str:
+    """List the command of each arm that has a record, for its first seed."""
+    lines = [str(arm.group.first.record["command"]) for arm in arms if arm.group is not None]
+    return "\n".join(["```", *lines, "```"]) if lines else NOTHING
+
+
+def page_part(arms: Sequence[Arm], found: Collection) -> str:
+    """Make what a page shows of the bake-off: table, sentence, notes, and the command of the first row."""
+    shown = [arm for arm in arms if arm.group is not None and arm.first.shown == "table"]
+    if not shown:
+        return NOTHING
+    parts = [summary_table(arms), contrast_sentence(arms), " ".join(notes(arms, found)), commands(shown[:1])]
+    return "\n\n".join(part for part in parts if part)
+
+
+__all__ = [
+    "NOTHING",
+    "Arm",
+    "Difference",
+    "ablation_table",
+    "ablations",
+    "commands",
+    "contrast_differences",
+    "contrast_sentence",
+    "notes",
+    "page_part",
+    "paired",
+    "read_arms",
+    "summary_table",
+]
