@@ -39,6 +39,7 @@ def custom_task(
     label_column: str | None,
     label_type: str | None,
     metrics: Sequence[str] | None,
+    keep_unlabelled: bool = False,
 ) -> Task:
     """Describe a task by its files: ``train.*`` and ``validation.*`` in one folder.
 
@@ -53,6 +54,7 @@ def custom_task(
         label_type: ``classes`` or ``number``; None infers it.
         metrics: Names of the scores, the monitored one first; None takes accuracy and f1
             (macro_f1 for more than two classes), or pearson and spearman.
+        keep_unlabelled: Whether training rows may lack a label.
 
     Returns:
         The task ``custom``; its class names are the texts of the labels.
@@ -68,7 +70,10 @@ def custom_task(
             "task=custom reads your own files and needs data_dir=DIR with train.* and validation.* "
             "(parquet, jsonl, json, csv or tsv); got none"
         )
-    train, validation = (_read(split_file(data_dir, split), texts, label) for split in _SPLITS)
+    train, validation = (
+        _read(split_file(data_dir, split), texts, label, may_be_empty=keep_unlabelled and split == "train")
+        for split in _SPLITS
+    )
     given: Kind = "number" if label_type == "number" else "classes"
     kind = _inferred_kind(train, validation) if label_type is None else given
     labels = _classes(train, validation) if kind == "classes" else ()
@@ -130,7 +135,7 @@ def _checked_columns(text_columns: Sequence[str] | None, label_column: str | Non
     return texts, label_column
 
 
-def _read(file: Path, texts: tuple[str, ...], label: str) -> LabelColumn:
+def _read(file: Path, texts: tuple[str, ...], label: str, *, may_be_empty: bool) -> LabelColumn:
     wanted, where = (*texts, label), f"data_dir file {file.name}"
     table = read_columns(file, wanted)
     missing = [name for name in wanted if name not in table.column_names]
@@ -141,7 +146,7 @@ def _read(file: Path, texts: tuple[str, ...], label: str) -> LabelColumn:
         )
     if table.num_rows == 0:
         raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
-    return LabelColumn(table, label, where)
+    return LabelColumn(table, label, where, may_be_empty=may_be_empty)
 
 
 def _inferred_kind(train: LabelColumn, validation: LabelColumn) -> Kind:
@@ -224,7 +229,7 @@ def _check_metrics(task: Task) -> None:
 
 def _require_spread(task: Task, *files: LabelColumn) -> None:
     for labels in files:
-        values = read_labels(task, labels.table, labels.where)
+        values = read_labels(task, labels.table, labels.where, may_be_empty=labels.may_be_empty).drop_null()
         if pc.count_distinct(values).as_py() < 2:
             raise InputError(
                 f"numbers are scored by correlations, which need two different ones at least, got only {values[0]} in "

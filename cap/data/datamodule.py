@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
@@ -27,12 +29,17 @@ from cap.errors import InputError
 from cap.heads import Metrics
 from cap.storage import atomic_folder, content_key, making
 
+NO_LABEL = -100
+"""Stands in place of a missing label: what torch's cross-entropy ignores, and no class."""
+
 
 class CapDataModule(LightningDataModule):
     """Serve a task's rows as padded batches of tokens.
 
     An example is a row, or for tasks with spans one of a row's windows. Every batch is a dict of tensors:
-    ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``, ``example_id``.
+    ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``, ``example_id``; for
+    training also ``is_labelled`` if there are rows without a label. Those follow the others, and stand in ``labels`` as
+    ``NO_LABEL``.
     Several processes share the rows of every split here, training rows as the trainer's rank says, so the trainer must
     not insert samplers of its own (``use_distributed_sampler=False``).
 
@@ -96,19 +103,29 @@ class CapDataModule(LightningDataModule):
             )
             for split, fingerprint in rows.fingerprints.items()
         }
+        # What depends on the rows with a label alone, like a teacher, is the same whatever other rows there are.
+        self.labelled_key: str = keys["train"]
+        if rows.unlabelled is not None:
+            keys["train"] = content_key([keys["train"], rows.unlabelled.fingerprint])
         self.key: str = keys["train"]
         self._folders = {split: cache_dir / "tokenised" / key for split, key in keys.items()}
 
     @property
     def n_train(self) -> int:
-        """Count the training examples: windows where answers are spans, rows otherwise."""
+        """Count the training examples: windows where answers are spans, rows otherwise, with and without a label."""
         return len(self._tokens["train"])
+
+    @property
+    def n_labelled(self) -> int:
+        """Count the training examples that have a label."""
+        return len(self._tokens["train"].labelled())
 
     @property
     def train_labels(self) -> Tensor:
         """Return the training labels, indexed by ``example_id``.
 
-        int64 classes ``(n,)``, float32 values ``(n,)``, or int64 first and last tokens of the answers ``(n, 2)``.
+        int64 classes ``(n,)``, float32 values ``(n,)``, or int64 first and last tokens of the answers ``(n, 2)``;
+        ``NO_LABEL`` where there is none.
         """
         return self._tokens["train"].labels
 
@@ -127,19 +144,26 @@ class CapDataModule(LightningDataModule):
     def majority(self) -> dict[str, float]:
         """Score the model that learned nothing on every validation split, by the names that the metrics give."""
         scores: dict[str, float] = {}
+        train_labels = self._tokens["train"].labelled().labels
         for split, suffix in split_suffixes(self._task).items():
-            scores |= self._examples.majority(self.train_labels, self._tokens[split].labels, suffix=suffix)
+            scores |= self._examples.majority(train_labels, self._tokens[split].labels, suffix=suffix)
         return scores
+
+    def labelled(self) -> CapDataModule:
+        """Return a data module that trains on the rows with a label alone: the same batches as without the others."""
+        part = copy.copy(self)
+        part.key, part._tokens = self.labelled_key, {**self._tokens, "train": self._tokens["train"].labelled()}
+        return part
 
     def setup(self, stage: str | None = None) -> None:  # noqa: D102 - Lightning's hook
         _ = self._tokens
 
     def train_dataloader(self) -> DataLoader:  # noqa: D102 - Lightning's hook
-        rank, size = self._place
-        sampler = LengthGroupedBatchSampler(
-            self._tokens["train"].lengths, self._batch_size, self._seed, shuffle=True, num_replicas=size, rank=rank
-        )
-        return self._loader(self._tokens["train"], sampler, _ResumableLoader)
+        return self._train_loader(self._tokens["train"])
+
+    def labelled_dataloader(self) -> DataLoader:
+        """Make a loader of training batches of the rows with a label alone; processes share it as those of training."""
+        return self._train_loader(self._tokens["train"].labelled())
 
     def val_dataloader(self) -> list[DataLoader]:  # noqa: D102 - Lightning's hook
         rank, size = self._place
@@ -203,6 +227,13 @@ class CapDataModule(LightningDataModule):
             )
         return min(n_rows, n_limited * batch_size)
 
+    def _train_loader(self, tokens: TokenRows) -> DataLoader:
+        rank, size = self._place
+        sampler = LengthGroupedBatchSampler(
+            tokens.lengths, self._batch_size, self._seed, shuffle=True, num_replicas=size, rank=rank
+        )
+        return self._loader(tokens, sampler, _ResumableLoader)
+
     def _sorted_loader(self, split: str, rank: int = 0, size: int = 1) -> DataLoader:
         tokens = self._tokens[split]
         return self._loader(tokens, self._in_turns(tokens.lengths, self._eval_batch_size, rank, size), DataLoader)
@@ -239,8 +270,12 @@ class CapDataModule(LightningDataModule):
 
     def _tokens_of(self, split: str, folder: Path) -> TokenRows:
         labels = self._examples.labels(self._rows.splits[split], folder)
+        n_labelled = None
+        if split == "train" and self._rows.unlabelled is not None:
+            n_labelled = len(labels)
+            labels = torch.cat([labels, labels.new_full((len(self._rows.unlabelled.rows),), NO_LABEL)])
         groups = self._examples.groups(folder)
-        return TokenRows(folder, labels, self._tokenizer, budget=self._budget, groups=groups)
+        return TokenRows(folder, labels, self._tokenizer, budget=self._budget, n_labelled=n_labelled, groups=groups)
 
     @cached_property
     def _arrays(self) -> dict[str, Path]:
@@ -252,12 +287,20 @@ class CapDataModule(LightningDataModule):
             if not is_whole(folder):
                 with atomic_folder(folder) as temporary:
                     self._examples.tokenise(
-                        self._rows.splits[split],
+                        self._texts_of(split),
                         temporary / "tokens",
                         where=f"the split {split} of {self._rows.source}",
                     )
                     seal(temporary)
         return folder / "tokens"
+
+    def _texts_of(self, split: str) -> datasets.Dataset:
+        rows = self._rows.splits[split]
+        if split != "train" or self._rows.unlabelled is None:
+            return rows
+        return datasets.concatenate_datasets(
+            [rows.select_columns([*self._task.text_columns]), self._rows.unlabelled.rows]
+        )
 
 
 class _ResumableLoader(DataLoader[dict[str, Tensor]]):
@@ -309,4 +352,4 @@ def _examples(task: Task, tokenizer: PreTrainedTokenizerBase, *, max_length: int
     return SentenceExamples(task, tokenizer, max_length=max_length)
 
 
-__all__ = ["CapDataModule"]
+__all__ = ["NO_LABEL", "CapDataModule"]

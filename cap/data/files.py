@@ -56,19 +56,26 @@ def read_table(file: Path, task: Task) -> pa.Table:
     return read_columns(file, (*task.text_columns, task.label_column))
 
 
-def read_columns(file: Path, wanted: tuple[str, ...]) -> pa.Table:
+def read_columns(file: Path, wanted: tuple[str, ...], *, key: str = "data_dir") -> pa.Table:
     """Read a split's file.
 
     Args:
-        file: One that ``split_file`` found.
+        file: One that ``split_file`` found, or that a key names.
         wanted: Only these columns are taken where the format allows a choice and the file has all of them.
+        key: The key that gave the file, for messages.
 
     Returns:
         The file's columns; those of csv and tsv all as strings, "NA", "null" and "None" among them.
 
     Raises:
-        InputError: If the file cannot be read as what its suffix says, or has one of the columns twice.
+        InputError: If there is no such file, if it cannot be read as what its suffix says, or has one of the columns
+            twice.
     """
+    if not file.is_file() or file.suffix not in _READERS:
+        raise InputError(
+            f"{key} must be a file with one of the suffixes {', '.join(_READERS)}, got {file}, which is "
+            f"{'not a file' if file.is_dir() else 'another kind' if file.exists() else 'not there'}; correct the path"
+        )
     try:
         if file.suffix != ".parquet":
             _require_utf8(file)
@@ -78,7 +85,7 @@ def read_columns(file: Path, wanted: tuple[str, ...]) -> pa.Table:
             raise ValueError(f"more than one column is called {twice[0]}; rename or remove the others")
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         raise InputError(
-            f"data_dir file {file.name} must be a readable {file.suffix[1:]} file, got: {error}; "
+            f"{key} file {file.name} must be a readable {file.suffix[1:]} file, got: {error}; "
             "write it again, or give it the suffix of its format"
         ) from error
     return table

@@ -16,6 +16,7 @@ from cap.errors import InputError
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 _MOST_NAMED = 10
+_KEEPING = ", or set data.keep_unlabelled=true to learn from such training rows without a label"
 _READABLE = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -34,31 +35,35 @@ class LabelColumn:
         table: Rows as they were read; the schema may carry ``datasets``' features.
         column: Their label column.
         where: What to call the rows in a message.
+        may_be_empty: Whether rows without a label are passed over and not refused.
 
     Attributes:
         given: Class names of a ``ClassLabel`` in its order; empty where there is none.
         counts: Rows of every label by its name, see ``class_name``; in the order of their first rows.
-        is_floating: True if labels are stored as floats.
+        is_floating: True if labels are stored as floats, and not only because some are missing.
 
     Raises:
-        InputError: If it holds anything but texts, numbers and booleans, or nothing in some row.
+        InputError: If it holds anything but texts, numbers and booleans, or nothing in a row that must have a label.
     """
 
-    def __init__(self, table: pa.Table, column: str, where: str) -> None:
+    def __init__(self, table: pa.Table, column: str, where: str, *, may_be_empty: bool = False) -> None:
         self.table = table.select([column])
         self.where = where
+        self.may_be_empty = may_be_empty
         self.given = _given_names(table, column)
         self._values = _values(table, column, where)
-        self.is_floating = bool(pa.types.is_floating(self._values.type))
-        self._require_filled(column)
+        filled = self._filled(column)
         self.counts: Counter[str] = Counter()
         self._examples: dict[str, Any] = {}
-        for entry in self._values.value_counts().to_pylist():
+        for entry in filled.value_counts().to_pylist():
             value = entry["values"]
             is_given = bool(self.given) and 0 <= value < len(self.given)
             name = self.given[value] if is_given else class_name(value)
             self.counts[name] += entry["counts"]
             self._examples.setdefault(name, value)
+        # A gap makes floats of a column of whole numbers.
+        is_only_for_gaps = len(filled) < len(self._values) and all(map(is_whole_number, self.counts))
+        self.is_floating = bool(pa.types.is_floating(self._values.type)) and not is_only_for_gaps
 
     def place(self, name: str) -> str:
         """Show a label as it is written in its first row."""
@@ -66,16 +71,20 @@ class LabelColumn:
         row = pc.index(self._values, pa.scalar(value, self._values.type)).as_py()
         return f"{value!r} in row {row} (counted from 0) of {self.where}"
 
-    def _require_filled(self, column: str) -> None:
+    def _filled(self, column: str) -> pa.ChunkedArray:
+        """Return the labels that are there."""
         is_empty = pc.is_null(self._values, nan_is_null=True)
         if pa.types.is_string(self._values.type) or pa.types.is_large_string(self._values.type):
             is_empty = pc.or_kleene(is_empty, pc.equal(pc.utf8_trim_whitespace(self._values), ""))
+        filled = self._values.filter(pc.invert(is_empty))
         row = pc.index(is_empty, True).as_py()
-        if row >= 0:
+        if row >= 0 and not (self.may_be_empty and len(filled)):
+            wanted = "some" if self.may_be_empty else "every"
             raise InputError(
-                f"column {column} must hold a label in every row, got {self._values[row].as_py()!r} in row {row} "
-                f"(counted from 0) of {self.where}; fill it in or remove the row"
+                f"column {column} must hold a label in {wanted} row, got {self._values[row].as_py()!r} in row {row} "
+                f"(counted from 0) of {self.where}; fill it in or remove the row{_KEEPING}"
             )
+        return filled
 
 
 def class_name(value: Any) -> str:
@@ -92,7 +101,7 @@ def is_whole_number(name: str) -> bool:
     return _WHOLE_NUMBER.fullmatch(name) is not None
 
 
-def read_labels(task: Task, table: pa.Table, where: str) -> pa.Array:
+def read_labels(task: Task, table: pa.Table, where: str, *, may_be_empty: bool = False) -> pa.Array:
     """Convert a table's label column.
 
     Names, and numbers that a ``ClassLabel`` names in another order, are mapped by name. Other numbers are class
@@ -102,12 +111,13 @@ def read_labels(task: Task, table: pa.Table, where: str) -> pa.Array:
         task: Its label column, and its class names in order.
         table: Rows as they were read; the schema may carry ``datasets``' features.
         where: What to call the rows in a message.
+        may_be_empty: Whether a label may be missing or hidden (-1).
 
     Returns:
-        int64 class numbers, or float32 values for regression.
+        int64 class numbers, or float32 values for regression; null where there is none.
 
     Raises:
-        InputError: If a label is missing, hidden (-1) or not one of the task's, naming the row.
+        InputError: If a label is not one of the task's, or missing or hidden where it may not be, naming the row.
     """
     column = _values(table, task.label_column, where)
     named = _given_names(table, task.label_column)
@@ -120,11 +130,13 @@ def read_labels(task: Task, table: pa.Table, where: str) -> pa.Array:
     numbers = np.full(len(values) + 1, np.nan)
     numbers[: len(values)] = [_number(task, value, named) for value in values]
     labels = numbers[codes]
+    is_empty = np.array([may_be_empty and _is_empty(task, value) for value in [*values, None]])[codes]
+    labels[is_empty] = 0  # whatever; NaN would not do
     bad = np.flatnonzero(~np.isfinite(labels))
     if len(bad):
         row = int(bad[0])
         raise InputError(_complaint(task, column[row].as_py(), named, row, where))
-    return pa.array(labels.astype(np.float32 if task.kind == "number" else np.int64))
+    return pa.array(labels.astype(np.float32 if task.kind == "number" else np.int64), mask=is_empty)
 
 
 def _values(table: pa.Table, column: str, where: str) -> pa.ChunkedArray:
@@ -160,6 +172,15 @@ def _number(task: Task, value: Any, named: tuple[str, ...]) -> float:
     return number if number in range(len(task.labels)) else np.nan
 
 
+def _is_empty(task: Task, value: Any) -> bool:
+    """Say whether a value is no label: nothing, or the -1 by which the Hub hides one."""
+    if value is None or value != value or class_name(value) == "":
+        return True
+    # -1 may well be a value, or the name of a class, of a user's own.
+    is_own = task.kind == "number" and task.hub_path is None
+    return _as_float(value) == -1 and not is_own and "-1" not in task.labels
+
+
 def _as_float(value: Any) -> float:
     try:
         return float(value)
@@ -170,18 +191,22 @@ def _as_float(value: Any) -> float:
 def _complaint(task: Task, value: Any, named: tuple[str, ...], row: int, where: str) -> str:
     place = f"row {row} (counted from 0) of {where}"
     is_hidden = value in (-1, "-1")
+    hint = _KEEPING if _is_empty(task, value) else ""
     value = f"{value} ({named[value]})" if named and isinstance(value, int) and 0 <= value < len(named) else value
     if task.kind == "number":
-        return f"labels of task={task.name} must be finite numbers, got {value!r} in {place}; correct or remove the row"
+        return (
+            f"labels of task={task.name} must be finite numbers, got {value!r} in {place}; correct or remove the "
+            f"row{hint}"
+        )
     names_are_numbers = any(map(is_whole_number, task.labels))
     choices = [name if names_are_numbers else f"{number} ({name})" for number, name in enumerate(task.labels)]
     wanted = ", ".join(choices[:_MOST_NAMED]) + (", ..." if len(choices) > _MOST_NAMED else "")
     if is_hidden:
         return (
             f"labels of task={task.name} must be {wanted}, got -1 in {place}: -1 marks the hidden labels of a test "
-            "split; give a split whose labels are known"
+            f"split; give a split whose labels are known{_KEEPING}"
         )
-    return f"labels of task={task.name} must be {wanted}, got {value!r} in {place}; correct the row"
+    return f"labels of task={task.name} must be {wanted}, got {value!r} in {place}; correct the row{hint}"
 
 
 __all__ = ["LabelColumn", "class_name", "is_whole_number", "read_labels"]

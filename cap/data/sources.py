@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,33 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """Hold training rows that nobody has labelled; they are learned from beside those of the split ``train``.
+
+    Args:
+        rows: The text columns.
+        source: Where they come from, for the record; never an absolute path.
+        n_repeated: Rows that were left out because training has their texts already.
+        n_validated: Rows whose texts are among the validation rows, too.
+    """
+
+    rows: Dataset
+    source: str
+    n_repeated: int = 0
+    n_validated: int = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the content, the same for any file format and place."""
+        return fingerprint_of(self.rows)
+
+    def describe(self) -> dict[str, str | int]:
+        """Say for the record which rows these are."""
+        counts = {"n_repeated": self.n_repeated, "n_validated": self.n_validated}
+        return {"source": self.source, "fingerprint": self.fingerprint, **counts}
+
+
+@dataclass(frozen=True)
 class Rows:
     """Hold the rows of a task that a run uses.
 
@@ -32,30 +60,41 @@ class Rows:
         splits: ``train`` and the task's validation splits, with exactly the text columns, the answer and
             ``example_id`` (int64 row number within the split). The answer is ``label`` (int64, or float32 for
             regression), or for spans ``answers`` (all accepted texts) and ``answer_starts`` (their first characters
-            in the context).
+            in the context). All of them have one.
         source: Where the rows come from, for the record; never an absolute path.
         fingerprints: Hash of each split's content, the same for any file format and place.
+        unlabelled: Training rows without a label; None if there are none.
     """
 
     splits: dict[str, Dataset]
     source: str
     fingerprints: dict[str, str]
+    unlabelled: Unlabelled | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content of all splits."""
+        """Hash of the content of all splits; rows without a label have their own."""
         return content_key(self.fingerprints)
 
 
-def load_rows(task: Task, *, data_dir: Path | None, max_train_rows: int | None, max_eval_rows: int | None) -> Rows:
+def load_rows(
+    task: Task,
+    *,
+    data_dir: Path | None,
+    max_train_rows: int | None,
+    max_eval_rows: int | None,
+    keep_unlabelled: bool = False,
+) -> Rows:
     """Load and check the rows of a task.
 
     Args:
         task: Which columns, labels and splits are wanted.
         data_dir: Folder with ``train.*`` and one file per validation split (parquet, jsonl, json, csv, tsv); None
             takes the Hub, or what is built offline. Nothing is ever written there.
-        max_train_rows: Take the first so many training rows; None takes all.
+        max_train_rows: Take the first so many training rows with a label; None takes all.
         max_eval_rows: Take the first so many rows of each validation split; None takes all.
+        keep_unlabelled: Take training rows without a label apart; False refuses them, as is done anyway where answers
+            are spans.
 
     Returns:
         The rows, in their original order.
@@ -72,15 +111,18 @@ def load_rows(task: Task, *, data_dir: Path | None, max_train_rows: int | None, 
             )
     tables, source = _read(task, data_dir)
     is_ours = data_dir is None and task.hub_path is not None
-    datasets = {}
+    datasets: dict[str, Dataset] = {}
+    unlabelled = None
     for split, (table, where) in tables.items():
-        _require_columns(task, table, where)
-        table = table.slice(0, limits[split])
-        datasets[split] = _checked(task, table, where, is_fixed=is_ours)
+        require_columns(task, table, (*task.text_columns, task.label_column), where)
+        if split == "train" and keep_unlabelled and task.kind != "span":
+            rows = _checked(task, table, where, is_fixed=is_ours, may_be_empty=True)
+            datasets[split], unlabelled = _told_apart(task, rows, where, limit=limits[split])
+        else:
+            datasets[split] = _checked(task, table.slice(0, limits[split]), where, is_fixed=is_ours)
     _log.info("rows from %s: %s", source, ", ".join(f"{split} {rows.num_rows:,}" for split, rows in datasets.items()))
-    return Rows(
-        splits=datasets, source=source, fingerprints={split: _fingerprint(rows) for split, rows in datasets.items()}
-    )
+    fingerprints = {split: fingerprint_of(rows) for split, rows in datasets.items()}
+    return Rows(splits=datasets, source=source, fingerprints=fingerprints, unlabelled=unlabelled)
 
 
 _Tables = dict[str, tuple[pa.Table, str]]  # per split: the rows, and what to call them in a message
@@ -109,8 +151,12 @@ def _read(task: Task, data_dir: Path | None) -> tuple[_Tables, str]:
     return {split: (table, f"{source}, split {split},") for split, table in tables.items()}, source
 
 
-def _require_columns(task: Task, table: pa.Table, where: str) -> None:
-    wanted = (*task.text_columns, task.label_column)
+def require_columns(task: Task, table: pa.Table, wanted: tuple[str, ...], where: str) -> None:
+    """Refuse a table that lacks a column or has no row.
+
+    Raises:
+        InputError: If it does; the message names what there is.
+    """
     missing = [name for name in wanted if name not in table.column_names]
     if missing:
         raise InputError(
@@ -121,18 +167,46 @@ def _require_columns(task: Task, table: pa.Table, where: str) -> None:
         raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
 
 
-def _checked(task: Task, table: pa.Table, where: str, *, is_fixed: bool) -> Dataset:
-    columns = {name: _texts(table.column(name), name, where, is_fixed=is_fixed) for name in task.text_columns}
+def _checked(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool = False) -> Dataset:
+    columns = {name: checked_texts(table.column(name), name, where, is_fixed=is_fixed) for name in task.text_columns}
     if task.kind == "span":
         context = columns[task.text_columns[1]]
         columns |= read_answers(task, table, where, contexts=context, is_fixed=is_fixed)
     else:
-        columns["label"] = read_labels(task, table, where)
+        columns["label"] = read_labels(task, table, where, may_be_empty=may_be_empty)
     columns["example_id"] = pa.array(np.arange(table.num_rows, dtype=np.int64))
     return Dataset(pa.table(columns))
 
 
-def _texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: bool) -> pa.ChunkedArray:
+def _told_apart(task: Task, rows: Dataset, where: str, *, limit: int | None) -> tuple[Dataset, Unlabelled | None]:
+    """Part rows that have a label, and the first of these, from those that have none."""
+    table = rows.data.table
+    has_label = pc.is_valid(table.column("label"))
+    labelled, rest = table.filter(has_label).slice(0, limit), table.filter(pc.invert(has_label))
+    if labelled.num_rows == 0:
+        raise InputError(
+            f"training needs rows with a label, got {table.num_rows} without one in {where}; give labels to some, or "
+            f"name the file with data.unlabelled beside a data_dir whose training rows have labels"
+        )
+    numbers = pa.array(np.arange(labelled.num_rows, dtype=np.int64))
+    labelled = labelled.set_column(labelled.column_names.index("example_id"), "example_id", numbers)
+    if rest.num_rows == 0:
+        return Dataset(labelled), None
+    return Dataset(labelled), Unlabelled(Dataset(rest.select(list(task.text_columns))), "the training rows")
+
+
+def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: bool) -> pa.ChunkedArray:
+    """Convert a column of texts to strings.
+
+    Args:
+        column: As it was read.
+        name: What it is called.
+        where: What to call its rows in a message.
+        is_fixed: Whether nobody can mend the rows: those with an empty text are then kept, and said.
+
+    Raises:
+        InputError: If it holds anything else, or nothing in some row.
+    """
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     if not is_text and not pa.types.is_null(column.type):
         raise InputError(f"column {name} of {where} must hold text, got {column.type}; convert it to strings")
@@ -154,7 +228,7 @@ def _texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: bool) ->
     return column
 
 
-def _fingerprint(rows: Dataset) -> str:
+def fingerprint_of(rows: Dataset) -> str:
     """Hash the content column by column; neither the chunks of a table nor its file format show."""
     digest = hashlib.sha256(f"{rows.num_rows}\0".encode())
     for name in rows.column_names:
@@ -182,4 +256,4 @@ def _update_with_bytes(digest: hashlib._Hash, chunk: pa.Array) -> None:
         digest.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
 
 
-__all__ = ["Rows", "load_rows"]
+__all__ = ["Rows", "Unlabelled", "checked_texts", "fingerprint_of", "load_rows", "require_columns"]

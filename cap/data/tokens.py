@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import time
@@ -137,6 +138,8 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         labels: The examples' labels, indexed by example number.
         tokenizer: Says what padding is.
         budget: Decides which columns of tokens are read into memory; what is needed whole is counted in it.
+        n_labelled: The examples before this number have a label, the others none: batches then say which in
+            ``is_labelled``. None where all have one.
         groups: What the examples belong to, indexed by example number; None where examples stand alone.
     """
 
@@ -147,11 +150,13 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         tokenizer: PreTrainedTokenizerBase,
         *,
         budget: MemoryBudget,
+        n_labelled: int | None = None,
         groups: Tensor | None = None,
     ) -> None:
         self._layout = Layout(np.load(folder / "lengths.npy", allow_pickle=False))
         self.lengths = torch.from_numpy(self._layout.lengths)
         self.labels = labels
+        self.n_labelled = n_labelled
         self.groups = groups
         budget.hold(self._layout.lengths, self._layout.starts, labels, *([] if groups is None else [groups]))
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
@@ -160,6 +165,13 @@ class TokenRows(Dataset[dict[str, Tensor]]):
             for name, value in padding.items()
             if (folder / f"{name}.npy").is_file()
         }
+
+    def labelled(self) -> TokenRows:
+        """Return the examples that have a label, from the same arrays."""
+        part = copy.copy(self)
+        part.lengths, part.labels = self.lengths[: self.n_labelled], self.labels[: self.n_labelled]
+        part.n_labelled = None
+        return part
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -178,6 +190,8 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         batch["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
         batch["example_id"] = torch.from_numpy(example_id)
         batch["labels"] = self.labels[batch["example_id"]]
+        if self.n_labelled is not None:
+            batch["is_labelled"] = batch["example_id"] < self.n_labelled
         return batch
 
 
