@@ -74,7 +74,7 @@ def _loss(module: CapModule, batch: dict[str, torch.Tensor], wanted: ImportanceP
     output = module(batch)
     if wanted.loss == "task":
         share = module.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
-        return share.weight * module.task_loss(output, batch)
+        return module.task_loss(output, batch, share)
     return torch.stack(list(module.loss_terms(output, batch).values())).sum()
 
 

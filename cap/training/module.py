@@ -114,7 +114,8 @@ class CapModule(LightningModule):
         metrics: Validation metrics by split, in the order of the validation data loaders.
         contrast: Weights of the contrastive terms; None for none.
         memory: Encodings and what the teacher gives by ``example_id``; needed by ``contrast`` and by distillation.
-        train_labels: Labels by ``example_id``; classes (int64) give supervised positives, numbers and spans none.
+        train_labels: Labels by ``example_id``; classes (int64) give supervised positives, numbers and spans none, and
+            neither do rows without a label, whose class is negative.
         train_groups: The question that each example is a window of, by ``example_id``; windows of one question are
             not contrasted with each other. None where examples stand alone.
         pruner: Owns the masks of the student; None trains it dense.
@@ -207,7 +208,7 @@ class CapModule(LightningModule):
         share = self.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
         terms: dict[str, Tensor] = {}
         if self.distill.ce_weight > 0:
-            terms["ce"] = share.weight * self.distill.ce_weight * self.task_loss(output, batch)
+            terms["ce"] = self.distill.ce_weight * self.task_loss(output, batch, share)
         terms.update(
             distillation_terms(
                 output,
@@ -225,9 +226,23 @@ class CapModule(LightningModule):
             terms["scores"] = regularizer
         return terms
 
-    def task_loss(self, output: EncoderOutput, batch: Mapping[str, Tensor]) -> Tensor:
-        """Compare the student's answers with the labels, without a weight."""
-        return label_loss(logit_rows(output.logits, batch), batch["labels"].flatten())
+    def task_loss(self, output: EncoderOutput, batch: Mapping[str, Tensor], share: Share) -> Tensor:
+        """Compare the student's answers with the labels where there are any, without a weight of its own.
+
+        Args:
+            output: What the student gave for the batch.
+            batch: With ``labels``, and with ``is_labelled`` if rows may have none.
+            share: This process's part of the batch.
+
+        Returns:
+            Something whose mean over the processes is the mean over all rows with a label.
+        """
+        logits, labels = logit_rows(output.logits, batch), batch["labels"].flatten()
+        is_labelled = batch.get("is_labelled")
+        if is_labelled is not None:
+            logits, labels = logits[is_labelled], labels[is_labelled]
+            share = self.ranks.share(len(labels), device=labels.device)
+        return share.weight * label_loss(logits, labels)
 
     def _contrastive_terms(self, pooled: Tensor, own_id: Tensor, share: Share) -> Iterator[tuple[str, Tensor]]:
         if self.contrast is None or self.memory is None:
@@ -250,7 +265,7 @@ class CapModule(LightningModule):
                 batch_id=batch_id,
                 bank_id=bank_id.to(anchors.device, non_blocking=True),
                 batch_labels=self._classes(example_id, anchors.device),
-                bank_labels=self._classes(bank_id, anchors.device),
+                bank_labels=self._classes(bank_id, anchors.device, n_before=len(example_id)),
                 batch_groups=self._groups(example_id, anchors.device),
                 bank_groups=self._groups(bank_id, anchors.device),
             )
@@ -276,11 +291,13 @@ class CapModule(LightningModule):
         finally:
             self._extras.set_state(state)
 
-    def _classes(self, example_id: Tensor, device: torch.device) -> Tensor | None:
+    def _classes(self, example_id: Tensor, device: torch.device, *, n_before: int = 0) -> Tensor | None:
+        """Return the classes of some rows among the candidates; one that is unknown is a class of its own."""
         labels = self._train_labels
         if labels is None or labels.is_floating_point() or labels.ndim != 1:
             return None
-        return labels[example_id].to(device, non_blocking=True)
+        classes, place = labels[example_id], torch.arange(n_before, n_before + len(example_id))
+        return torch.where(classes < 0, -1 - place, classes).to(device, non_blocking=True)
 
     def _groups(self, example_id: Tensor, device: torch.device) -> Tensor | None:
         if self._train_groups is None:

@@ -59,6 +59,7 @@ class Case:
     contrast: Mapping[str, Any] | None = field(default_factory=dict)
     distill: Distill = Distill(weight=0.9, ce_weight=0.1, temperature=2.0)  # noqa: RUF009 - frozen
     accumulate: int = 1
+    n_labelled: int | None = None  # the examples from this one on have no label
 
 
 def structured(loss: str) -> Structured:
@@ -86,6 +87,10 @@ CASES: dict[str, Case] = {
         lambda: Movement(score_learning_rate=1e-2, score_init="magnitude"),
         contrast={"reduction": "anchors", "supervised_weight": 0.3},
         accumulate=2,
+    ),
+    # Batches with a label in every row, on one process alone, and in none.
+    "movement, rows without a label": Case(
+        "classes", lambda: Movement(score_learning_rate=1e-2, score_init="magnitude"), n_labelled=11
     ),
     "first order, spans": Case("span", FirstOrder),
     "magnitude, numbers, labels alone": Case("number", Magnitude, contrast=None, distill=PLAIN),
@@ -215,7 +220,7 @@ def make_module(case: Case, folder: Path, ranks: Ranks) -> CapModule:
         metrics={"validation": Answers()},
         contrast=None if case.contrast is None else Contrast(**(contrast | dict(case.contrast))),
         memory=make_memory(folder, case.kind),
-        train_labels=LABELS[case.kind],
+        train_labels=labels_of(case),
         train_groups=torch.arange(N_EXAMPLES) // 3 if is_span else None,
         pruner=pruner,
         teacher=PooledModel(teacher, "first_token"),
@@ -223,21 +228,28 @@ def make_module(case: Case, folder: Path, ranks: Ranks) -> CapModule:
     )
 
 
-def make_batch(ids: list[int], kind: str) -> dict[str, Tensor]:
+def labels_of(case: Case) -> Tensor:
+    labels = LABELS[case.kind].clone()
+    labels[N_EXAMPLES if case.n_labelled is None else case.n_labelled :] = -100
+    return labels
+
+
+def make_batch(ids: list[int], kind: str, n_labelled: int | None = None) -> dict[str, Tensor]:
     """Pad a batch to its own longest row, as a process does with its share."""
     n_tokens = torch.from_numpy(N_TOKENS)[ids]
     tokens = torch.randint(5, 20, (N_EXAMPLES, 16), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(int(n_tokens.max())) < n_tokens[:, None]).long()
-    return {
+    batch = {
         "input_ids": tokens[ids, : mask.shape[1]] * mask,
         "attention_mask": mask,
         "labels": LABELS[kind][ids],
         "example_id": torch.tensor(ids),
     }
+    return batch if n_labelled is None else batch | {"is_labelled": batch["example_id"] < n_labelled}
 
 
-def loader_of(rows: list[list[int]], kind: str) -> DataLoader:
-    return DataLoader([make_batch(ids, kind) for ids in rows], batch_size=None)
+def loader_of(rows: list[list[int]], kind: str, n_labelled: int | None = None) -> DataLoader:
+    return DataLoader([make_batch(ids, kind, n_labelled) for ids in rows], batch_size=None)
 
 
 def share_of(rows: list[list[int]], ranks: Ranks) -> list[list[int]]:
@@ -280,7 +292,7 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
     trainer = make_trainer(folder, ranks.size, callbacks, accumulate_grad_batches=case.accumulate)
     trainer.fit(
         module,
-        train_dataloaders=loader_of(train_rows, case.kind),
+        train_dataloaders=loader_of(train_rows, case.kind, case.n_labelled),
         # Whole batches in turn: one process has two of the three.
         val_dataloaders=loader_of(VALIDATION[ranks.rank :: ranks.size], case.kind),
     )

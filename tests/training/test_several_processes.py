@@ -13,6 +13,7 @@ from tests.training.two_processes import run_two
 CASES = {
     "soft movement": {"ce", "kd", "prc", "snc", "fic", "scores", "total"},
     "movement, reduction anchors, micro-batches": {"ce", "kd", "prc", "snc", "fic", "total"},
+    "movement, rows without a label": {"ce", "kd", "prc", "snc", "fic", "total"},
     "first order, spans": {"ce", "kd", "prc", "snc", "fic", "total"},
     "magnitude, numbers, labels alone": {"ce", "total"},
     "hidden states, snapshot's logits": {"ce", "hidden", "snapshot_kd", "total"},
@@ -100,6 +101,11 @@ def test_every_validation_row_counts_once(found, one, case, rank):
 @pytest.mark.parametrize("case", CASES)
 def test_all_draw_from_one_stream_of_extra_examples(found, one, case):
     assert found[0][case]["extras"] == found[1][case]["extras"] == one[case]["extras"]
+
+
+def test_labels_weigh_by_the_rows_that_have_one_on_any_rank(found):
+    steps = found[0]["movement, rows without a label"]["losses"][:5]
+    assert [step["loss/ce"] > 0 for step in steps] == [True, True, False, False, False]
 
 
 def test_training_draws_the_same_extra_examples_with_and_without_importance_passes(one):
