@@ -129,6 +129,15 @@ class DataConfig:
 
 
 @dataclass
+class TrainDataConfig(DataConfig):
+    """Hold ``data.*`` of a run that may learn from rows without a label, too."""
+
+    unlabelled: str | None = MISSING
+    keep_unlabelled: bool = MISSING
+    max_unlabelled_rows: int | None = MISSING
+
+
+@dataclass
 class MemoryConfig:
     """Hold ``memory.*``."""
 
@@ -155,7 +164,7 @@ class TrainConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    data: TrainDataConfig = field(default_factory=TrainDataConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: Any = None

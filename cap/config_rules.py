@@ -10,6 +10,7 @@ from hydra.utils import get_class
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from cap.data.tasks import TASKS
 from cap.errors import InputError
 from cap.models.families import PARTS
 from cap.pruning.pruner import Pruner
@@ -102,6 +103,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
     optional = {
         "data.max_train_rows": c.data.max_train_rows,
         "data.max_eval_rows": c.data.max_eval_rows,
+        "data.max_unlabelled_rows": c.data.max_unlabelled_rows,
         "checkpoint.every_n_steps": c.checkpoint.every_n_steps,
         "checkpoint.every_n_minutes": c.checkpoint.every_n_minutes,
     }
@@ -129,6 +131,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         + _problems_of_objective(c)
         + _problems_of_freeze(c)
         + _problems_of_contrast(c)
+        + _problems_of_unlabelled(c)
     )
 
 
@@ -219,6 +222,27 @@ def _problems_of_freeze(c: TrainConfig) -> list[str]:
             f"random weights; set student_init=teacher, or leave head out"
         ]
     return []
+
+
+def _problems_of_unlabelled(c: TrainConfig) -> list[str]:
+    """Check that something is learned from rows without a label."""
+    if c.data.unlabelled is None and not c.data.keep_unlabelled:
+        return []
+    asked = f"data.unlabelled={c.data.unlabelled}" if c.data.unlabelled is not None else "data.keep_unlabelled=true"
+    if c.task.name in TASKS and TASKS[c.task.name].kind == "span":
+        return [
+            f"rows without a label are learned from where answers are classes or numbers, got {asked} with "
+            f"task={c.task.name}, whose answers are spans; leave it out"
+        ]
+    has_teacher = c.teacher != "none"
+    is_contrasted = c.contrast.pretrained or c.contrast.snapshots or (c.contrast.finetuned and has_teacher)
+    if (has_teacher and c.distill.weight > 0) or (is_contrasted and c.contrast.unsupervised_weight != 0):
+        return []
+    return [
+        f"rows without a label are learned from by a teacher's answers or by unsupervised contrast, got {asked} with "
+        f"teacher={c.teacher}, distill.weight={c.distill.weight:g} and no unsupervised contrast; set distill=logits "
+        f"with a teacher, or contrast=cap, or leave it out"
+    ]
 
 
 def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> list[str]:

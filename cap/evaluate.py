@@ -71,7 +71,8 @@ def evaluate(cfg: DictConfig) -> float:
     device = idle_trainer(config.accelerator).strategy.root_device
     ensure_writable(Path(config.cache_dir), "cache_dir")
     data_dir = None if config.data_dir is None else Path(config.data_dir)
-    task = task_of(config.task, data_dir)
+    # Nothing is trained here: training rows may lack labels, whether the model has learned from such rows or not.
+    task = task_of(config.task, data_dir, keep_unlabelled=True)
     seconds = _Seconds()
     with seconds.of("load"):
         source = saved_model(model_dir)
@@ -89,7 +90,8 @@ def evaluate(cfg: DictConfig) -> float:
     for note in notes:
         log.warning(note)
     with seconds.of("data"):
-        rows = load_rows(task, data_dir=data_dir, max_train_rows=None, max_eval_rows=config.data.max_eval_rows)
+        limit = config.data.max_eval_rows
+        rows = load_rows(task, data_dir=data_dir, max_train_rows=None, max_eval_rows=limit, keep_unlabelled=True)
         module = scoring_rows(
             task,
             rows,

@@ -167,10 +167,15 @@ def _task_config(given: Mapping[str, Any]) -> TaskConfig:
 def _rows_of(run: FinishedRun, node: TaskConfig, data_dir: str | None) -> tuple[Task, Rows]:
     limits = run.record["config"]["data"]
     folder = None if data_dir is None else Path(data_dir)
+    keep_unlabelled = bool(limits.get("keep_unlabelled"))
     try:
-        task = task_of(node, folder)
+        task = task_of(node, folder, keep_unlabelled=keep_unlabelled)
         rows = load_rows(
-            task, data_dir=folder, max_train_rows=limits["max_train_rows"], max_eval_rows=limits["max_eval_rows"]
+            task,
+            data_dir=folder,
+            max_train_rows=limits["max_train_rows"],
+            max_eval_rows=limits["max_eval_rows"],
+            keep_unlabelled=keep_unlabelled,
         )
     except InputError as error:
         raise InputError(

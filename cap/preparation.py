@@ -18,6 +18,7 @@ from cap.data.custom import custom_task
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
+from cap.data.unlabelled import with_unlabelled
 from cap.errors import InputError
 from cap.heads import Kind, Metrics
 from cap.models.encoders import (
@@ -92,8 +93,10 @@ class Prepared:
         return self.datamodule.metrics()
 
     def n_rows(self) -> dict[str, int]:
-        """Count the rows of every split."""
-        return {split: len(rows) for split, rows in self.rows.splits.items()}
+        """Count the rows of every split, and those without a label if there are any."""
+        counts = {split: len(rows) for split, rows in self.rows.splits.items()}
+        unlabelled = self.rows.unlabelled
+        return counts if unlabelled is None else counts | {"unlabelled": len(unlabelled.rows)}
 
     def new_student(self, seed: int) -> PooledModel:
         """Load the pre-trained model with a fresh task head, the same for the same seed."""
@@ -109,7 +112,9 @@ def prepare(checked: Checked) -> Prepared:
         InputError: If the model, the data or a folder is not what is required.
     """
     config = checked.config
-    task = task_of(config.task, Path(config.data_dir) if config.data_dir is not None else None)
+    keep_unlabelled = config.data.keep_unlabelled
+    data_dir = Path(config.data_dir) if config.data_dir is not None else None
+    task = task_of(config.task, data_dir, keep_unlabelled=keep_unlabelled)
     cache_dir = Path(config.cache_dir)
     ensure_writable(cache_dir, "cache_dir")
     model = config.model
@@ -124,9 +129,17 @@ def prepare(checked: Checked) -> Prepared:
     tokenizer = load_tokenizer(source)
     rows = load_rows(
         task,
-        data_dir=Path(config.data_dir) if config.data_dir is not None else None,
+        data_dir=data_dir,
         max_train_rows=config.data.max_train_rows,
         max_eval_rows=config.data.max_eval_rows,
+        keep_unlabelled=keep_unlabelled,
+    )
+    rows = with_unlabelled(
+        rows,
+        task,
+        file=Path(config.data.unlabelled) if config.data.unlabelled is not None else None,
+        max_rows=config.data.max_unlabelled_rows,
+        keep_unlabelled=keep_unlabelled,
     )
     budget = MemoryBudget(config.memory.budget_gb, n_processes=config.trainer.devices)
     datamodule = CapDataModule(
@@ -174,15 +187,15 @@ def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
         )
 
 
-def task_of(node: TaskConfig, data_dir: Path | None) -> Task:
-    """Look up the task, or describe the user's own by its files.
+def task_of(node: TaskConfig, data_dir: Path | None, *, keep_unlabelled: bool = False) -> Task:
+    """Look up the task, or describe the user's own by its files, whose training rows may lack labels if so asked.
 
     Raises:
         InputError: If there is no such task, or keys are given that it does not use.
     """
     own: dict[str, Any] = {key: getattr(node, key) for key in ("text_columns", "label_column", "label_type", "metrics")}
     if node.name == "custom":
-        return custom_task(data_dir=data_dir, **own)
+        return custom_task(data_dir=data_dir, keep_unlabelled=keep_unlabelled, **own)
     given = [f"task.{key}={value}" for key, value in own.items() if value is not None]
     if given:
         raise InputError(
@@ -298,7 +311,7 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, 
         content={
             "encoder": weights_key(prepared.pretrained.model.base_model),
             "architecture": prepared.pretrained.model.config.model_type,
-            "rows": prepared.datamodule.key,
+            "rows": prepared.datamodule.labelled_key,
             "labels": list(prepared.task.labels),
             "finetune": settings,
             "batch_size": config.batch_size,
@@ -307,7 +320,7 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, 
             "seed": config.seed,
         },
         kind=prepared.task.kind,
-        datamodule=prepared.datamodule,
+        datamodule=prepared.datamodule.labelled(),
         metrics=prepared.metrics(),
         optimisation=Optimisation(
             learning_rate=config.finetune.learning_rate,

@@ -268,7 +268,8 @@ def new_callbacks(
         note_kept: Told of the models that ``keep_levels`` has kept so far.
         warn: Told of what a reader of the result must know.
     """
-    config, rows = checked.config, prepared.datamodule
+    config, rows, wanted = checked.config, prepared.datamodule, checked.pruner.importance_pass
+    needs_labels = wanted is not None and wanted.loss == "task"
     pruning = PruningCallback(checked.plan, every_n_steps=checked.every_n_steps, warn=warn)
     timer = StepTimer()
     loaders = partial(rows.eval_dataloaders, ranks.rank, ranks.size)
@@ -305,7 +306,11 @@ def new_callbacks(
         ),
         scores=ScoreCallback(pruning, plan=checked.plan, loaders=loaders, metric=prepared.task.monitored, ranks=ranks),
         importance=ImportanceCallback(
-            pruning, loader=rows.train_dataloader, batch_size=config.batch_size, n_examples=rows.n_train, warn=warn
+            pruning,
+            loader=rows.labelled_dataloader if needs_labels else rows.train_dataloader,
+            batch_size=config.batch_size,
+            n_examples=rows.n_labelled if needs_labels else rows.n_train,
+            warn=warn,
         ),
         snapshots=[snapshots] if snapshots.terms else [],
         keep=keep if config.keep_levels is not None else None,

@@ -98,6 +98,8 @@ class RunRecord:
             "fingerprint": prepared.rows.fingerprint,
             "n_rows": prepared.n_rows(),
         }
+        if prepared.rows.unlabelled is not None:
+            self.content["data"]["unlabelled"] = prepared.rows.unlabelled.describe()
         self.content["model"] = prepared.source.label
         self.content["pooling"] = prepared.pooling
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}

@@ -122,6 +122,22 @@ def message_of(compose_config, *overrides: str) -> str:
         (["trainer.limit_train_batches=0"], "trainer.limit_train_batches must be > 0, got 0"),
         (["memory.budget_gb=-1"], "memory.budget_gb must be >= 0, got -1.0"),
         (["data.max_train_rows=0"], "data.max_train_rows must be > 0 or null, got 0"),
+        (["data.max_unlabelled_rows=0"], "data.max_unlabelled_rows must be > 0 or null, got 0"),
+        (["task=squad", "data.unlabelled=a.csv"], "got data.unlabelled=a.csv with task=squad, whose answers are spans"),
+        (["task=squad", "data.keep_unlabelled=true"], "got data.keep_unlabelled=true with task=squad"),
+        (
+            ["data.unlabelled=a.csv", "teacher=none", "contrast=none"],
+            "got data.unlabelled=a.csv with teacher=none, distill.weight=0.9 and no unsupervised contrast",
+        ),
+        (["data.unlabelled=a.csv", "distill=none", "contrast=none"], "teacher=auto, distill.weight=0 and no"),
+        (
+            ["data.keep_unlabelled=true", "distill=none", "contrast.unsupervised_weight=0"],
+            "got data.keep_unlabelled=true with teacher=auto, distill.weight=0 and no unsupervised contrast",
+        ),
+        (
+            ["data.unlabelled=a.csv", "teacher=none", "contrast.pretrained=false", "contrast.snapshots=false"],
+            "and no unsupervised contrast; set distill=logits with a teacher, or contrast=cap, or leave it out",
+        ),
         (["checkpoint.every_n_minutes=0"], "checkpoint.every_n_minutes must be > 0 or null, got 0.0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -232,6 +248,17 @@ def test_hash_is_that_of_what_is_frozen_however_it_was_said(compose_config):
     wanted = ([], ["freeze=null"], ["freeze=[embeddings]"], ["freeze=[]"])
     hashes = [check(compose_config("pruning=magnitude", *overrides)).hash for overrides in wanted]
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["contrast=none"], ["distill=none"], ["teacher=none"], ["teacher=none", "contrast.snapshots=false"]],
+    ids=" ".join,
+)
+def test_one_way_to_learn_from_rows_without_a_label_is_enough(compose_config, overrides):
+    from cap.config import check
+
+    assert check(compose_config("data.unlabelled=a.csv", *overrides)).hash
 
 
 @pytest.mark.parametrize("override", ["output_dir=a", "cache_dir=b", "logger=wandb", "traceback=true", "dry_run=true"])

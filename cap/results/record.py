@@ -9,7 +9,10 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``config``, ``config_hash``        the resolved configuration and its content key
 ``environment``                    see ``environment``
 ``seed``                           the seed of everything random
-``data``                           ``source``, ``fingerprint``, ``n_rows`` by split: ``{"train": n, ...}``
+``data``                           ``source``, ``fingerprint``, ``n_rows`` by split: ``{"train": n, ...}``;
+                                   ``unlabelled``, if there are rows without a label: their ``source`` and
+                                   ``fingerprint``, ``n_repeated`` (left out: training has their texts already) and
+                                   ``n_validated`` (with texts of validation rows)
 ``model``, ``pooling``             where the pre-trained model comes from; how every encoding of the run is pooled:
                                    ``pooler``, ``first_token`` or ``mean``
 ``metric``                         the task's first metric, which retention is computed on

@@ -71,7 +71,8 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What the runs of one configuration have in common whatever their seed: the settings, and the rows."""
         # The same folder name may hold other rows tomorrow; the mean of both would be of nothing.
-        return {**self.settings, "data": at(self.record, "data", "fingerprint")}
+        rows = {"data": ("fingerprint",), "unlabelled": ("unlabelled", "fingerprint")}
+        return {**self.settings, **{name: at(self.record, "data", *keys) for name, keys in rows.items()}}
 
     @property
     def task(self) -> str:
@@ -206,7 +207,7 @@ def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # Keys that are newer than records which must still be found: with this value they say what their absence says.
-_SAYS_NOTHING = {"trainer.num_nodes": 1}
+_SAYS_NOTHING = {"trainer.num_nodes": 1, "data.keep_unlabelled": False}
 
 
 def _what_counts(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
