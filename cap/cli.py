@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -105,18 +107,40 @@ def door(
     return command
 
 
-def typed_overrides() -> list[str]:
-    """Return what was typed for this job; of a multirun, what this job got of it."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else sys.argv[1:]
+def typed_command(config_name: str = "train") -> list[str]:
+    """Return the arguments that start the same job alone, in a process of its own: where conf/ is, then overrides.
 
-
-def typed_command() -> list[str]:
-    """Return the arguments that start the same job alone, in a process of its own: overrides, and where conf/ is."""
+    Args:
+        config_name: The file of conf/ that the door is composed from unless ``--config-name`` names another one.
+    """
     config = HydraConfig.get()
-    sources = [source.path for source in config.runtime.config_sources if source.provider == "command-line"]
-    flags = [word for path in sources for word in ("--config-dir", path)]
+    flags: list[str] = []
+    for source in config.runtime.config_sources:
+        path = source.path if source.schema == "file" else f"{source.schema}://{source.path}"
+        if source.provider == "main" and path != str(conf_dir()):
+            flags += ["--config-path", path]
+        if source.provider == "command-line":
+            flags += ["--config-dir", path]
+    if config.job.config_name not in (None, config_name):
+        flags += ["--config-name", str(config.job.config_name)]
     searchpath = [override for override in config.overrides.hydra if override.startswith("hydra.searchpath=")]
     return [*flags, *searchpath, *config.overrides.task]
+
+
+def typed_line(config_name: str) -> str:
+    """Return the command line of this job, for its record; of a multirun, what starts this job alone.
+
+    Args:
+        config_name: The door, and its file of conf/: ``train`` for ``python -m cap.train``.
+    """
+    command = ["python", "-m", f"cap.{config_name}"]
+    if not HydraConfig.initialized():
+        return shlex.join([*command, *sys.argv[1:]])
+    arguments, here = typed_command(config_name), f"{HydraConfig.get().runtime.cwd}/"
+    # Hydra makes this path absolute, which nobody may have typed.
+    pairs = pairwise(["", *arguments])
+    shown = [word.removeprefix(here) if before == "--config-dir" else word for before, word in pairs]
+    return shlex.join([*command, *shown])
 
 
 def quoted(value: str) -> str:
@@ -230,4 +254,4 @@ def set_up_log() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # debug=profile is about its table
 
 
-__all__ = ["conf_dir", "door", "explain", "known_keys", "quoted", "set_up_log", "typed_command", "typed_overrides"]
+__all__ = ["conf_dir", "door", "explain", "known_keys", "quoted", "set_up_log", "typed_command", "typed_line"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from cap.cli import door, typed_overrides
+from cap.cli import door, typed_line
 from cap.data.metrics import majority_scores, split_suffixes
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
@@ -224,7 +223,7 @@ def _about(cfg: DictConfig, task: Task, rows: Rows, notes: list[str]) -> dict[st
         "kind": "evaluation",
         "status": "interrupted",
         "error": None,
-        "command": shlex.join(["python", "-m", "cap.evaluate", *typed_overrides()]),
+        "command": typed_line("evaluate"),
         "config": OmegaConf.to_container(cfg, resolve=True),
         "environment": environment(),
         "data": {

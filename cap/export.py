@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from cap.cli import door, typed_overrides
+from cap.cli import door, typed_line
 from cap.errors import InputError, RunError
 from cap.export_config import ExportConfig, check_export
 from cap.export_formats import FORMATS, Format, Written, auto_class
@@ -85,7 +84,7 @@ def _result(
     rows = source.rows
     result = {
         "format": config.format,
-        "command": shlex.join(["python", "-m", "cap.export", *typed_overrides()]),
+        "command": typed_line("export"),
         "run": source.run.record["config_hash"],
         "environment": environment(),
         "data": {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -21,7 +20,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from cap.cli import typed_overrides
+from cap.cli import typed_line
 from cap.config import Checked
 from cap.errors import InputError, StoppedError
 from cap.models.encoders import AUTO_CLASS
@@ -67,7 +66,7 @@ class RunRecord:
         self.content: dict[str, Any] = {
             "status": "interrupted",
             "error": None,
-            "command": shlex.join(["python", "-m", "cap.train", *typed_overrides()]),
+            "command": typed_line("train"),
             "config": checked.resolved,
             "config_hash": checked.hash,
             "environment": environment(),

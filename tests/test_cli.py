@@ -197,3 +197,79 @@ def test_known_keys_of_the_probe_are_its_own():
     keys = known_keys("probe", ProbeConfig)
     assert {"runs", "tasks", "data_root", "data.max_train_rows"} <= keys
     assert not {"sparsity", "pruning", "experiment"} & keys
+
+
+@pytest.fixture
+def own_conf(tmp_path):
+    """Write a user's own conf/: a recipe, and a file to compose from instead of train.yaml."""
+    from cap.cli import conf_dir
+
+    folder = tmp_path / "mine"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "ours.yaml").write_text("# @package _global_\nsparsity: 0.3\n")
+    text = (conf_dir() / "train.yaml").read_text(encoding="utf-8")
+    (folder / "other.yaml").write_text(text.replace("\nseed: 1", "\nseed: 5"), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def composed(monkeypatch, tmp_path):
+    """Compose as the command line does; return the configuration, the command of a process of its own, the line."""
+
+    def compose(*arguments: str):
+        from hydra.core.global_hydra import GlobalHydra
+        from omegaconf import OmegaConf
+
+        from cap.cli import door, typed_command, typed_line
+
+        found = []
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["cap.train", *arguments])
+        GlobalHydra.instance().clear()
+        door(lambda cfg: found.append((OmegaConf.to_container(cfg), typed_command(), typed_line("train"))))()
+        return found[0]
+
+    return compose
+
+
+CONFIGURATIONS = {
+    "overrides": ["sparsity=0.7"],
+    "a folder more": ["--config-dir", "mine", "experiment=ours"],
+    "another file": ["--config-dir", "mine", "--config-name", "other"],
+    "a search path": ["hydra.searchpath=[file://mine]", "experiment=ours"],
+}
+
+
+@pytest.mark.parametrize("arguments", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_process_of_its_own_trains_the_configuration_that_was_typed(composed, own_conf, arguments):
+    wanted, command, _ = composed(*arguments)
+    found, again, _ = composed(*command)
+    assert (found, again) == (wanted, command)
+
+
+def test_process_of_its_own_composes_from_the_folder_that_was_typed(composed, own_conf):
+    import shutil
+
+    from cap.cli import conf_dir
+
+    whole = own_conf.parent / "whole"
+    shutil.copytree(conf_dir(), whole)
+    shutil.copy(own_conf / "other.yaml", whole / "train.yaml")
+    wanted, command, _ = composed("--config-path", str(whole))
+    found, _, _ = composed(*command)
+    assert found == wanted
+    assert found["seed"] == 5
+
+
+def test_line_in_a_record_names_the_configuration_that_was_typed(composed, own_conf):
+    _, _, line = composed("--config-dir", "mine", "--config-name", "other", "sparsity=0.7")
+    assert line == "python -m cap.train --config-dir mine --config-name other sparsity=0.7"
+
+
+@pytest.mark.parametrize("door", ["train_record", "evaluate", "export"])
+def test_what_was_typed_is_read_in_one_way(door, monkeypatch):
+    from importlib import import_module
+
+    monkeypatch.setattr(sys, "argv", ["command", "a=1", "b=2"])
+    assert import_module(f"cap.{door}").typed_line is import_module("cap.cli").typed_line
+    assert import_module("cap.cli").typed_line(door) == f"python -m cap.{door} a=1 b=2"

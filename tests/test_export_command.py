@@ -328,16 +328,6 @@ def test_a_tasks_own_terms_hold_for_its_own_rows_only(data_dir, terms: str) -> N
     assert data_terms(get_task("qqp"), data_dir) == terms
 
 
-@pytest.mark.parametrize("door", ["train_record", "evaluate", "export"])
-def test_what_was_typed_is_read_in_one_way(door: str, monkeypatch) -> None:
-    import importlib
-    import sys
-
-    monkeypatch.setattr(sys, "argv", ["command", "a=1", "b=2"])
-    assert importlib.import_module(f"cap.{door}").typed_overrides is importlib.import_module("cap.cli").typed_overrides
-    assert importlib.import_module("cap.cli").typed_overrides() == ["a=1", "b=2"]
-
-
 @pytest.mark.parametrize(
     ("name", "overrides", "expected"),
     [
