@@ -31,6 +31,9 @@ _MANY_STEPS = 1_000_000
 _MOST_PER_ANCHOR = 2.0
 
 
+_REQUIRED: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
 def type_problems(key: str, node: dict[str, Any]) -> list[str]:
     """Compare the values of a node that conf/ chooses by class with that class's own annotations.
 
@@ -40,31 +43,38 @@ def type_problems(key: str, node: dict[str, Any]) -> list[str]:
     hints = get_type_hints(target.__init__)
     problems = []
     for name, value in node.items():
-        if name != "_target_" and name not in hints:
+        if name == "_target_":
+            continue
+        if name not in hints:
             problems.append(
                 f"{key}.{name} does not belong to {key}={target.__name__.lower()}, which takes "
                 f"{', '.join(known for known in hints if known != 'return') or 'nothing'}; leave it out, "
                 f"or choose another recipe if experiment= has set it"
             )
-        wanted = hints.get(name)
-        if isinstance(wanted, UnionType):
-            options = [option for option in get_args(wanted) if option is not NoneType]
-            if value is None:
-                continue
-            if any(get_origin(option) is list for option in options):
-                if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
-                    problems.append(f"{key}.{name} must be a list of numbers, like [0.5,0.9], got {value!r}")
-                continue
-            wanted = options[0]
-        if wanted is bool and not isinstance(value, bool):
-            problems.append(f"{key}.{name} must be true or false, got {value!r}")
-        elif wanted in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, wanted))):
-            problems.append(f"{key}.{name} must be {'a whole number' if wanted is int else 'a number'}, got {value!r}")
-        elif wanted is float:
+            continue
+        kinds = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
+        required = _required(value, kinds)
+        if required is not None:
+            problems.append(f"{key}.{name} must be {required}, got {value!r}")
+        elif float in kinds and value is not None:
             node[name] = float(value)
-        elif get_origin(wanted) is Literal and value not in get_args(wanted):
-            problems.append(f"{key}.{name} must be one of {', '.join(get_args(wanted))}, got {value!r}")
     return problems
+
+
+def _required(value: Any, kinds: tuple[Any, ...]) -> str | None:
+    """Say what a value must be; None if it is of one of the kinds, or nothing is known about them."""
+    if value is None and NoneType in kinds:
+        return None
+    if any(get_origin(kind) in (list, tuple) for kind in kinds):
+        is_list = isinstance(value, list) and all(type(entry) in (int, float) for entry in value)
+        return None if is_list else "a list of numbers, like [0.5,0.9]"
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices:
+        return None if value in choices else f"one of {', '.join(choices)}"
+    # By type and not isinstance: true is an int to Python.
+    is_one = type(value) in kinds or (float in kinds and type(value) is int)
+    required = [_REQUIRED[kind] for kind in kinds if kind in _REQUIRED]
+    return None if is_one or not required else " or ".join(required)
 
 
 def problems_of_values(config: TrainConfig) -> list[str]:

@@ -117,6 +117,11 @@ def message_of(compose_config, *overrides: str) -> str:
         (["schedule=stepwise", "schedule.levels=[0.1,abc,0.5]"], "must be a list of numbers, like [0.5,0.9], got [0.1"),
         (["experiment=cap_structured", "schedule=oneshot"], "schedule.levels does not belong to schedule=oneshot"),
         (["experiment=cap_structured", "pruning=movement"], "pruning.importance does not belong to pruning=movement"),
+        (["schedule=stepwise", "schedule.restart=no"], "schedule.restart must be true or false, got 'no'"),
+        (["schedule=stepwise", "schedule.epochs_per_level=true"], "epochs_per_level must be a whole number, got True"),
+        (["schedule.warmup=true"], "schedule.warmup must be a number, got True"),
+        (["pruning=magnitude", "pruning.pattern=24"], "pruning.pattern must be a text, got 24"),
+        (["pruning=magnitude", "pruning.pattern=[2,4]"], "pruning.pattern must be a text, got [2, 4]"),
         (["trainer.precision=fp16x"], "trainer.* must be what Lightning's Trainer takes"),
         (["trainer.accelerator=abacus"], "trainer.* must be what Lightning's Trainer takes"),
         (["trainer.limit_train_batches=0"], "trainer.limit_train_batches must be > 0, got 0"),
@@ -370,3 +375,29 @@ def test_overfitting_takes_the_trainers_epochs_whatever_the_pruning_type(compose
     from cap.config import check
 
     assert check(compose_config("pruning=structured", "debug=overfit")).config.trainer.max_epochs == 30
+
+
+KINDS = {
+    "a flag": (bool, "yes", "true or false"),
+    "a text": (str, True, "a text"),
+    "a text or null": (str | None, 1.5, "a text"),
+    "a whole number": (int, 1.0, "a whole number"),
+    "a whole number, not a flag": (int, False, "a whole number"),
+    "a number or null": (float | None, "much", "a number"),
+    "a list": (tuple[float, ...] | list[float] | None, "a", "a list of numbers, like [0.5,0.9]"),
+    "a number or a text": (float | str, True, "a number or a text"),
+}
+
+
+@pytest.mark.parametrize(("kind", "value", "required"), KINDS.values(), ids=KINDS)
+def test_any_class_that_conf_chooses_has_its_annotations_checked(monkeypatch, kind, value, required):
+    from cap import config_rules
+
+    class Chosen:
+        def __init__(self, key) -> None: ...
+
+    Chosen.__init__.__annotations__["key"] = kind
+    monkeypatch.setattr(config_rules, "get_class", lambda name: Chosen)
+    assert config_rules.type_problems("part", {"_target_": "a.Chosen", "key": value}) == [
+        f"part.key must be {required}, got {value!r}"
+    ]
