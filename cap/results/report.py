@@ -65,15 +65,20 @@ def summary_table(record: dict[str, Any], folder: str) -> Table:
         folder: Where the run's files are.
 
     Returns:
-        A table of one row; a dash stands for what has no value.
+        A table of one row; a dash stands for what has no value, and for a retention that says nothing because the
+        teacher does not beat the majority class.
     """
     metric = _text(_at(record, "metric"))
-    table = Table("teacher", "pruned", "retention", "sparsity reached (asked)", "minutes", "folder", caption=metric)
+    teacher, pruned, majority = (_at(record, "scores", who, metric) for who in ("teacher", "pruned", "majority"))
+    is_idle = teacher is not None and majority is not None and teacher <= majority
+    caption = f"{metric}; the teacher does not beat the majority class: nothing to retain" if is_idle else metric
+    names = ("teacher", "pruned", "majority", "retention", "above majority")
+    table = Table(*names, "sparsity reached (asked)", "minutes", "folder", caption=caption)
     table.columns[-1].overflow = "fold"
     cells = (
-        _number(_at(record, "scores", "teacher", metric), ".4f"),
-        _number(_at(record, "scores", "pruned", metric), ".4f"),
-        _number(_at(record, "retention"), ".3f"),
+        *(_number(score, ".4f") for score in (teacher, pruned, majority)),
+        _number(None if is_idle else _at(record, "retention"), ".3f"),
+        _number(_at(record, "retention_above_majority"), ".3f"),
         f"{_number(_at(record, 'sparsity', 'prunable'), '.4f')} ({_number(_at(record, 'sparsity', 'asked'), 'g')})",
         _minutes(record, "total"),
         folder,

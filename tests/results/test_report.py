@@ -183,13 +183,28 @@ def test_a_record_that_knows_almost_nothing_still_gives_a_page(tmp_path: Path) -
 
 def test_summary_table_shows_sensible_digits(record) -> None:
     text = _rendered(record)
-    for shown in ("0.9000", "0.8100", "0.900", "0.9000 (0.9)", "19.0", "outputs/run", "accuracy"):
-        assert shown in text
+    shown = ("0.9000", "0.8100", "0.5000", "0.900", "0.775", "0.9000 (0.9)", "19.0", "outputs/run", "accuracy")
+    assert [number for number in shown if number not in text] == []
 
 
 def test_summary_table_shows_a_dash_where_there_is_nothing(record) -> None:
     record |= {"retention": None, "scores": {"majority": None, "teacher": None, "pruned": {"accuracy": 0.81}}}
-    assert _rendered(record).count("\N{EN DASH}") == 2
+    record["retention_above_majority"] = None
+    assert _rendered(record).count("\N{EN DASH}") == 4
+
+
+def test_summary_table_claims_no_retention_of_a_teacher_that_learned_nothing(record) -> None:
+    record["scores"] = {who: {"accuracy": 0.5} for who in ("majority", "teacher", "pruned")}
+    record |= {"retention": 1.0, "retention_above_majority": None}
+    text = _rendered(record)
+    assert "1.000" not in text
+    assert text.count("\N{EN DASH}") == 2
+    assert "the teacher does not beat the majority class" in text
+
+
+def test_summary_table_shows_the_retention_of_a_teacher_that_beats_the_majority(record) -> None:
+    record |= {"retention": 1.0, "retention_above_majority": 1.0}
+    assert _rendered(record).count("1.000") == 2
 
 
 def test_square_brackets_in_a_folder_are_shown_as_they_are(record) -> None:
