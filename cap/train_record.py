@@ -29,7 +29,7 @@ from cap.preparation import Prepared, Teacher, data_terms
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.results.card import write_card
 from cap.results.folder import CHECKPOINTS, MODEL, claim, hold, read_record
-from cap.results.record import environment, peak_memory_gb, retention, write_record
+from cap.results.record import environment, forget_peak_memory, peak_memory_gb, retention, write_record
 from cap.results.report import summary_table, write_report
 from cap.training.checkpoint import Checkpoint
 from cap.training.curves import cut_curves
@@ -55,6 +55,7 @@ class RunRecord:
         self.run_dir = run_dir
         self.is_first = is_first
         self.started = time.perf_counter()
+        forget_peak_memory()  # a multirun runs many jobs in one process
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
         self.loggers: list[Logger] = []

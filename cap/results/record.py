@@ -50,6 +50,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ from cap.storage import write_json
 _PACKAGES = ("torch", "lightning", "transformers", "datasets", "torchmetrics", "numpy")
 _BYTES_PER_GB = 1e9
 _GIT_TIMEOUT_SECONDS = 10
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def environment() -> dict[str, str | None]:
@@ -105,7 +107,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def peak_memory_gb() -> dict[str, float | None]:
-    """Measure the most memory that this process has held so far.
+    """Measure the most memory that this process has held since ``forget_peak_memory``, or at all.
 
     Returns:
         Gigabytes (10^9 bytes): ``host`` is the peak resident set, ``device`` the most that PyTorch had allocated on
@@ -113,6 +115,18 @@ def peak_memory_gb() -> dict[str, float | None]:
     """
     device = max((torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count())), default=0)
     return {"host": _peak_host_bytes() / _BYTES_PER_GB, "device": device / _BYTES_PER_GB if device else None}
+
+
+def forget_peak_memory() -> None:
+    """Count peak memory from here on: what an earlier job of this process held says nothing of the next one.
+
+    Only Linux forgets the peak of a process; elsewhere ``host`` stays that of all its jobs.
+    """
+    with suppress(OSError):  # no Linux, or a sandbox that keeps this file from us
+        _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set
+    if torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)
 
 
 def retention(pruned: float | None, teacher: float | None, majority: float | None) -> dict[str, float | str | None]:
@@ -242,6 +256,11 @@ def _peak_host_bytes() -> int:
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
+    if _STATUS.is_file():
+        # Not getrusage: a process begins with the peak of the one that it was forked from.
+        found = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(errors="replace"), flags=re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -249,4 +268,12 @@ def _peak_host_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-__all__ = ["device_name", "environment", "git_commit", "peak_memory_gb", "retention", "write_record"]
+__all__ = [
+    "device_name",
+    "environment",
+    "forget_peak_memory",
+    "git_commit",
+    "peak_memory_gb",
+    "retention",
+    "write_record",
+]

@@ -13,7 +13,14 @@ import pytest
 import torch
 
 from cap.results import record as record_module
-from cap.results.record import environment, git_commit, peak_memory_gb, retention, write_record
+from cap.results.record import (
+    environment,
+    forget_peak_memory,
+    git_commit,
+    peak_memory_gb,
+    retention,
+    write_record,
+)
 
 
 @pytest.fixture
@@ -97,6 +104,22 @@ def test_host_memory_peak_lies_between_what_is_held_now_and_what_the_machine_has
     # The kernel counts resident pages in batches per thread, hence the tenth.
     held_gb, installed_gb = psutil.Process().memory_info().rss / 1e9, psutil.virtual_memory().total / 1e9
     assert 0.9 * held_gb < peak_memory_gb()["host"] < installed_gb
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets the peak of a process")
+def test_host_memory_peak_is_counted_from_where_it_was_forgotten() -> None:
+    held = np.ones(50_000_000)  # 0.4 GB
+    with_held = peak_memory_gb()["host"]
+    del held
+    forget_peak_memory()
+    assert peak_memory_gb()["host"] < with_held - 0.3
+
+
+def test_system_that_cannot_forget_the_peak_still_reports_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(record_module, "_CLEAR_REFS", tmp_path / "none" / "clear_refs")
+    monkeypatch.setattr(record_module, "_STATUS", tmp_path / "status")
+    forget_peak_memory()
+    assert peak_memory_gb()["host"] > 0.1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a process on a machine with an accelerator may have used it")
@@ -193,3 +216,16 @@ def test_a_refused_record_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seed"):
         write_record(tmp_path, {"seed": math.nan})
     assert json.loads((tmp_path / "record.json").read_text()) == {"seed": 1}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets the peak of a process")
+def test_peak_memory_of_a_run_is_not_that_of_an_earlier_job(compose_config, tmp_path: Path) -> None:
+    from cap.config import check
+    from cap.train_record import RunRecord
+
+    checked = check(compose_config())
+    held = np.ones(50_000_000)
+    with_held = peak_memory_gb()["host"]
+    del held
+    RunRecord(checked, tmp_path)
+    assert peak_memory_gb()["host"] < with_held - 0.3
