@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase
 
+from cap.cli import conf_dir
 from cap.errors import InputError
 from cap.heads import Head
 from cap.models.encoders import (
@@ -34,6 +37,8 @@ log = logging.getLogger("cap.probe")
 
 # An encoder comes with a task head in this package; nobody reads this one, and one output is the least there is.
 _UNREAD = Head("number")
+# What cap calls the folders of teachers: nothing that leads out of the cache.
+_CACHE_KEY = re.compile(r"[0-9a-f]+")
 _BANKS = {"pretrained": "PrC", "snapshots": "SnC", "finetuned": "FiC"}
 
 
@@ -113,6 +118,8 @@ def _said_of(run: FinishedRun) -> Iterator[None]:
 
 def _pretrained(run: FinishedRun, max_length: int) -> Subject:
     settings, model = run.record["config"], run.record["config"]["model"]
+    if model["name_or_path"] is None:  # else the package is not used
+        _require_known_package(model["package"])
     source = resolve_source(
         model["name_or_path"], package=model["package"], sha256=model["sha256"], revision=model["revision"]
     )
@@ -126,6 +133,17 @@ def _pretrained(run: FinishedRun, max_length: int) -> Subject:
     return _subject("pretrained", f"pre-trained {source.label}", source, reading)
 
 
+def _require_known_package(package: str | None) -> None:
+    """Refuse to import what only a record names: importing runs code, and a record may come from anywhere."""
+    choices: list[Any] = [OmegaConf.load(file) for file in sorted((conf_dir() / "model").glob("*.yaml"))]
+    known = [str(choice.package) for choice in choices if choice.get("package") is not None]
+    if package is not None and package not in known:
+        raise InputError(
+            f"the model's package must be one that conf/model names ({', '.join(known)}), got {package!r} in its "
+            f"{RECORD}; if you trust it, write a file for it into conf/model"
+        )
+
+
 def _teacher(run: FinishedRun, reading: Reading, cache_dir: Path) -> Subject | str:
     """Return the dense teacher, or the reason why there is none and what to do."""
     settings = run.record["config"]
@@ -137,7 +155,10 @@ def _teacher(run: FinishedRun, reading: Reading, cache_dir: Path) -> Subject | s
     if wanted == "auto":
         if label is None:
             return "its record does not name its teacher, so there is no gap; run it again."
-        folder = cache_dir / "teachers" / label.removeprefix("auto ")
+        key = label.removeprefix("auto ")
+        if not _CACHE_KEY.fullmatch(key):
+            return f"its teacher {label!r} is no folder that cap names in its cache, so there is no gap; run it again."
+        folder = cache_dir / "teachers" / key
         source, remedy = ModelSource(str(folder), label), _how_to_make_it(run, cache_dir)
         if not folder.is_dir():
             return f"its teacher {label} is not in {folder.parent}, so there is no gap; {remedy}"

