@@ -29,9 +29,9 @@ from cap.models.encoders import (
     load_config,
     load_model,
     load_tokenizer,
+    model_key,
     resolve_source,
     tokenizer_key,
-    weights_key,
 )
 from cap.models.families import PARTS, family_of, longest_input, parameters_of
 from cap.models.pooling import resolve_pooling
@@ -309,8 +309,8 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, 
     made = fine_tune_once(
         lambda: prepared.new_student(config.seed),
         content={
-            "encoder": weights_key(prepared.pretrained.model.base_model),
-            "architecture": prepared.pretrained.model.config.model_type,
+            # With its head: a checkpoint may bring one, and one that is drawn follows from the seed.
+            "start": model_key(prepared.pretrained.model),
             "rows": prepared.datamodule.labelled_key,
             "labels": list(prepared.task.labels),
             "finetune": settings,

@@ -35,6 +35,16 @@ from cap.storage import content_key, file_sha256
 Pooling = Literal["pooler", "first_token", "mean"]
 _CALL_OPTIONS = ("truncation", "padding")
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# What a configuration says about names, versions and the task head's labels, and not about what is computed.
+_ONLY_NAMES = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "transformers_version",
+}
 _AUTO_CLASSES: dict[Kind, Any] = {
     "classes": AutoModelForSequenceClassification,
     "number": AutoModelForSequenceClassification,
@@ -298,7 +308,10 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
     if backend is not None:
         # Truncation and padding are what the last call asked for, not what the tokenizer is.
         rules = {name: rule for name, rule in json.loads(backend.to_str()).items() if name not in _CALL_OPTIONS}
-    return content_key([type(tokenizer).__name__, rules, sorted(map(str, tokenizer.all_special_tokens))])
+    special = sorted(map(str, tokenizer.all_special_tokens))
+    # Of a row that is too long one end is cut; token types are kept where a model reads them.
+    options = [tokenizer.truncation_side, tokenizer.model_input_names]
+    return content_key([type(tokenizer).__name__, rules, special, *options])
 
 
 def weights_key(model: nn.Module) -> str:
@@ -313,6 +326,17 @@ def tensors_key(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def model_key(model: nn.Module) -> str:
+    """Name a model by what it computes: its weights, and what its configuration says about them.
+
+    The same weights give other outputs with another activation, number of heads or epsilon, and learn otherwise with
+    another dropout.
+    """
+    described: Any = model.config  # of any stock model, with its task head or without
+    config = json.loads(described.to_json_string(use_diff=False))
+    return content_key([weights_key(model), {name: value for name, value in config.items() if name not in _ONLY_NAMES}])
 
 
 @contextmanager
@@ -387,6 +411,7 @@ __all__ = [
     "load_saved_model",
     "load_tokenizer",
     "mean_over_tokens",
+    "model_key",
     "normalise",
     "quiet_transformers",
     "resolve_source",

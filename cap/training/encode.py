@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cap.models.encoders import PooledModel, evaluating, mean_over_tokens, normalise, weights_key
+from cap.models.encoders import PooledModel, evaluating, mean_over_tokens, model_key, normalise
 from cap.storage import atomic_file, atomic_folder, content_key, file_sha256, making, read_json, write_json
 from cap.training.progress import tracked
 from cap.training.ranks import ALONE, Ranks
@@ -23,6 +23,8 @@ from cap.training.shares import ENCODINGS, HIDDEN, LENGTHS, LOGITS, Shares, Shar
 
 log = logging.getLogger(__name__)
 
+FORMAT = 1
+"""Part of every cache key: raise it when the files change their meaning."""
 _META = "meta.json"
 
 
@@ -190,11 +192,11 @@ def frozen_outputs(
         ValueError: If the loaders do not give every row exactly once.
         RunError: If another process failed.
     """
-    weights = weights_key(model.model if with_logits else model.model.base_model)
+    content = model_key(model.model if with_logits else model.model.base_model)
     names = (ENCODINGS, *([LOGITS] if with_logits else []), *([HIDDEN] if with_hidden else []))
     where = [computation.precision, computation.device.type]
     # One process names the entry, and it alone waits for another run that makes the same; the others wait for it.
-    key = ranks.broadcast(content_key([weights, list(names), model.pooling, data_key, *where]))
+    key = ranks.broadcast(content_key([FORMAT, content, list(names), model.pooling, data_key, *where]))
     folder = cache_dir / "encodings" / key
     with making(folder, description) if ranks.is_first else nullcontext():
         was_cached = together(ranks, lambda: ranks.is_first and _is_whole(folder, names), what=description)[0]

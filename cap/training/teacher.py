@@ -29,6 +29,8 @@ from cap.training.shares import together
 
 log = logging.getLogger(__name__)
 
+FORMAT = 1
+"""Part of every cache key: raise it when the same settings come to train another teacher."""
 _META = "teacher.json"
 _WEIGHTS = "model.safetensors"
 _CHECKPOINTS = "checkpoints"
@@ -84,7 +86,8 @@ def fine_tune_once(
     Raises:
         RunError: If it failed on the first process.
     """
-    key = content_key(dict(content))
+    content = {"format": FORMAT, **content}
+    key = content_key(content)
     folder = cache_dir / "teachers" / key
 
     def make() -> bool:

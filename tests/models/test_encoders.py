@@ -17,6 +17,7 @@ from cap.models.encoders import (
     evaluating,
     load_saved_model,
     mean_over_tokens,
+    model_key,
     normalise,
     save_model,
     tokenizer_key,
@@ -278,6 +279,39 @@ def test_the_mode_does_not_belong_to_the_key() -> None:
     assert weights_key(model.train()) == weights_key(model.eval())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_act": "relu"},
+        {"num_attention_heads": 1},
+        {"layer_norm_eps": 1e-5},
+        {"hidden_dropout_prob": 0.3},
+        {"attention_probs_dropout_prob": 0.3},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_equal_weights_that_compute_something_else_have_another_key(change) -> None:
+    model = tiny_classifier(seed=3)
+    before, weights = model_key(model), weights_key(model)
+    model.config.update(change)
+    assert model_key(model) != before
+    assert weights_key(model) == weights
+
+
+def test_key_of_a_model_does_not_depend_on_names_and_versions() -> None:
+    model = tiny_classifier(seed=3)
+    before = model_key(model)
+    model.config.update({"_name_or_path": "a", "transformers_version": "1", "architectures": ["B"]})
+    model.config.id2label, model.config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
+    assert model_key(model) == before
+
+
+def test_key_of_a_saved_model_is_that_of_the_model(tmp_path: Path) -> None:
+    model = tiny_classifier(seed=3)
+    save_model(model, tiny_tokenizer(), tmp_path)
+    assert model_key(load_saved_model(tmp_path, "classes")) == model_key(model)
+
+
 def test_equal_tokenizers_have_one_key() -> None:
     assert tokenizer_key(tiny_tokenizer()) == tokenizer_key(tiny_tokenizer())
 
@@ -289,8 +323,10 @@ def test_equal_tokenizers_have_one_key() -> None:
         lambda: tiny_tokenizer(("dog", "cat", "sat")),
         lambda: tiny_tokenizer(do_lower_case=False),
         lambda: tiny_tokenizer(additional_special_tokens=["cat"]),
+        lambda: tiny_tokenizer(truncation_side="left"),
+        lambda: tiny_tokenizer(model_input_names=["input_ids", "attention_mask"]),
     ],
-    ids=["word", "order", "option", "special"],
+    ids=["word", "order", "option", "special", "end that is cut", "inputs"],
 )
 def test_another_tokenizer_has_another_key(other) -> None:
     assert tokenizer_key(other()) != tokenizer_key(tiny_tokenizer())

@@ -192,6 +192,21 @@ def test_head_of_a_model_without_logits_is_no_part_of_its_content(model, tmp_pat
     assert second.was_cached
 
 
+@pytest.mark.parametrize("with_logits", [True, False], ids=["with logits", "encodings alone"])
+def test_equal_weights_with_another_activation_are_encoded_again(model, tmp_path, with_logits):
+    frozen(model, [batch([0, 1])], tmp_path, with_logits=with_logits)
+    model.model.config.hidden_act = "relu"
+    assert not frozen(model, [batch([0, 1])], tmp_path, with_logits=with_logits).was_cached
+
+
+def test_entry_of_another_format_is_made_again(model, tmp_path, monkeypatch):
+    from cap.training import encode
+
+    frozen(model, [batch([0, 1])], tmp_path)
+    monkeypatch.setattr(encode, "FORMAT", 0)
+    assert not frozen(model, [batch([0, 1])], tmp_path).was_cached
+
+
 def test_entry_of_classes_holds_the_files_it_always_held(model, tmp_path):
     outputs = frozen(model, [batch([0, 1])], tmp_path)
     found = {path.name for path in outputs.encodings.parent.iterdir()}
@@ -199,11 +214,12 @@ def test_entry_of_classes_holds_the_files_it_always_held(model, tmp_path):
 
 
 def test_key_of_an_entry_is_made_of_what_it_always_was(model, tmp_path):
-    from cap.models.encoders import weights_key
+    from cap.models.encoders import model_key
     from cap.storage import content_key
+    from cap.training.encode import FORMAT
 
     names = ["encodings.npy", "logits.npy"]
-    key = content_key([weights_key(model.model), names, "pooler", "rows", "32-true", "cpu"])
+    key = content_key([FORMAT, model_key(model.model), names, "pooler", "rows", "32-true", "cpu"])
     assert frozen(model, [batch([0, 1])], tmp_path).encodings.parent == tmp_path / "encodings" / key
 
 

@@ -116,6 +116,35 @@ def test_teacher_is_shared_by_runs_that_would_train_the_same(compose_config, tin
     assert len(list((tmp_path / "cache" / "teachers").glob("[!.]*"))) == (1 if is_same else 2)
 
 
+def with_other_dropout(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.4}))
+
+
+def with_a_head(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.constant_(model.classifier.weight, 0.1)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("change", [with_other_dropout, with_a_head], ids=["other dropout", "a head of its own"])
+def test_checkpoint_that_would_train_another_teacher_gets_one_of_its_own(
+    compose_config, tiny_overrides, tiny_model, tmp_path, change
+):
+    import shutil
+
+    from cap.finetune import finetune
+
+    shutil.copytree(tiny_model, tmp_path / "other")
+    change(tmp_path / "other")
+    finetune(compose_config(*tiny_overrides, "finetune.max_steps=1"))
+    finetune(compose_config(*tiny_overrides, "finetune.max_steps=1", f"model.name_or_path={tmp_path / 'other'}"))
+    assert len(list((tmp_path / "cache" / "teachers").glob("[!.]*"))) == 2
+
+
 @pytest.mark.parametrize(
     ("score", "majority", "n_rows", "expected"),
     [
