@@ -24,6 +24,7 @@ from cap.errors import InputError
 from cap.models.families import PARTS
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
+from cap.pruning.soft_movement import weight_for
 from cap.results.runs import what_counts
 from cap.storage import content_key
 
@@ -215,6 +216,7 @@ class Checked:
         pruning_name: Its name in ``pruning=``.
         every_n_steps: How often masks move.
         plan: The sparsity schedule in fractions of a run.
+        notes: What a reader of the result must know of the configuration.
     """
 
     config: TrainConfig
@@ -223,6 +225,7 @@ class Checked:
     pruning_name: str
     every_n_steps: int
     plan: SchedulePlan
+    notes: tuple[str, ...] = ()
 
     @property
     def n_processes(self) -> int:
@@ -254,9 +257,18 @@ def check(cfg: DictConfig) -> Checked:
     pruning = dict(resolved["pruning"])
     # A type whose masks only move with the target has no every_n_steps.
     name, every_n_steps = str(pruning.pop("name")), pruning.pop("every_n_steps", 1)
+    weights = pruning.pop("regularizer_weights", None)
+    notes: list[str] = []
     parts: dict[str, Any] = {}
     # A bad sparsity is named once, not again by every part that is built from it.
     if not any(line.startswith("sparsity") for line in problems):
+        if weights is not None and pruning.get("regularizer_weight") is None:
+            try:
+                weight, note = weight_for(weights, task=config.task.name, sparsity=config.sparsity)
+            except ValueError as error:
+                raise InputError("\n".join([*problems, str(error)])) from error
+            pruning["regularizer_weight"] = weight
+            notes += [] if note is None else [note]
         for key, node in (("pruning", pruning), ("schedule", resolved["schedule"])):
             wrong_types = type_problems(key, node)
             problems += wrong_types
@@ -291,8 +303,16 @@ def check(cfg: DictConfig) -> Checked:
     given = parts["pruning"].freezes if config.freeze is None else config.freeze
     config.freeze = resolved["freeze"] = [part for part in PARTS if part in given]
     config.task.max_length = resolved["task"]["max_length"] = config.max_length
+    if weights is not None:
+        resolved["pruning"] |= {"regularizer_weight": pruning["regularizer_weight"], "regularizer_weights": None}
     return Checked(
-        config, {str(k): v for k, v in resolved.items()}, parts["pruning"], name, every_n_steps, parts["schedule"]
+        config,
+        {str(k): v for k, v in resolved.items()},
+        parts["pruning"],
+        name,
+        every_n_steps,
+        parts["schedule"],
+        tuple(notes),
     )
 
 

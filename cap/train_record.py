@@ -37,6 +37,8 @@ from cap.training.dynamics import Dynamics
 
 # A process that was killed with its grid may still be writing its last checkpoint in the folder.
 _PATIENCE_SECONDS = 150.0
+# What a reached sparsity may differ from the one that was asked for without a word.
+_TOLERATED = 0.005
 
 log = logging.getLogger("cap.train")
 
@@ -57,7 +59,7 @@ class RunRecord:
         self.started = time.perf_counter()
         forget_peak_memory()  # a multirun runs many jobs in one process
         self.seconds: dict[str, float] = {}
-        self.warnings: list[str] = []
+        self.warnings: list[str] = list(checked.notes)
         self.loggers: list[Logger] = []
         self._earlier: dict[str, Any] = {}
         self._is_complete = False
@@ -105,6 +107,8 @@ class RunRecord:
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
         if not self.is_first:
             return None
+        for note in self.checked.notes:
+            log.warning(note)
         lock = self._lock = hold(self.run_dir, patience=_PATIENCE_SECONDS if goes_on else 0.0)
         try:
             checkpoint = find()
@@ -275,6 +279,7 @@ class RunRecord:
         majority = scores["majority"][metric] if prepared.task.kind == "classes" else None
         self.content.update(retention(pruned[metric], teacher_score, majority))
         self.content["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
+        self._check_sparsity()
         self._note_final_level(pruned)
         self._note_last_kept(pruned)
         self.content["matrices"] = {name: list(count) for name, count in count_zeros(prunable_linears(saved)).items()}
@@ -314,6 +319,22 @@ class RunRecord:
         final = {f"final/{name}": value for name, value in self.content["scores"]["pruned"].items()}
         for logger in self.loggers:
             logger.log_metrics({**final, "final/sparsity": self.content["sparsity"]["prunable"]}, self.content["steps"])
+
+    def _check_sparsity(self) -> None:
+        """Warn if the sparsity that was asked for was missed."""
+        asked, reached = self.content["sparsity"]["asked"], self.content["sparsity"]["prunable"]
+        if abs(reached - asked) <= _TOLERATED:
+            return
+        pruning = self.checked.resolved["pruning"]
+        reason = (
+            f": with pruning.threshold=published it follows from pruning.regularizer_weight, which was "
+            f"{pruning['regularizer_weight']:g}; {'raise' if reached < asked else 'lower'} that, or set "
+            f"pruning.threshold=target"
+        )
+        self.warn(
+            f"Sparsity {asked:g} was asked for and {reached:.4f} was reached"
+            f"{reason if pruning.get('threshold') == 'published' else ''}."
+        )
 
     def _note_final_level(self, pruned: dict[str, float]) -> None:
         """Add the end of the run to the levels, unless a validation fell on the last step."""

@@ -401,3 +401,38 @@ def test_any_class_that_conf_chooses_has_its_annotations_checked(monkeypatch, ki
     assert config_rules.type_problems("part", {"_target_": "a.Chosen", "key": value}) == [
         f"part.key must be {required}, got {value!r}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weight"),
+    [
+        (["experiment=cap_soft_movement", "task=qqp", "sparsity=0.9"], 190.0),
+        (["experiment=cap_soft_movement", "task=qqp", "sparsity=0.97"], 550.0),
+        (["experiment=cap_soft_movement", "task=mnli", "sparsity=0.9"], 290.0),
+        (["experiment=cap_soft_movement", "task=mnli", "sparsity=0.97"], 680.0),
+        (["experiment=cap_soft_movement_squad", "sparsity=0.9"], 600.0),
+        (["experiment=cap_soft_movement_squad", "sparsity=0.97"], 2000.0),
+        (["experiment=cap_soft_movement", "task=mnli", "sparsity=0.9", "pruning.regularizer_weight=300"], 300.0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_published_threshold_takes_the_weight_published_for_task_and_target(compose_config, overrides, weight):
+    from cap.config import check
+
+    checked = check(compose_config(*overrides))
+    assert checked.pruner.regularizer_weight == checked.resolved["pruning"]["regularizer_weight"] == weight
+    assert checked.resolved["pruning"]["regularizer_weights"] is None
+    assert checked.notes == ()
+
+
+@pytest.mark.parametrize("overrides", [["task=sst2", "sparsity=0.97"], ["task=qqp", "sparsity=0.8"]], ids=" ".join)
+def test_weight_that_nobody_has_published_is_noted(compose_config, overrides):
+    from cap.config import check
+
+    (note,) = check(compose_config("experiment=cap_soft_movement", *overrides)).notes
+    assert "which may be missed" in note
+
+
+def test_table_of_weights_that_is_none_is_refused(compose_config):
+    overrides = ["pruning.regularizer_weight=null", "pruning.regularizer_weights={qqp:5}"]
+    assert "must give weights > 0 by task and sparsity" in message_of(compose_config, *overrides)

@@ -214,6 +214,9 @@ def test_soft_movement_with_the_published_threshold_records_what_was_reached(com
     )
     assert record["sparsity"]["asked"] == 0.9
     assert 0 <= record["sparsity"]["prunable"] < 1
+    # So few steps move no score to the threshold.
+    (missed,) = [warning for warning in record["warnings"] if "was asked for" in warning]
+    assert "which was 190; raise that, or set pruning.threshold=target" in missed
 
 
 def test_accumulated_batches_move_masks_once_a_step(compose_config, tiny_overrides):
