@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.budget import MemoryBudget
 from cap.config import Checked, TaskConfig, TrainConfig
@@ -71,6 +71,7 @@ class Prepared:
         majority: Scores of always predicting the majority class.
         budget: What tokens, banks and logits may hold in memory together.
         cache_dir: Root of what runs share.
+        given_teacher: The teacher that was given; None for ``auto`` and ``none``.
     """
 
     task: Task
@@ -82,6 +83,7 @@ class Prepared:
     majority: dict[str, float]
     budget: MemoryBudget
     cache_dir: Path
+    given_teacher: PooledModel | None = None
 
     @property
     def pooling(self) -> Pooling:
@@ -109,7 +111,7 @@ def prepare(checked: Checked) -> Prepared:
     """Resolve the model, then load and tokenise the rows; what can be checked without weights is checked first.
 
     Raises:
-        InputError: If the model, the data or a folder is not what is required.
+        InputError: If the model, a given teacher, the data or a folder is not what is required.
     """
     config = checked.config
     keep_unlabelled = config.data.keep_unlabelled
@@ -126,6 +128,8 @@ def prepare(checked: Checked) -> Prepared:
         raise InputError(
             f"max_length counts tokens and can be at most {longest} for this model, got {config.max_length}; lower it"
         )
+    given = _given_source(config.teacher)
+    given_model = None if given is None else _load_given(given, config, task, model_config)
     tokenizer = load_tokenizer(source)
     rows = load_rows(
         task,
@@ -141,6 +145,8 @@ def prepare(checked: Checked) -> Prepared:
         max_rows=config.data.max_unlabelled_rows,
         keep_unlabelled=keep_unlabelled,
     )
+    if given is not None:
+        check_tokenizer(load_tokenizer(given), tokenizer, _first_texts(task, rows), name=given.label)
     budget = MemoryBudget(config.memory.budget_gb, n_processes=config.trainer.devices)
     datamodule = CapDataModule(
         rows=rows,
@@ -163,7 +169,39 @@ def prepare(checked: Checked) -> Prepared:
     pooling = resolve_pooling(config.contrast.pool, source, has_trained_pooler=loaded.has_trained_pooler)
     log.info("encodings of %s are pooled by: %s (contrast.pool=%s)", source.label, pooling, config.contrast.pool)
     pretrained = PooledModel(loaded.model, pooling)
-    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, datamodule.majority(), budget, cache_dir)
+    teacher = None if given_model is None else PooledModel(given_model, pooling)
+    majority = datamodule.majority()
+    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, majority, budget, cache_dir, teacher)
+
+
+def _given_source(wanted: str) -> ModelSource | None:
+    """Say where a teacher lies that was given; None if cap makes it, or there is none."""
+    if wanted in ("auto", "none"):
+        return None
+    folder = Path(wanted)
+    return ModelSource(wanted, f"folder {folder.name}" if folder.is_dir() else wanted, role="teacher")
+
+
+def _load_given(source: ModelSource, settings: TrainConfig, task: Task, student: PretrainedConfig) -> PreTrainedModel:
+    """Load a given teacher, once its configuration has shown that it fits."""
+    config = load_config(source)
+    check_size(
+        config,
+        student,
+        is_encoded=settings.contrast.finetuned,
+        is_start=settings.student_init == "teacher",
+        is_compared=settings.distill.hidden_weight > 0,
+        name=source.label,
+    )
+    check_labels(config, head=task.head, name=source.label)
+    return load_model(source, head=task.head).model
+
+
+def _first_texts(task: Task, rows: Rows) -> list[str]:
+    """Return what a teacher's tokenizer is tried on: the first row as a whole, and some texts alone."""
+    train = rows.splits["train"]
+    texts = [" ".join(train[0][column] for column in task.text_columns)]
+    return texts + [text for column in task.text_columns for text in train[:16][column]]
 
 
 def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
@@ -282,7 +320,7 @@ def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, r
         The teacher; None for ``teacher=none``.
 
     Raises:
-        InputError: If a given teacher has other labels, another tokenizer, or a score at chance level.
+        InputError: If a given teacher has a score at chance level.
     """
     wanted = checked.config.teacher
     if wanted == "none":
@@ -290,7 +328,7 @@ def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, r
         return None
     if wanted == "auto":
         return _own_teacher(checked.config, prepared, device, ranks)
-    return _given_teacher(checked.config, prepared, device, ranks)
+    return _given_teacher(wanted, prepared, device, ranks)
 
 
 def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
@@ -350,26 +388,10 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, 
     return Teacher(model, scores, f"auto {made.folder.name}", made.folder, made.was_cached, at_chance)
 
 
-def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
-    wanted = settings.teacher
-    folder = Path(wanted)
-    name = f"folder {folder.name}" if folder.is_dir() else wanted
-    source = ModelSource(wanted, name)
-    texts = [" ".join(prepared.rows.splits["train"][0][column] for column in prepared.task.text_columns)]
-    first = prepared.rows.splits["train"][:16]
-    texts += [text for column in prepared.task.text_columns for text in first[column]]
-    config = load_config(source)
-    check_size(
-        config,
-        prepared.pretrained.model.config,
-        is_encoded=settings.contrast.finetuned,
-        is_start=settings.student_init == "teacher",
-        is_compared=settings.distill.hidden_weight > 0,
-        name=name,
-    )
-    check_labels(config, head=prepared.task.head, name=name)
-    check_tokenizer(load_tokenizer(source), prepared.tokenizer, texts, name=name)
-    model = _load_teacher(source, prepared)
+def _given_teacher(wanted: str, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
+    source, model = _given_source(wanted), prepared.given_teacher
+    assert source is not None
+    assert model is not None
     scores, _ = evaluate(
         model,
         prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
@@ -380,10 +402,10 @@ def _given_teacher(settings: TrainConfig, prepared: Prepared, device: torch.devi
     )
     if _at_chance(scores, prepared):
         raise InputError(
-            f"teacher must know the task, but {name} is at chance level: {chance_message(scores, prepared)}; "
+            f"teacher must know the task, but {source.label} is at chance level: {chance_message(scores, prepared)}; "
             f"give one fine-tuned on this task, or teacher=auto"
         )
-    return Teacher(model, scores, name, None, False, False)
+    return Teacher(model, scores, source.label, None, False, False)
 
 
 def _load_teacher(source: ModelSource, prepared: Prepared) -> PooledModel:

@@ -62,11 +62,13 @@ class ModelSource:
         name_or_path: A Hub name or a folder, as transformers takes it.
         label: How a record names it; never an absolute path.
         revision: The Hub's branch, tag or commit; None is the default branch.
+        role: What a message calls it.
     """
 
     name_or_path: str
     label: str
     revision: str | None = None
+    role: str = "model"
 
     @property
     def is_folder(self) -> bool:
@@ -365,13 +367,13 @@ def _errors_of(source: ModelSource) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if source.is_folder:
             raise InputError(
-                f"the model must be a whole folder saved by transformers, got {source.label!r} ({reason}); "
+                f"the {source.role} must be a whole folder saved by transformers, got {source.label!r} ({reason}); "
                 f"save it again with save_pretrained, or give another"
             ) from error
         raise InputError(
-            f"the model must be a folder saved by transformers, or a Hub name that can be downloaded or is in the Hub "
-            f"cache, got {source.label!r} ({reason}). Either give a FOLDER, or run `hf download {source.label}` "
-            f"once where there is a network, and take the folder HF_HOME along"
+            f"the {source.role} must be a folder saved by transformers, or a Hub name that can be downloaded or is in "
+            f"the Hub cache, got {source.label!r} ({reason}). Either give a FOLDER, or run "
+            f"`hf download {source.label}` once where there is a network, and take the folder HF_HOME along"
         ) from error
 
 

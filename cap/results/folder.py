@@ -33,11 +33,14 @@ _OURS = {
     "tensorboard",
 }
 
+# What a run leaves that failed before it had anything to show.
+_OF_A_START = {RECORD, CONFIG, CHECKPOINTS, "logs", "train.log", "wandb", "tensorboard"}
+
 log = logging.getLogger(__name__)
 
 
 def require_free(run_dir: Path, config_hash: str) -> None:
-    """Check that a folder is new, empty, or holds a run of this very configuration.
+    """Check that a folder is new, empty, or holds a run of this very configuration, or a failed start of another one.
 
     Args:
         run_dir: The run's folder; need not exist.
@@ -59,14 +62,21 @@ def require_free(run_dir: Path, config_hash: str) -> None:
             f"choose another output_dir"
         )
     try:
-        other = read_json(run_dir / RECORD).get("config_hash")
+        record = read_json(run_dir / RECORD)
+        other = record.get("config_hash")
     except (ValueError, AttributeError):
-        other = "unreadable"
-    if other != config_hash:
+        record, other = {}, "unreadable"
+    if other != config_hash and not _is_failed_start(run_dir, record, found):
         raise InputError(
             f"output_dir must be new, empty, or hold a run of this configuration ({config_hash}), "
             f"got {run_dir} with a run of another one ({other}); choose another output_dir"
         )
+
+
+def _is_failed_start(run_dir: Path, record: dict[str, Any], found: list[str]) -> bool:
+    """Tell whether a run ended before it had a checkpoint or a model; one that still runs holds the folder's lock."""
+    has_ended = record.get("status") in ("failed", "interrupted")
+    return has_ended and set(found) <= _OF_A_START and not any((run_dir / CHECKPOINTS).glob("step-*"))
 
 
 def require_empty(folder: Path) -> None:
@@ -89,14 +99,14 @@ def read_record(run_dir: Path, config_hash: str) -> dict[str, Any] | None:
         config_hash: Of the run that wants it.
 
     Returns:
-        Its record; None if the folder is new or empty.
+        Its record; None if the folder is new or empty, or holds a failed start of another configuration.
 
     Raises:
         InputError: As ``require_free``.
     """
     require_free(run_dir, config_hash)
     record: dict[str, Any] | None = read_json(run_dir / RECORD) if (run_dir / RECORD).is_file() else None
-    return record
+    return record if record is not None and record.get("config_hash") == config_hash else None
 
 
 def claim(run_dir: Path, record: dict[str, Any], config_yaml: str, *, goes_on: bool = False) -> None:
@@ -113,7 +123,7 @@ def claim(run_dir: Path, record: dict[str, Any], config_yaml: str, *, goes_on: b
     """
     require_free(run_dir, record["config_hash"])
     if (run_dir / RECORD).is_file() and not goes_on:
-        log.warning("%s holds a run of the same configuration; this run replaces it", run_dir)
+        log.warning("%s holds an earlier run; this run replaces it", run_dir)
     write_record(run_dir, {**record, "status": "interrupted"})
     for path in run_dir.iterdir():
         is_left_over = any(path.name.startswith(f".{name}.") for name in _OURS)  # by a write that was killed

@@ -62,6 +62,33 @@ def test_given_teacher_with_another_tokenizer_is_refused(compose_config, tiny_ov
     assert "must share a tokenizer" in refusal(compose_config, tiny_overrides, folder)
 
 
+@pytest.mark.parametrize("given", ["folder that is missing", "folder without a model", "other labels"])
+def test_given_teacher_that_cannot_work_is_refused_before_data_and_folder_are_taken(
+    compose_config, tiny_overrides, saved_teacher, tmp_path, monkeypatch, given
+):
+    from cap import preparation
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(preparation, "load_rows", lambda *arguments, **options: pytest.fail("the rows were read"))
+    (tmp_path / "empty").mkdir()
+    folder = {"folder that is missing": tmp_path / "gone", "folder without a model": tmp_path / "empty"}.get(given)
+    message = refusal(compose_config, tiny_overrides, folder or saved_teacher(["happy", "sad"]))
+    assert message.removeprefix("the ").startswith("teacher must ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_a_start_with_a_teacher_that_knows_nothing_is_free_for_a_better_one(
+    compose_config, tiny_overrides, saved_teacher, tmp_path
+):
+    from cap.train import train
+
+    message = refusal(compose_config, tiny_overrides, saved_teacher(["negative", "positive"]))
+    assert "at chance level" in message
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "failed"
+    train(compose_config(*tiny_overrides, "trainer.max_steps=1", "contrast=none"))
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "completed"
+
+
 def test_given_teacher_that_fits_is_used(compose_config, tiny_overrides, tmp_path):
     from cap.finetune import finetune
     from cap.train import train
