@@ -42,7 +42,7 @@ from cap.models.load import load
 from cap.models.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
 from cap.models.outputs import output_order
 from cap.preparation import scoring_rows, task_of
-from cap.results.folder import hold, require_free
+from cap.results.folder import hold, length_of_run, require_free
 from cap.results.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
 from cap.results.record import environment, write_record
 from cap.storage import content_key, ensure_writable, file_sha256, read_json
@@ -84,7 +84,8 @@ def evaluate(cfg: DictConfig) -> float:
             key="model_dir",
             hint="give one fine-tuned on this task, or set its task",
         )
-        _check_length(model_config, config.max_length)
+        max_length = _length(config, source)
+        _check_length(model_config, max_length)
         scored = load_scored(source, task.head)
     for note in notes:
         log.warning(note)
@@ -95,13 +96,14 @@ def evaluate(cfg: DictConfig) -> float:
             task,
             rows,
             load_tokenizer(source),
-            max_length=config.max_length,
+            max_length=max_length,
             stride=config.task.stride,
             eval_batch_size=config.data.eval_batch_size,
             cache_dir=Path(config.cache_dir),
         )
     key = content_key([scored.weights, module.key, rows.fingerprint, task.labels, task.metrics, order])
     record = {"config_hash": key, "model": source.label, "weights": scored.weights, **_about(cfg, task, rows, notes)}
+    record["config"]["max_length"] = max_length
     folder = Path(config.output_dir or Path("outputs") / "evaluate" / task.name / key)
     require_free(folder, key)
     lock = hold(folder)
@@ -182,6 +184,16 @@ def _is_export(source: ModelSource) -> bool:
         return False
     folder = Path(source.name_or_path)
     return (folder / "encoder.safetensors").is_file() or "cap_layout" in read_json(folder / "config.json")
+
+
+def _length(config: EvaluateConfig, source: ModelSource) -> int:
+    """Say how many tokens of a row the model reads: what was asked for, else what its run used, else the task's."""
+    if config.max_length is not None:
+        return config.max_length
+    of_run = length_of_run(Path(source.name_or_path).resolve()) if source.is_folder else None
+    if of_run is not None and of_run != config.task.max_length:
+        log.info("max_length=%d, as the run of this model had; set max_length to read rows otherwise", of_run)
+    return config.task.max_length if of_run is None else of_run
 
 
 def _check_length(config: PretrainedConfig, max_length: int) -> None:

@@ -36,7 +36,7 @@ class EvaluateConfig:
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     model_dir: str | None = MISSING
     data_dir: str | None = MISSING
-    max_length: int = MISSING
+    max_length: int | None = MISSING
     accelerator: str = MISSING
     output_dir: str | None = MISSING
     cache_dir: str = MISSING

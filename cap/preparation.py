@@ -194,7 +194,14 @@ def _load_given(source: ModelSource, settings: TrainConfig, task: Task, student:
         name=source.label,
     )
     check_labels(config, head=task.head, name=source.label)
-    return load_model(source, head=task.head).model
+    loaded = load_model(source, head=task.head)
+    if loaded.drawn:
+        raise InputError(
+            f"teacher must be a model that was fine-tuned on the task, got {source.label} without "
+            f"{', '.join(loaded.drawn[:3])}{', ...' if len(loaded.drawn) > 3 else ''}, so that its answers would be "
+            f"random; give one with a trained head, or teacher=auto"
+        )
+    return loaded.model
 
 
 def _first_texts(task: Task, rows: Rows) -> list[str]:

@@ -27,7 +27,7 @@ from cap.models.encoders import AUTO_CLASS
 from cap.models.families import prunable_linears
 from cap.preparation import Prepared, Teacher, data_terms
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
-from cap.results.card import write_card
+from cap.results.card import record_of_level, write_card
 from cap.results.folder import CHECKPOINTS, MODEL, claim, hold, read_record
 from cap.results.record import environment, forget_peak_memory, peak_memory_gb, retention, write_record
 from cap.results.report import summary_table, write_report
@@ -280,6 +280,7 @@ class RunRecord:
         self.content.update(retention(pruned[metric], teacher_score, majority))
         self.content["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
         self._check_sparsity()
+        self._note_not_retrained()
         self._note_final_level(pruned)
         self._note_last_kept(pruned)
         self.content["matrices"] = {name: list(count) for name, count in count_zeros(prunable_linears(saved)).items()}
@@ -290,12 +291,15 @@ class RunRecord:
         self.content["status"] = "completed"
         self._log_final()
         # The record comes last: it alone says that a run is complete.
-        write_card(
-            self.run_dir / MODEL,
-            self.content,
-            auto_class=AUTO_CLASS[prepared.task.kind],
-            terms=data_terms(prepared.task, self.checked.config.data_dir),
-        )
+        card_options = {
+            "auto_class": AUTO_CLASS[prepared.task.kind],
+            "terms": data_terms(prepared.task, self.checked.config.data_dir),
+        }
+        write_card(self.run_dir / MODEL, self.content, **card_options)
+        for line in self.content.get("kept") or []:
+            if line["folder"] != MODEL:
+                kept = retention(line["scores"][metric], teacher_score, majority)
+                write_card(self.run_dir / line["folder"], record_of_level(self.content, line) | kept, **card_options)
         write_report(self.run_dir, self.content)
         write_record(self.run_dir, self.content)
         self._is_complete = True
@@ -343,12 +347,22 @@ class RunRecord:
             asked, reached = self.checked.config.sparsity, self.content["sparsity"]["prunable"]
             levels.append({"step": step, "target": asked, "sparsity": reached, "scores": pruned})
 
+    def _note_not_retrained(self) -> None:
+        kept = self.content.get("kept") or []
+        levels = [f"{line['sparsity']['asked']:g}" for line in kept if not line.get("is_retrained", False)]
+        if levels:
+            self.warnings.append(
+                f"The models kept at {', '.join(levels)} were saved as the schedule passed these sparsities, without "
+                f"training at them: a run of its own may score higher there."
+            )
+
     def _note_last_kept(self, pruned: dict[str, float]) -> None:
         """End the list of kept models with the run's own, if its sparsity was asked for."""
         kept, asked = self.content.get("kept"), self.content["sparsity"]["asked"]
         if kept is not None and asked in (self.checked.config.keep_levels or []):
             sparsity = self.content["sparsity"]
-            kept.append({"step": self.content["steps"], "sparsity": sparsity, "scores": pruned, "folder": MODEL})
+            line = {"step": self.content["steps"], "sparsity": sparsity, "scores": pruned, "folder": MODEL}
+            kept.append({**line, "is_retrained": True})
 
     def _close_loggers(self, *, succeeded: bool, is_stopped: bool = False) -> None:
         for logger in self.loggers:

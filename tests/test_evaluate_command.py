@@ -375,6 +375,26 @@ def test_all_broken_rules_are_named_at_once(evaluated):
     assert len(message.splitlines()) == 2
 
 
+LENGTHS = {
+    "of the run": ("model", {"config": {"max_length": 9}}, ["max_length=null"], 9),
+    "of the run that kept a level": ("levels/0.5", {"config": {"max_length": 9}}, ["max_length=null"], 9),
+    "asked for": ("model", {"config": {"max_length": 9}}, ["max_length=12"], 12),
+    "of the task, beside another record": ("model", {"kind": "evaluation"}, ["max_length=null"], 128),
+    "of the task": ("model", None, ["max_length=null"], 128),
+}
+
+
+@pytest.mark.parametrize(("place", "record", "overrides", "expected"), LENGTHS.values(), ids=LENGTHS)
+def test_rows_are_read_as_long_as_the_run_read_them(evaluated, saved, tmp_path, place, record, overrides, expected):
+    folder = tmp_path / "run" / place
+    folder.parent.mkdir(parents=True)
+    saved(NAMES).rename(folder)
+    if record is not None:
+        (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+    found, _ = evaluated(folder, *overrides)
+    assert found["config"]["max_length"] == expected
+
+
 def test_folder_of_a_run_is_refused_with_the_model_in_it(evaluated, saved, tmp_path):
     (tmp_path / "run").mkdir()
     saved(NAMES).rename(tmp_path / "run" / "model")

@@ -60,6 +60,24 @@ def test_levels_of_a_stepwise_schedule_are_kept_with_both_sides_of_their_units(k
     assert all(not bool(linear.bias[d].any()) for u, d in zip(units, dead, strict=True) for linear in u.incoming)
 
 
+SCHEDULES = {
+    "gradual": (["pruning=magnitude", "sparsity=0.9"], False),
+    "level by level": (["pruning=magnitude", "schedule=stepwise", "schedule.levels=[0.5,0.9]", "sparsity=0.9"], True),
+}
+
+
+@pytest.mark.parametrize(("overrides", "is_retrained"), SCHEDULES.values(), ids=SCHEDULES)
+def test_record_and_card_say_whether_a_kept_model_was_trained_at_its_sparsity(kept, overrides, is_retrained):
+    folder, record = kept(*overrides, "keep_levels=[0.5,0.9]", "contrast=none")
+    level, own = record["kept"]
+    assert (level["is_retrained"], own["is_retrained"]) == (is_retrained, True)
+    assert any("models kept at 0.5 were saved" in warning for warning in record["warnings"]) is not is_retrained
+    card = (folder / level["folder"] / "README.md").read_text(encoding="utf-8")
+    assert ("without training at it" in card) is not is_retrained
+    assert f"| accuracy | {record['scores']['teacher']['accuracy']:.4f} | {level['scores']['accuracy']:.4f} |" in card
+    assert f"{level['sparsity']['prunable']:.4f} of the prunable weights are zero (0.5 was asked for)" in card
+
+
 def test_kept_levels_change_nothing_of_the_run(kept, compose_config, tiny_overrides, tmp_path):
     from cap.train import train
 

@@ -71,6 +71,22 @@ def write_card(folder: Path, record: Mapping[str, Any], *, auto_class: str, term
     _write(folder, parts)
 
 
+def record_of_level(record: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Make of a run's record one for the card of a model that ``keep_levels`` kept; its retention is the caller's.
+
+    Args:
+        record: Of the run.
+        kept: The model's line in it.
+    """
+    limits = [f"Kept in step {kept['step']:,} of a run that went on to sparsity {record['sparsity']['asked']:g}."]
+    if not kept.get("is_retrained", False):
+        limits.append(
+            "Saved as the schedule passed this sparsity, without training at it: a run of its own may score higher."
+        )
+    scores = {**record["scores"], "pruned": kept["scores"]}
+    return {**record, "scores": scores, "sparsity": kept["sparsity"], "exports": None, "warnings": limits}
+
+
 def write_export_card(
     folder: Path, record: Mapping[str, Any], export: Mapping[str, Any], *, name: str, terms: str
 ) -> None:
@@ -259,4 +275,4 @@ def _listed(title: str, items: Sequence[str]) -> str:
     return "\n".join([f"## {title}", "", *(f"- {item}" for item in items)])
 
 
-__all__ = ["CARD", "CARD_KEYS", "spoken", "without_folders", "write_card", "write_export_card"]
+__all__ = ["CARD", "CARD_KEYS", "record_of_level", "spoken", "without_folders", "write_card", "write_export_card"]

@@ -109,6 +109,23 @@ def read_record(run_dir: Path, config_hash: str) -> dict[str, Any] | None:
     return record if record is not None and record.get("config_hash") == config_hash else None
 
 
+def length_of_run(model_dir: Path) -> int | None:
+    """Say how many tokens a run read whose model lies in a folder.
+
+    Args:
+        model_dir: ``model/`` of a run, or one of its ``levels/``.
+
+    Returns:
+        The run's ``max_length``; None if no record of a run lies where it would.
+    """
+    run_dir = model_dir.parent.parent if model_dir.parent.name == LEVELS else model_dir.parent
+    try:
+        length = read_json(run_dir / RECORD)["config"]["max_length"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return length if isinstance(length, int) else None
+
+
 def claim(run_dir: Path, record: dict[str, Any], config_yaml: str, *, goes_on: bool = False) -> None:
     """Take a folder for a run; from here on its record says ``interrupted`` until the run is over.
 
@@ -177,6 +194,7 @@ __all__ = [
     "RECORD",
     "claim",
     "hold",
+    "length_of_run",
     "read_record",
     "require_empty",
     "require_free",

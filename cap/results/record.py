@@ -35,7 +35,8 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``peak_memory_gb``                 see ``peak_memory_gb``
 ``resumed_at``                     optimizer steps at which an interrupted run went on; absent if it never did
 ``wandb_id``                       of the W&B run, which a resumed run continues
-``kept``                           for ``keep_levels``: list of ``{"step", "sparsity", "scores", "folder"}``
+``kept``                           for ``keep_levels``: list of ``{"step", "sparsity", "scores", "folder",
+                                   "is_retrained"}``, the last false where no step was trained at that sparsity
 ``exports``                        by format, what ``cap.export`` measured afterwards, see ``cap.results.exports``
 ``warnings``                       list of sentences that a reader of the result must know
 =================================  =====================================================================================

@@ -30,7 +30,7 @@ class KeepCallback(Callback):
 
     It stands before the callback that moves the masks. A schedule that holds levels has its model kept at the end of a
     level, after the retraining; a gradual one where its target passes the level: the masks are moved to exactly that
-    level, and then on to the target of the step.
+    level, and then on to the target of the step. Such a model is not trained at its sparsity, which is written down.
 
     Args:
         levels: Rising sparsities, without the final one, whose model is the run's own.
@@ -123,6 +123,7 @@ class KeepCallback(Callback):
                 "sparsity": {"asked": level, **fractions},
                 "scores": scores,
                 "folder": f"{self.folder.name}/{folder.name}",
+                "is_retrained": self.pruning.holds_levels,
             }
         )
         self.note(self.kept)

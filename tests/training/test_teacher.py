@@ -62,6 +62,22 @@ def test_given_teacher_with_another_tokenizer_is_refused(compose_config, tiny_ov
     assert "must share a tokenizer" in refusal(compose_config, tiny_overrides, folder)
 
 
+def test_given_teacher_without_a_trained_head_is_refused_by_what_it_lacks(
+    compose_config, tiny_overrides, saved_teacher, monkeypatch
+):
+    from safetensors.torch import load_file, save_file
+
+    from cap import preparation
+
+    # Whatever its random answers score.
+    monkeypatch.setattr(preparation, "is_at_chance", lambda *arguments: False)
+    weights = saved_teacher(["negative", "positive"]) / "model.safetensors"
+    kept = {name: value for name, value in load_file(weights).items() if not name.startswith("classifier")}
+    save_file(kept, weights, {"format": "pt"})
+    message = refusal(compose_config, tiny_overrides, weights.parent)
+    assert "got folder given without classifier.bias, classifier.weight, so that its answers would be random" in message
+
+
 @pytest.mark.parametrize("given", ["folder that is missing", "folder without a model", "other labels"])
 def test_given_teacher_that_cannot_work_is_refused_before_data_and_folder_are_taken(
     compose_config, tiny_overrides, saved_teacher, tmp_path, monkeypatch, given
