@@ -184,6 +184,7 @@ class TrainConfig:
     output_dir: str | None = MISSING
     cache_dir: str = MISSING
     resume: bool = MISSING
+    overwrite: bool = MISSING
     skip_completed: bool | None = MISSING
     keep_levels: list[float] | None = MISSING
     dry_run: bool = MISSING

@@ -22,7 +22,7 @@ from cap.errors import InputError, RunError
 from cap.models.encoders import PooledModel, load_saved_model, save_model
 from cap.preparation import Prepared, chance_message, get_teacher, prepare
 from cap.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
-from cap.results.folder import CHECKPOINTS, MODEL, read_record
+from cap.results.folder import CHECKPOINTS, MODEL, read_record, settle_replacement
 from cap.results.report import summary_table
 from cap.storage import atomic_folder, full_disk_reason, read_json
 from cap.train_devices import leased_devices
@@ -72,11 +72,14 @@ def train(cfg: DictConfig) -> float | None:
         return None
     run_dir = run_folder(checked)
     goes_on = _goes_on(checked)
+    is_started_here = checked.n_processes > 1 and not is_one_of_many()
+    is_settled = not is_one_of_many() and settle_replacement(run_dir, checked.hash) and goes_on
     earlier = read_record(run_dir, checked.hash)
-    if earlier is not None and earlier["status"] == "completed" and goes_on:
+    replaces = earlier is not None and earlier["status"] == "completed"
+    if earlier is not None and replaces and (is_settled or not checked.config.overwrite):
+        _require_going_on(run_dir, goes_on=goes_on)
         return _found_done(checked, earlier, run_dir, is_first=is_first)
     grid.note(folder=run_dir)
-    is_started_here = checked.n_processes > 1 and not is_one_of_many()
     with leased_devices(checked, is_grid=is_multirun() and (checked.n_processes == 1 or is_started_here)) as devices:
         if is_started_here:
             own = [f"output_dir={quoted(str(run_dir))}", f"resume={str(goes_on).lower()}"]
@@ -87,7 +90,8 @@ def train(cfg: DictConfig) -> float | None:
             return _score_of(record)
         try:
             with stop.listening():
-                return _train(checked, run_dir, goes_on=goes_on, is_first=is_first, devices=devices.places)
+                record = RunRecord(checked, run_dir, is_first=is_first, replaces=replaces)
+                return _train(checked, record, goes_on=goes_on, devices=devices.places)
         except _CompletedMeanwhile as found:
             return _found_done(checked, found.record, run_dir, is_first=is_first)
 
@@ -106,16 +110,15 @@ class _CompletedMeanwhile(Exception):
         self.record = record
 
 
-def _train(checked: Checked, run_dir: Path, *, goes_on: bool, is_first: bool, devices: int | list[int]) -> float:
+def _train(checked: Checked, record: RunRecord, *, goes_on: bool, devices: int | list[int]) -> float:
     """Run the phases: data, teacher, encode, fit, fold, evaluate, save, record, report."""
-    record = RunRecord(checked, run_dir, is_first=is_first)
     with record.phase("data"):
         prepared = prepare(checked)
     n_steps = require_possible(checked, prepared)
-    trainer = new_trainer(checked, run_dir, devices=devices)
+    trainer = new_trainer(checked, record.run_dir, devices=devices)
     trainer.strategy.setup_environment()
     ranks = join(trainer)
-    find = partial(_checkpoint, run_dir, checked, goes_on=goes_on)
+    find = partial(_checkpoint, record, checked, goes_on=goes_on)
     checkpoint = together(
         ranks, lambda: record.begin(prepared, find=find, goes_on=goes_on), what="taking the run's folder"
     )[0]
@@ -220,20 +223,34 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: to
     return record.complete(prepared, saved.cpu(), pruned)
 
 
-def _checkpoint(run_dir: Path, checked: Checked, *, goes_on: bool) -> Checkpoint | None:
-    """Find where to go on; refuse to throw away what could be gone on with."""
+def _checkpoint(record: RunRecord, checked: Checked, *, goes_on: bool) -> Checkpoint | None:
+    """Find where to go on; refuse to overwrite what nobody asked to overwrite."""
+    run_dir = record.run_dir
     earlier = read_record(run_dir, checked.hash)
-    if earlier is not None and earlier["status"] == "completed" and goes_on:
+    if earlier is not None and earlier["status"] == "completed" and not record.is_replacement:
+        _require_going_on(run_dir, goes_on=goes_on)
         raise _CompletedMeanwhile(earlier)
     if earlier is None or earlier["status"] == "completed":
-        return None  # a run that ends leaves its checkpoints for a moment, and may be killed in it
+        return None
     found = newest_checkpoint(run_dir / CHECKPOINTS, config_hash=checked.hash)
-    if found is not None and not goes_on:
+    if found is None or goes_on:
+        return found
+    if checked.config.overwrite:
+        return None
+    raise InputError(
+        f"output_dir must not hold an interrupted run, but {run_dir} does, with a checkpoint of step {found.step}; "
+        f"continue it with resume=true, or remove {run_dir / CHECKPOINTS} or set overwrite=true to start anew"
+    )
+
+
+def _require_going_on(run_dir: Path, *, goes_on: bool) -> None:
+    """Refuse to overwrite a finished run that nobody asked for."""
+    if not goes_on:
         raise InputError(
-            f"output_dir must not hold an interrupted run, but {run_dir} does, with a checkpoint of step {found.step}; "
-            f"continue it with resume=true, or remove {run_dir / CHECKPOINTS} to start anew"
+            f"output_dir must not hold a finished run, but {run_dir} does, of this very configuration; have it found "
+            f"with resume=true, replace it once the new run is complete with overwrite=true, or choose another "
+            f"output_dir"
         )
-    return found
 
 
 def _found_done(checked: Checked, record: dict[str, Any], run_dir: Path, *, is_first: bool) -> float:

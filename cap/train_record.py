@@ -28,7 +28,16 @@ from cap.models.families import prunable_linears
 from cap.preparation import Prepared, Teacher, data_terms
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.results.card import record_of_level, write_card
-from cap.results.folder import CHECKPOINTS, MODEL, claim, hold, read_record
+from cap.results.folder import (
+    CHECKPOINTS,
+    MODEL,
+    claim,
+    drop_other_replacement,
+    hold,
+    put_in_place,
+    read_record,
+    replacement_of,
+)
 from cap.results.record import environment, forget_peak_memory, peak_memory_gb, retention, write_record
 from cap.results.report import summary_table, write_report
 from cap.training.checkpoint import Checkpoint
@@ -50,11 +59,14 @@ class RunRecord:
         checked: The configuration.
         run_dir: The run's folder.
         is_first: Whether this process writes; the others of the same run only keep count.
+        replaces: True if a finished run lies there, which stays until this one is complete.
     """
 
-    def __init__(self, checked: Checked, run_dir: Path, *, is_first: bool = True) -> None:
+    def __init__(self, checked: Checked, run_dir: Path, *, is_first: bool = True, replaces: bool = False) -> None:
         self.checked = checked
-        self.run_dir = run_dir
+        self.home = run_dir
+        self.is_replacement = replaces
+        self.run_dir = replacement_of(run_dir) if replaces else run_dir
         self.is_first = is_first
         self.started = time.perf_counter()
         forget_peak_memory()  # a multirun runs many jobs in one process
@@ -109,8 +121,10 @@ class RunRecord:
             return None
         for note in self.checked.notes:
             log.warning(note)
-        lock = self._lock = hold(self.run_dir, patience=_PATIENCE_SECONDS if goes_on else 0.0)
+        lock = self._lock = hold(self.home, patience=_PATIENCE_SECONDS if goes_on else 0.0)
         try:
+            if self.is_replacement:
+                drop_other_replacement(self.home, self.checked.hash)
             checkpoint = find()
             if goes_on:
                 self._take_over(checkpoint)
@@ -305,7 +319,7 @@ class RunRecord:
         self._is_complete = True
         shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
         self._close_loggers(succeeded=True)
-        Console().print(summary_table(self.content, str(self.run_dir)))
+        Console().print(summary_table(self.content, str(self.home)))
         return pruned[metric]
 
     def repeat(self, earlier: dict[str, Any]) -> None:
@@ -379,6 +393,8 @@ class RunRecord:
             logging.getLogger("cap").removeHandler(self._log_file)
             self._log_file.close()
         if self._lock is not None:
+            if self._is_complete and self.is_replacement:
+                put_in_place(self.home)  # last, since loggers write into the folder until they are closed
             self._lock.release()
 
 

@@ -266,7 +266,10 @@ def test_one_way_to_learn_from_rows_without_a_label_is_enough(compose_config, ov
     assert check(compose_config("data.unlabelled=a.csv", *overrides)).hash
 
 
-@pytest.mark.parametrize("override", ["output_dir=a", "cache_dir=b", "logger=wandb", "traceback=true", "dry_run=true"])
+@pytest.mark.parametrize(
+    "override",
+    ["output_dir=a", "cache_dir=b", "logger=wandb", "traceback=true", "overwrite=true", "resume=true", "dry_run=true"],
+)
 def test_hash_ignores_what_does_not_change_the_result(compose_config, override):
     from cap.config import check
 

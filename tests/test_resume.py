@@ -311,6 +311,90 @@ def test_run_that_another_process_completes_meanwhile_is_left_as_it_is(
     assert files(tmp_path / "run") == before
 
 
+def test_finished_run_is_not_overwritten_by_repeating_its_command(
+    compose_config, tiny_overrides, tmp_path, monkeypatch
+):
+    from cap import train as door
+    from cap.errors import InputError
+
+    run(compose_config, [*tiny_overrides, "contrast=none"])
+    before = files(tmp_path / "run")
+    monkeypatch.setattr(door, "prepare", lambda checked: pytest.fail("the rows were read"))
+    with pytest.raises(InputError, match=r"must not hold a finished run, .* resume=true, .* overwrite=true, or choose"):
+        run(compose_config, [*tiny_overrides, "contrast=none"])
+    assert files(tmp_path / "run") == before
+
+
+def test_finished_run_is_replaced_when_the_new_one_is_complete(compose_config, tiny_overrides, tmp_path):
+    wanted = [*tiny_overrides, "contrast=none", "overwrite=true"]
+    run(compose_config, wanted)
+    (tmp_path / "run" / "train.log").write_text("the old one")
+    assert run(compose_config, wanted) >= 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["status"], record["config"]["overwrite"]) == ("completed", True)
+    assert "the old one" not in (tmp_path / "run" / "train.log").read_text()
+    assert [path.name for path in tmp_path.glob(".run.*") if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("resume", ["true", "false"])
+def test_killed_replacement_leaves_the_finished_run_and_goes_on_or_starts_anew(
+    compose_config, tiny_overrides, tmp_path, killed, resume
+):
+    run(compose_config, [*tiny_overrides, "checkpoint.every_n_steps=1"])
+    before = files(tmp_path / "run")
+    wanted = killed(2, "overwrite=true")
+    assert files(tmp_path / "run") == before
+    run(compose_config, [*wanted, f"resume={resume}"])
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["status"], record.get("resumed_at")) == ("completed", [2] if resume == "true" else None)
+    assert files(tmp_path / "run")["model/model.safetensors"] == before["model/model.safetensors"]
+
+
+def test_failed_replacement_leaves_the_finished_run(compose_config, tiny_overrides, tmp_path, monkeypatch):
+    from cap import train as door
+
+    def fail(*arguments):
+        raise ValueError("made up")
+
+    run(compose_config, [*tiny_overrides, "contrast=none"])
+    before = files(tmp_path / "run")
+    monkeypatch.setattr(door, "_finish", fail)
+    with pytest.raises(ValueError, match="made up"):
+        run(compose_config, [*tiny_overrides, "contrast=none", "overwrite=true"])
+    assert files(tmp_path / "run") == before
+
+
+def test_replacement_that_was_killed_before_it_was_put_in_place_is_found(
+    compose_config, tiny_overrides, tmp_path, monkeypatch
+):
+    from cap import train_record
+
+    wanted = [*tiny_overrides, "contrast=none", "overwrite=true"]
+    run(compose_config, wanted)
+
+    def die(run_dir):
+        if run_dir.exists():
+            run_dir.rename(tmp_path / ".run.old")  # between the two renames
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_record, "put_in_place", die)
+        with pytest.raises(Killed):
+            run(compose_config, wanted)
+    assert not (tmp_path / "run").exists()
+    score = run(compose_config, [*wanted, "resume=true"])
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["status"], record["scores"]["pruned"]["accuracy"]) == ("completed", score)
+    assert not list(tmp_path.glob(".run.replacement"))
+
+
+def test_interrupted_run_is_started_anew_where_it_may_be_overwritten(compose_config, tmp_path, killed):
+    wanted = killed(2)
+    run(compose_config, [*wanted, "resume=false", "overwrite=true"])
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["status"], record.get("resumed_at")) == ("completed", None)
+
+
 def test_interrupted_run_is_not_thrown_away(compose_config, killed):
     from cap.errors import InputError
 

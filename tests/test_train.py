@@ -271,9 +271,9 @@ def test_folder_with_something_else_is_refused_and_left_as_it_was(compose_config
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
-def test_same_configuration_again_replaces_the_run(compose_config, tiny_overrides):
+def test_same_configuration_again_replaces_the_run_where_that_is_asked_for(compose_config, tiny_overrides):
     _, _, first = run(compose_config, tiny_overrides)
-    _, _, second = run(compose_config, tiny_overrides)
+    _, _, second = run(compose_config, [*tiny_overrides, "overwrite=true"])
     assert second["status"] == "completed"
     assert second["scores"] == first["scores"]
 
@@ -301,6 +301,7 @@ def test_infinite_loss_stops_with_the_term_and_the_step(compose_config, tiny_ove
 
 
 def test_interrupted_run_never_looks_complete(compose_config, tiny_overrides, tmp_path, monkeypatch):
+    from cap.finetune import finetune
     from cap.train import train
     from cap.training.module import CapModule
 
@@ -308,7 +309,7 @@ def test_interrupted_run_never_looks_complete(compose_config, tiny_overrides, tm
         raise KeyboardInterrupt
 
     overrides = [*tiny_overrides, "contrast=none"]
-    run(compose_config, overrides)  # so that the teacher is there, and an older record stands in the folder
+    finetune(compose_config(*overrides))  # so that the teacher is there, and the run itself is interrupted
     monkeypatch.setattr(CapModule, "loss_terms", interrupt)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         train(compose_config(*overrides))

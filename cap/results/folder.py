@@ -158,6 +158,70 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def replacement_of(run_dir: Path) -> Path:
+    """Name the folder in which a run is made that replaces a finished one."""
+    return run_dir.parent / f".{run_dir.name}.replacement"
+
+
+def put_in_place(run_dir: Path) -> None:
+    """Let a replacement, which is complete, take the place of the run that it replaces.
+
+    Args:
+        run_dir: The run's folder, held by ``hold``.
+    """
+    new = replacement_of(run_dir)
+    old = new.with_suffix(".old")
+    # No call replaces a folder. A kill between the two renames leaves both whole; ``settle_replacement`` then ends it.
+    if run_dir.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        run_dir.rename(old)
+    new.rename(run_dir)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settle_replacement(run_dir: Path, config_hash: str) -> bool:
+    """Put a complete replacement in its place if its process was killed before it could.
+
+    Args:
+        run_dir: The run's folder.
+        config_hash: Of the run that wants it.
+
+    Returns:
+        True if it was.
+    """
+
+    def is_complete() -> bool:
+        return _claims(replacement_of(run_dir), config_hash=config_hash, status="completed")
+
+    if not is_complete():
+        return False
+    lock = hold(run_dir)
+    try:
+        # The process that made it may have put it there meanwhile.
+        was_complete = is_complete()
+        if was_complete:
+            put_in_place(run_dir)
+        return was_complete
+    finally:
+        lock.release()
+
+
+def drop_other_replacement(run_dir: Path, config_hash: str) -> None:
+    """Remove what an interrupted replacement of another configuration has left beside a run's folder."""
+    new = replacement_of(run_dir)
+    if new.exists() and not _claims(new, config_hash=config_hash):
+        shutil.rmtree(new)
+
+
+def _claims(folder: Path, **expected: str) -> bool:
+    """Tell whether a folder holds a record, and one that says what is expected."""
+    try:
+        record = read_json(folder / RECORD)
+        return all(record[key] == value for key, value in expected.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def hold(run_dir: Path, *, patience: float = 0.0) -> FileLock:
     """Keep other processes out of a run's folder until the lock is released or this process ends.
 
@@ -193,9 +257,13 @@ __all__ = [
     "MODEL",
     "RECORD",
     "claim",
+    "drop_other_replacement",
     "hold",
     "length_of_run",
+    "put_in_place",
     "read_record",
+    "replacement_of",
     "require_empty",
     "require_free",
+    "settle_replacement",
 ]

@@ -22,6 +22,7 @@ _CHANGES_NOTHING = (
     "traceback",
     "dry_run",
     "resume",
+    "overwrite",
     "skip_completed",
     "checkpoint",
     "memory",

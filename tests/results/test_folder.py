@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from cap.errors import InputError
-from cap.results.folder import claim, read_record, require_free
+from cap.results.folder import (
+    claim,
+    drop_other_replacement,
+    read_record,
+    replacement_of,
+    require_free,
+    settle_replacement,
+)
 
 
 def folder_of(tmp_path: Path, status: str, *files: str) -> Path:
@@ -45,3 +52,42 @@ def test_folder_of_another_configuration_with_something_in_it_is_refused(tmp_pat
 
 def test_failed_start_of_this_configuration_is_read(tmp_path):
     assert read_record(folder_of(tmp_path, "failed"), "other")["wandb_id"] == "a"
+
+
+def replacement_with(run_dir: Path, **record: str) -> Path:
+    new = replacement_of(run_dir)
+    new.mkdir(parents=True)
+    (new / "record.json").write_text(json.dumps(record))
+    return new
+
+
+def test_complete_replacement_is_settled_and_the_old_run_is_gone(tmp_path):
+    run_dir = folder_of(tmp_path, "completed")
+    replacement_with(run_dir, status="completed", config_hash="other")
+    assert settle_replacement(run_dir, "other")
+    assert [path.name for path in run_dir.iterdir()] == ["record.json"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"status": "interrupted", "config_hash": "other"},
+        {"status": "completed", "config_hash": "mine"},
+        {"status": "completed"},
+    ],
+    ids=["interrupted", "of another configuration", "without a hash"],
+)
+def test_replacement_that_is_not_complete_is_not_settled(tmp_path, record):
+    run_dir = folder_of(tmp_path, "completed")
+    new = replacement_with(run_dir, **record)
+    assert not settle_replacement(run_dir, "other")
+    assert new.exists()
+    assert (run_dir / "train.log").exists()
+
+
+@pytest.mark.parametrize(("config_hash", "stays"), [("mine", False), ("other", True)])
+def test_only_the_replacement_of_another_configuration_is_dropped(tmp_path, config_hash, stays):
+    new = replacement_with(tmp_path / "run", status="interrupted", config_hash="other")
+    drop_other_replacement(tmp_path / "run", config_hash)
+    assert new.exists() is stays
