@@ -36,6 +36,7 @@ from cap.train_parts import (
     require_possible,
 )
 from cap.train_record import RunRecord
+from cap.train_sources import changes_since
 from cap.training.checkpoint import Checkpoint, newest_checkpoint
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule
@@ -254,6 +255,13 @@ def _require_going_on(run_dir: Path, *, goes_on: bool) -> None:
 
 
 def _found_done(checked: Checked, record: dict[str, Any], run_dir: Path, *, is_first: bool) -> float:
+    """Leave a finished run as it is; refuse to call it that of rows or weights which have changed since."""
+    changes = changes_since(checked.config, record)
+    if changes:
+        raise InputError(
+            f"a finished run is found for the rows and weights that it read, but since the one in {run_dir} there have "
+            f"changed: {'; '.join(changes)}; give another output_dir, or replace the run with overwrite=true"
+        )
     if is_first:
         shutil.rmtree(run_dir / CHECKPOINTS, ignore_errors=True)
         RunRecord(checked, run_dir).repeat(record)

@@ -40,6 +40,7 @@ from cap.results.folder import (
 )
 from cap.results.record import environment, forget_peak_memory, peak_memory_gb, retention, write_record
 from cap.results.report import summary_table, write_report
+from cap.train_sources import hashes_of_rows, hashes_of_weights
 from cap.training.checkpoint import Checkpoint
 from cap.training.curves import cut_curves
 from cap.training.dynamics import Dynamics
@@ -119,6 +120,8 @@ class RunRecord:
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
         if not self.is_first:
             return None
+        self.content["data"]["files"] = hashes_of_rows(self.checked.config)
+        self.content["weights_sha256"] = hashes_of_weights(self.checked.config)
         for note in self.checked.notes:
             log.warning(note)
         lock = self._lock = hold(self.home, patience=_PATIENCE_SECONDS if goes_on else 0.0)
@@ -148,7 +151,8 @@ class RunRecord:
         self.content |= {key: earlier[key] for key in ("wandb_id", "teacher") if key in earlier}
         if checkpoint is None:
             return
-        if earlier.get("data") != self.content["data"]:
+        # Not the files: written again, they may still hold the same rows.
+        if any(earlier.get("data", {}).get(key) != self.content["data"][key] for key in ("fingerprint", "n_rows")):
             raise InputError(
                 f"a run goes on with the rows it began with, but those of {self.content['data']['source']} have "
                 f"changed since; give another output_dir, or remove {self.run_dir / CHECKPOINTS} to start this run anew"

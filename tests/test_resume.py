@@ -293,6 +293,113 @@ def test_finished_run_is_left_as_it_is(compose_config, tiny_overrides, tmp_path)
     assert files(tmp_path / "run") == before
 
 
+@pytest.fixture
+def finished(compose_config, tiny_overrides, tiny_data, tiny_model, tmp_path, monkeypatch):
+    """Finish a run on rows and weights of its own, of which nothing is read again; return what to repeat it with."""
+    import shutil
+
+    from cap import train as door
+
+    shutil.copytree(tiny_data, tmp_path / "rows")
+    shutil.copytree(tiny_model, tmp_path / "pretrained")
+    own = [f"data_dir={tmp_path / 'rows'}", f"model.name_or_path={tmp_path / 'pretrained'}", "contrast=none"]
+    wanted = [*tiny_overrides, *own, "trainer.max_steps=1", "finetune.max_steps=1"]
+    run(compose_config, wanted)
+    monkeypatch.setattr(door, "prepare", lambda checked: pytest.fail("the run began"))
+    return wanted
+
+
+def more_rows(tmp_path: Path) -> None:
+    with (tmp_path / "rows" / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"sentence": "the film is good", "label": 1}) + "\n")
+
+
+def other_weights(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value * 1.01 for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def record_without_files(tmp_path: Path) -> None:
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    del record["data"]["files"], record["weights_sha256"]
+    (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+
+
+def more_rows_than_an_old_record_knows(tmp_path: Path) -> None:
+    record_without_files(tmp_path)
+    more_rows(tmp_path)
+
+
+CHANGES = {
+    "rows": (more_rows, "the rows of folder rows"),
+    "rows, and a record without files": (more_rows_than_an_old_record_knows, "the rows of folder rows"),
+    "weights": (lambda path: other_weights(path / "pretrained"), r"the weights of the model \(model.safetensors\)"),
+}
+
+
+@pytest.mark.parametrize("found_by", ["resume=true", "skip_completed=true"])
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
+def test_finished_run_is_not_found_for_what_it_did_not_read(
+    compose_config, tmp_path, finished, change, message, found_by
+):
+    from cap.errors import InputError
+
+    change(tmp_path)
+    before = files(tmp_path / "run")
+    with pytest.raises(InputError, match=rf"have changed: {message}.*replace the run with overwrite=true"):
+        run(compose_config, [*finished, found_by])
+    assert files(tmp_path / "run") == before
+
+
+def rows_written_in_other_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "rows" / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row, indent=None, separators=(",", ":")) + "\n" for row in rows))
+
+
+def rows_and_weights_removed(tmp_path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(tmp_path / "rows")
+    shutil.rmtree(tmp_path / "pretrained")
+
+
+@pytest.mark.parametrize(
+    "change", [rows_written_in_other_bytes, record_without_files, rows_and_weights_removed], ids=lambda f: f.__name__
+)
+def test_finished_run_is_found_where_nothing_says_that_it_read_something_else(
+    compose_config, tmp_path, finished, monkeypatch, change
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    change(tmp_path)
+    assert 0 <= run(compose_config, [*finished, "resume=true"]) <= 1
+
+
+def test_unchanged_files_are_not_read_as_rows(compose_config, finished, monkeypatch):
+    from cap import train_sources
+
+    monkeypatch.setattr(train_sources, "load_rows", lambda *arguments, **options: pytest.fail("the rows were read"))
+    assert 0 <= run(compose_config, [*finished, "resume=true"]) <= 1
+
+
+def test_record_names_the_weights_of_a_given_teacher(compose_config, tmp_path, tiny_overrides):
+    from cap.config import check
+    from cap.train_sources import changes_since, hashes_of_weights
+
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "model.safetensors").write_bytes(b"weights")
+    config = check(compose_config(*tiny_overrides, f"teacher={tmp_path / 'given'}")).config
+    before = hashes_of_weights(config)
+    assert before["teacher"] == {"model.safetensors": sha256(tmp_path / "given" / "model.safetensors")}
+    (tmp_path / "given" / "model.safetensors").write_bytes(b"others")
+    config.data_dir = str(tmp_path / "gone")
+    assert changes_since(config, {"data": {}, "weights_sha256": before}) == [
+        "the weights of the teacher (model.safetensors)"
+    ]
+
+
 def test_run_that_another_process_completes_meanwhile_is_left_as_it_is(
     compose_config, tiny_overrides, tmp_path, monkeypatch
 ):

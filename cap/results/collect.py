@@ -71,6 +71,7 @@ KNOWN = frozenset(
         "commits",
         "dynamics",
         "gradient_shares",
+        "weights_sha256",
     }
 )
 """The keys of a record that this version knows."""

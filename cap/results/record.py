@@ -12,9 +12,11 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``data``                           ``source``, ``fingerprint``, ``n_rows`` by split: ``{"train": n, ...}``;
                                    ``unlabelled``, if there are rows without a label: their ``source`` and
                                    ``fingerprint``, ``n_repeated`` (left out: training has their texts already) and
-                                   ``n_validated`` (with texts of validation rows)
+                                   ``n_validated`` (with texts of validation rows);
+                                   ``files``: SHA-256 by name of the files of a ``data_dir``
 ``model``, ``pooling``             where the pre-trained model comes from; how every encoding of the run is pooled:
                                    ``pooler``, ``first_token`` or ``mean``
+``weights_sha256``                 of the ``model`` and of a given ``teacher``: SHA-256 by name of their files
 ``metric``                         the task's first metric, which retention is computed on
 ``scores``                         ``majority``, ``teacher``, ``pruned``: each ``{metric: x}``, or null (no teacher)
 ``levels``                         list of ``{"step", "target", "sparsity", "scores": {metric: x}}``: validations,
