@@ -298,9 +298,9 @@ def check(cfg: DictConfig) -> Checked:
             config.trainer.max_epochs,
         )
         config.trainer.max_epochs = resolved["trainer"]["max_epochs"] = n_epochs
-    weights = contrast_weights(config.contrast)
-    config.contrast.unsupervised_weight, config.contrast.supervised_weight = weights
-    resolved["contrast"]["unsupervised_weight"], resolved["contrast"]["supervised_weight"] = weights
+    unsupervised, supervised = contrast_weights(config.contrast)
+    config.contrast.unsupervised_weight = resolved["contrast"]["unsupervised_weight"] = unsupervised
+    config.contrast.supervised_weight = resolved["contrast"]["supervised_weight"] = supervised
     given = parts["pruning"].freezes if config.freeze is None else config.freeze
     config.freeze = resolved["freeze"] = [part for part in PARTS if part in given]
     config.task.max_length = resolved["task"]["max_length"] = config.max_length

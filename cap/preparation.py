@@ -114,9 +114,7 @@ def prepare(checked: Checked) -> Prepared:
         InputError: If the model, a given teacher, the data or a folder is not what is required.
     """
     config = checked.config
-    keep_unlabelled = config.data.keep_unlabelled
-    data_dir = Path(config.data_dir) if config.data_dir is not None else None
-    task = task_of(config.task, data_dir, keep_unlabelled=keep_unlabelled)
+    task = configured_task(config)
     cache_dir = Path(config.cache_dir)
     ensure_writable(cache_dir, "cache_dir")
     model = config.model
@@ -131,20 +129,7 @@ def prepare(checked: Checked) -> Prepared:
     given = _given_source(config.teacher)
     given_model = None if given is None else _load_given(given, config, task, model_config)
     tokenizer = load_tokenizer(source)
-    rows = load_rows(
-        task,
-        data_dir=data_dir,
-        max_train_rows=config.data.max_train_rows,
-        max_eval_rows=config.data.max_eval_rows,
-        keep_unlabelled=keep_unlabelled,
-    )
-    rows = with_unlabelled(
-        rows,
-        task,
-        file=Path(config.data.unlabelled) if config.data.unlabelled is not None else None,
-        max_rows=config.data.max_unlabelled_rows,
-        keep_unlabelled=keep_unlabelled,
-    )
+    rows = rows_of(config, task)
     if given is not None:
         check_tokenizer(load_tokenizer(given), tokenizer, _first_texts(task, rows), name=given.label)
     budget = MemoryBudget(config.memory.budget_gb, n_processes=config.trainer.devices)
@@ -172,6 +157,39 @@ def prepare(checked: Checked) -> Prepared:
     teacher = None if given_model is None else PooledModel(given_model, pooling)
     majority = datamodule.majority()
     return Prepared(task, rows, source, tokenizer, datamodule, pretrained, majority, budget, cache_dir, teacher)
+
+
+def configured_task(config: TrainConfig) -> Task:
+    """Look up the task of a run.
+
+    Raises:
+        InputError: As ``task_of``.
+    """
+    data_dir = Path(config.data_dir) if config.data_dir is not None else None
+    return task_of(config.task, data_dir, keep_unlabelled=config.data.keep_unlabelled)
+
+
+def rows_of(config: TrainConfig, task: Task) -> Rows:
+    """Load the rows of a run, those without a label among them.
+
+    Raises:
+        InputError: If they are not what the task requires.
+    """
+    keep_unlabelled = config.data.keep_unlabelled
+    rows = load_rows(
+        task,
+        data_dir=Path(config.data_dir) if config.data_dir is not None else None,
+        max_train_rows=config.data.max_train_rows,
+        max_eval_rows=config.data.max_eval_rows,
+        keep_unlabelled=keep_unlabelled,
+    )
+    return with_unlabelled(
+        rows,
+        task,
+        file=Path(config.data.unlabelled) if config.data.unlabelled is not None else None,
+        max_rows=config.data.max_unlabelled_rows,
+        keep_unlabelled=keep_unlabelled,
+    )
 
 
 def _given_source(wanted: str) -> ModelSource | None:
@@ -432,4 +450,15 @@ def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
     return f"{metric} {scores[metric]:.4f}, {_KNOWING_NOTHING[prepared.task.kind]} {prepared.majority[metric]:.4f}"
 
 
-__all__ = ["Prepared", "Teacher", "chance_message", "data_terms", "get_teacher", "prepare", "scoring_rows", "task_of"]
+__all__ = [
+    "Prepared",
+    "Teacher",
+    "chance_message",
+    "configured_task",
+    "data_terms",
+    "get_teacher",
+    "prepare",
+    "rows_of",
+    "scoring_rows",
+    "task_of",
+]

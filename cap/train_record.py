@@ -152,7 +152,10 @@ class RunRecord:
         if checkpoint is None:
             return
         # Not the files: written again, they may still hold the same rows.
-        if any(earlier.get("data", {}).get(key) != self.content["data"][key] for key in ("fingerprint", "n_rows")):
+        if any(
+            earlier.get("data", {}).get(key) != self.content["data"].get(key)
+            for key in ("fingerprint", "n_rows", "unlabelled")
+        ):
             raise InputError(
                 f"a run goes on with the rows it began with, but those of {self.content['data']['source']} have "
                 f"changed since; give another output_dir, or remove {self.run_dir / CHECKPOINTS} to start this run anew"

@@ -9,23 +9,27 @@ from typing import Any
 from cap.config import TrainConfig
 from cap.data.docstrings import docstring_source
 from cap.data.files import file_hashes
-from cap.data.sources import load_rows
 from cap.data.tasks import get_task
 from cap.errors import InputError
 from cap.models.encoders import resolve_source
 from cap.models.weight_files import weight_hashes
-from cap.preparation import task_of
+from cap.preparation import configured_task, rows_of
+from cap.storage import file_sha256
 
 
 def hashes_of_rows(config: TrainConfig) -> dict[str, str]:
-    """Hash the files that rows are read from, by name; none where there is no ``data_dir``."""
-    if config.data_dir is None:
-        return {}
-    splits = ("validation",) if config.task.name == "custom" else get_task(config.task.name).validation_splits
+    """Hash the files that rows are read from, by name, ``data.unlabelled`` among them; none if any of them is gone."""
+    found: dict[str, str] = {}
     try:
-        return file_hashes(Path(config.data_dir), ("train", *splits))
-    except InputError:
+        if config.data.unlabelled is not None:
+            found["data.unlabelled"] = file_sha256(Path(config.data.unlabelled))
+        if config.data_dir is not None:
+            is_custom = config.task.name == "custom"
+            splits = ("validation",) if is_custom else get_task(config.task.name).validation_splits
+            found |= file_hashes(Path(config.data_dir), ("train", *splits))
+    except (InputError, OSError):
         return {}
+    return found
 
 
 def hashes_of_weights(config: TrainConfig) -> dict[str, dict[str, str]]:
@@ -61,14 +65,16 @@ def changes_since(config: TrainConfig, record: Mapping[str, Any]) -> list[str]:
     """
     changes = []
     if _may_have_other_rows(config, record["data"]):
-        data_dir = None if config.data_dir is None else Path(config.data_dir)
-        limits = {"max_train_rows": config.data.max_train_rows, "max_eval_rows": config.data.max_eval_rows}
-        now = load_rows(task_of(config.task, data_dir), data_dir=data_dir, **limits)
-        if now.fingerprint != record["data"]["fingerprint"]:
-            changes.append(
-                f"the rows of {now.source} (their fingerprint was {record['data']['fingerprint']} and is "
-                f"{now.fingerprint})"
-            )
+        now = rows_of(config, configured_task(config))
+        known = [(now.source, record["data"]["fingerprint"], now.fingerprint)]
+        if now.unlabelled is not None:
+            before_it = (record["data"].get("unlabelled") or {}).get("fingerprint")
+            known.append((now.unlabelled.source, before_it, now.unlabelled.fingerprint))
+        changes += [
+            f"the rows of {source} (their fingerprint was {then} and is {found})"
+            for source, then, found in known
+            if then != found
+        ]
     before = record.get("weights_sha256") or {}
     changes += [
         f"the weights of the {role} ({name})"
@@ -80,7 +86,7 @@ def changes_since(config: TrainConfig, record: Mapping[str, Any]) -> list[str]:
 
 
 def _may_have_other_rows(config: TrainConfig, before: Mapping[str, Any]) -> bool:
-    if config.data_dir is not None:
+    if config.data_dir is not None or config.data.unlabelled is not None:
         now = hashes_of_rows(config)
         return bool(now) and now != before.get("files")
     return config.task.name == "docstrings" and docstring_source() != before["source"]

@@ -377,10 +377,28 @@ def test_finished_run_is_found_where_nothing_says_that_it_read_something_else(
     assert 0 <= run(compose_config, [*finished, "resume=true"]) <= 1
 
 
+def test_finished_run_is_not_found_for_other_rows_without_a_label(compose_config, tmp_path, tiny_overrides):
+    from cap.errors import InputError
+
+    texts = tmp_path / "texts.csv"
+    texts.write_text("sentence\na plot without a point\n")
+    wanted = [
+        *tiny_overrides,
+        f"data.unlabelled={texts}",
+        "contrast=none",
+        "trainer.max_steps=1",
+        "finetune.max_steps=1",
+    ]
+    run(compose_config, wanted)
+    texts.write_text("sentence\na plot with a point\n")
+    with pytest.raises(InputError, match=r"have changed: the rows of file texts.csv"):
+        run(compose_config, [*wanted, "resume=true"])
+
+
 def test_unchanged_files_are_not_read_as_rows(compose_config, finished, monkeypatch):
     from cap import train_sources
 
-    monkeypatch.setattr(train_sources, "load_rows", lambda *arguments, **options: pytest.fail("the rows were read"))
+    monkeypatch.setattr(train_sources, "rows_of", lambda *arguments, **options: pytest.fail("the rows were read"))
     assert 0 <= run(compose_config, [*finished, "resume=true"]) <= 1
 
 
