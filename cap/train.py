@@ -163,7 +163,14 @@ def _fit(
         # Heads and scores are drawn alike on every process; what is dropped out must differ.
         seed_everything(checked.config.seed + 1_000_003 * ranks.rank, verbose=False)
     callbacks = new_callbacks(
-        checked, prepared, record.run_dir, ranks, frozen=frozen, note_kept=record.note_kept, warn=record.warn
+        checked,
+        prepared,
+        record.run_dir,
+        ranks,
+        frozen=frozen,
+        note_kept=record.note_kept,
+        note_gradients=record.note_gradients,
+        warn=record.warn,
     )
     add_callbacks(trainer, callbacks.in_order)
     with record.phase("fit"):
@@ -187,6 +194,7 @@ def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None
         seconds_before=callbacks.checkpoint.seconds,
         seconds_within={
             "importance": callbacks.importance.seconds,
+            "gradients": callbacks.gradients.seconds,
             "snapshots": sum(callback.seconds for callback in callbacks.snapshots),
         },
     )

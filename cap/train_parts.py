@@ -24,6 +24,7 @@ from cap.training.callbacks import ImportanceCallback, PruningCallback, RestartC
 from cap.training.checkpoint import CheckpointCallback
 from cap.training.dynamics import Dynamics, EstimateCallback, count_parameters, path_length, planned_steps
 from cap.training.encode import computation_of, frozen_outputs
+from cap.training.gradient_shares import GradientShares
 from cap.training.keep import KeepCallback
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.ranks import ALONE, Ranks
@@ -223,6 +224,7 @@ class Callbacks:
     scores: ScoreCallback
     importance: ImportanceCallback
     snapshots: list[SnapshotCallback]
+    gradients: GradientShares
     keep: KeepCallback | None
     timer: StepTimer
     estimate: EstimateCallback
@@ -238,6 +240,7 @@ class Callbacks:
             self.scores,
             self.importance,
             *self.snapshots,
+            self.gradients,
             *([] if self.keep is None else [self.keep]),
             self.timer,
             self.estimate,
@@ -255,6 +258,7 @@ def new_callbacks(
     *,
     frozen: Mapping[str, str],
     note_kept: Callable[[list[dict[str, Any]]], None],
+    note_gradients: Callable[[dict[str, float]], None],
     warn: Callable[[str], None],
 ) -> Callbacks:
     """Make the callbacks of a run.
@@ -266,6 +270,7 @@ def new_callbacks(
         ranks: The processes of the run.
         frozen: Keys of what the memory was filled with, which a checkpoint refers to.
         note_kept: Told of the models that ``keep_levels`` has kept so far.
+        note_gradients: Told of how hard each loss term pulls on the encoder.
         warn: Told of what a reader of the result must know.
     """
     config, rows, wanted = checked.config, prepared.datamodule, checked.pruner.importance_pass
@@ -313,6 +318,13 @@ def new_callbacks(
             warn=warn,
         ),
         snapshots=[snapshots] if snapshots.terms else [],
+        gradients=GradientShares(
+            pruning,
+            # Half of the way a student that starts from its teacher has something to learn from it.
+            from_sparsity=config.sparsity / 2 if config.student_init == "teacher" else 0.0,
+            note=note_gradients,
+            warn=warn,
+        ),
         keep=keep if config.keep_levels is not None else None,
         timer=timer,
         estimate=EstimateCallback(timer),

@@ -210,6 +210,11 @@ class RunRecord:
         self.content["kept"] = list(kept)
         self._write_interim()
 
+    def note_gradients(self, shares: dict[str, float]) -> None:
+        """Write down how hard each loss term pulls on the encoder."""
+        self.content["gradient_shares"] = shares
+        self._write_interim()
+
     def note_training(
         self,
         *,

@@ -70,6 +70,8 @@ def assert_same_run(resumed: Path, whole: Path) -> None:
     records = [json.loads((folder / "record.json").read_text()) for folder in (whole, resumed)]
     assert records[0]["levels"] == records[1]["levels"]
     assert records[0]["scores"] == records[1]["scores"]
+    assert records[0].get("gradient_shares") == records[1].get("gradient_shares")
+    assert records[0]["warnings"] == records[1]["warnings"]
 
 
 @pytest.fixture

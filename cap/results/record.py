@@ -30,10 +30,14 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
                                    weight but zeros
 ``dynamics``                       what was known before training, see ``cap.training.dynamics``, and
                                    ``minutes_estimated`` for the steps, from the first ten, or null
+``gradient_shares``                by loss term: the norm of its gradient with respect to the encoder layers, over that
+                                   of ``kd``, or of ``ce`` where there is no distillation, on the first batches of
+                                   training (from half of the sparsity on where the student starts from the teacher;
+                                   for ``snc`` behind the first snapshot); absent where there is one term alone
 ``steps``, ``seconds_per_step``    optimizer steps of the run, and the median time of one
-``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance`` and
-                                   ``snapshots`` (during the fit, not counted in it), ``evaluate``, ``total``;
-                                   those of training over all attempts, the others of the last one
+``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance``,
+                                   ``snapshots`` and ``gradients`` (during the fit, not counted in it), ``evaluate``,
+                                   ``total``; those of training over all attempts, the others of the last one
 ``peak_memory_gb``                 see ``peak_memory_gb``
 ``resumed_at``                     optimizer steps at which an interrupted run went on; absent if it never did
 ``wandb_id``                       of the W&B run, which a resumed run continues

@@ -32,6 +32,7 @@ from cap.pruning.soft_movement import SoftMovement
 from cap.pruning.structured import Structured
 from cap.training.agreement import MaskAgreement, hash_masks
 from cap.training.callbacks import ImportanceCallback, PruningCallback
+from cap.training.gradient_shares import GradientShares
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.ranks import ALONE, Ranks, join
 from cap.training.strategy import make_strategy
@@ -288,7 +289,9 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
         n_examples=N_EXAMPLES,
     )
     recorder = Recorder()
-    callbacks = [importance, pruning, MaskAgreement(ranks), recorder]
+    shares: dict[str, float] = {}
+    gradients = GradientShares(pruning, from_sparsity=0.0, note=shares.update)
+    callbacks = [importance, gradients, pruning, MaskAgreement(ranks), recorder]
     trainer = make_trainer(folder, ranks.size, callbacks, accumulate_grad_batches=case.accumulate)
     trainer.fit(
         module,
@@ -301,6 +304,7 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
         "masks": recorder.masks,
         "gradients": recorder.gradients,
         "scores": recorder.scores,
+        "shares": shares,
         "extras": torch.randint(1000, (3,), generator=module._extras).tolist(),
     }
 

@@ -99,6 +99,14 @@ def test_every_validation_row_counts_once(found, one, case, rank):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_terms_pull_as_hard_as_those_of_one_process(found, one, case):
+    compared = CASES[case] - {"scores", "total"}
+    assert set(one[case]["shares"]) == (compared if len(compared) > 1 else set())
+    assert found[0][case]["shares"] == found[1][case]["shares"]
+    assert found[0][case]["shares"] == pytest.approx(one[case]["shares"], rel=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_all_draw_from_one_stream_of_extra_examples(found, one, case):
     assert found[0][case]["extras"] == found[1][case]["extras"] == one[case]["extras"]
 
