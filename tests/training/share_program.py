@@ -202,6 +202,9 @@ def make_module(case: Case, folder: Path, ranks: Ranks) -> CapModule:
     is_span = case.kind == "span"
     model = BertForQuestionAnswering(config) if is_span else BertForSequenceClassification(config)
     teacher = type(model)(config)
+    with torch.no_grad():  # LayerNorm as it starts gives every token the same size
+        for parameter in teacher.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     pruner = case.pruner()
     pruner.attach(prunable(model), seed=0)
     contrast = {
