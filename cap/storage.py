@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -37,14 +38,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
         Where to write. After an exception it is removed and ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(path, suffix=path.suffix)
+    # Like any other output and unlike mkstemp's private files: the system applies the umask, and nobody reads it.
+    temporary.touch(mode=0o666, exist_ok=False)
     try:
+        mode = temporary.stat().st_mode
         yield temporary
         _flush_to_disk(temporary)
-        # mkstemp makes private files; caches and records are meant to be shared like any other output.
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode)  # a writer may have put a file of its own in the place of this one
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -61,11 +62,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         Where to write. After an exception it is removed and ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = _beside(path)
+    temporary.mkdir(mode=0o777)
     try:
         yield temporary
         settle(temporary)
-        temporary.chmod(0o777 & ~_umask())
         if path.exists():
             # No call replaces a folder: the old one steps aside first, so that no moment shows half of each.
             aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
@@ -232,10 +233,9 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(path: Path, *, suffix: str = "") -> Path:
+    """Name something new in the folder of ``path``; 64 random bits make it one that nobody else has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{suffix}")
 
 
 __all__ = [

@@ -3,8 +3,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,42 @@ def test_a_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    """Set an unusual umask for a test."""
+    before = os.umask(0o026)
+    yield 0o026
+    os.umask(before)
+
+
+def test_permissions_follow_the_umask_of_the_process(tmp_path: Path, umask: int) -> None:
+    with atomic_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    with atomic_folder(tmp_path / "model") as temporary:
+        (temporary / "weights").write_text("new")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "model", "model/weights")]
+    assert modes == [0o666 & ~umask, 0o777 & ~umask, 0o666 & ~umask]
+
+
+def test_a_file_that_a_writer_put_in_place_of_its_own_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with atomic_file(tmp_path / "a.txt") as temporary:
+        (tmp_path / "private").touch(mode=0o600)
+        (tmp_path / "private").replace(temporary)
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_write_leaves_the_umask_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It belongs to the whole process: files that other threads create meanwhile would be writable for everybody.
+    asked: list[int] = []
+    monkeypatch.setattr(os, "umask", lambda mask: asked.append(mask) or 0o022)
+    with atomic_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    with atomic_folder(tmp_path / "model"):
+        pass
+    assert asked == []
 
 
 # --- one folder --------------------------------------------------------------------------------------------------
