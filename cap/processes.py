@@ -49,6 +49,17 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
+def n_usable_cores() -> int:
+    """Count the cores that this process may use: a scheduler or ``taskset`` often leaves it a few of the machine's."""
+    try:
+        n_cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux tells
+        n_cores = os.cpu_count() or 1
+    # SLURM does not bind tasks to their cores on every cluster.
+    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(n_cores, int(granted)) if granted.isdecimal() and int(granted) > 0 else n_cores
+
+
 def check_processes(n_processes: int, n_nodes: int) -> None:
     """Check that as many processes were started as the configuration asks for.
 
@@ -120,7 +131,7 @@ def run_processes(
     changed = {PARENT: str(os.getpid())}
     # Cores are shared; without this every process would use all of them.
     if "OMP_NUM_THREADS" not in os.environ:
-        changed["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // n_processes))
+        changed["OMP_NUM_THREADS"] = str(max(1, n_usable_cores() // n_processes))
     if visible_devices is not None:
         changed["CUDA_VISIBLE_DEVICES"] = ",".join(visible_devices)
     # The agent leaves a variable and its signal handlers behind.
@@ -183,5 +194,6 @@ __all__ = [
     "end_with_parent",
     "is_first_process",
     "is_one_of_many",
+    "n_usable_cores",
     "run_processes",
 ]

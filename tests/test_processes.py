@@ -89,6 +89,46 @@ def failures() -> dict[str, tuple[str, type[Exception], str]]:
     }
 
 
+# What the system says, what SLURM says, what two processes get each.
+THREADS = {
+    "all cores": (range(64), None, "32"),
+    "a few of the machine's cores": (range(8), None, "4"),
+    "SLURM without binding": (range(64), "6", "3"),
+    "SLURM with fewer cores bound than granted": (range(4), "16", "2"),
+    "one core": (range(1), "1", "1"),
+    "nothing that is a number": (range(8), "all", "4"),
+}
+
+
+@pytest.mark.parametrize(("bound", "granted", "expected"), THREADS.values(), ids=THREADS)
+def test_processes_share_the_cores_that_this_one_may_use(monkeypatch, bound, granted, expected):
+    from cap import processes
+
+    seen = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(bound), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if granted is not None:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", granted)
+    monkeypatch.setattr(
+        processes,
+        "elastic_launch",
+        lambda config, command: lambda *arguments: seen.append(os.environ["OMP_NUM_THREADS"]),
+    )
+    processes.run_processes(2, [])
+    assert seen == [expected]
+
+
+def test_cores_are_the_machines_where_the_system_does_not_tell_which_are_bound(monkeypatch):
+    from cap.processes import n_usable_cores
+
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert n_usable_cores() == 12
+
+
 @pytest.mark.parametrize("mode", ["killed", "bad input", "stopped"])
 def test_process_that_ends_badly_ends_the_others_and_says_why(start, mode):
     _, kind, message = failures()[mode]
