@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -39,6 +40,8 @@ _SECONDS_OF_THE_FIRST = 5.0
 _N_SUGGESTIONS = 3
 # Groups whose files set keys of all others.
 _RECIPES = ("experiment", "debug")
+# What a value must be, by OmegaConf's name of its type.
+_REQUIRED = {"Integer": "a whole number, like 10", "Float": "a number, like 0.5 or 3e-5", "bool": "true or false"}
 
 
 def conf_dir() -> Path:
@@ -164,6 +167,9 @@ def explain(error: Exception, known: Iterable[str]) -> str:
         return f"there is no key {given!r}; the nearest known ones are {', '.join(nearest)}"
     if "is not a ListConfig" in str(cause):
         return f"{first_line.removesuffix('.')}: this key holds a list; write it in brackets, key=[first,second]"
+    of_another_type = _of_another_type(cause)
+    if of_another_type is not None:
+        return of_another_type
     if cause is not None and str(cause):
         return f"{first_line.removesuffix('.')}: {str(cause).splitlines()[0]}"
     return " ".join(line.strip() for line in str(error).splitlines())
@@ -199,6 +205,15 @@ def _of_another_choice(given: str, cause: BaseException | None) -> str | None:
     if not having or not chosen:
         return None
     return f"{group}={chosen[0]} has no key {key}; it belongs to {group}={', '.join(having)}"
+
+
+def _of_another_type(cause: BaseException | None) -> str | None:
+    """Say what a value must be that the schema does not take; None if something else is wrong with it."""
+    problem = re.match(r"Value '(.*)' (?:of type '.*' could not be converted to|is not a valid) (\w+)", str(cause))
+    key = getattr(cause, "full_key", None)
+    if problem is None or not key or problem[2] not in _REQUIRED:
+        return None
+    return f"{key} must be {_REQUIRED[problem[2]]}, got {problem[1]!r}"
 
 
 def _choices(group: str) -> dict[str, DictConfig]:

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cap.config_rules import (
+    infinite_values,
     problems_of_kept_levels,
     problems_of_parts,
     problems_of_snapshots,
@@ -286,6 +287,11 @@ def check(cfg: DictConfig) -> Checked:
         problems += problems_of_kept_levels(config.keep_levels, parts["pruning"], parts["schedule"], config.sparsity)
         problems += problems_of_steps(parts["schedule"], config.trainer)
     problems += problems_of_trainer(config.trainer)
+    problems += [
+        f"{key} must be a finite number, got {value}"
+        for key, value in infinite_values(resolved).items()
+        if not any(line.startswith(f"{key} ") for line in problems)
+    ]
     if problems:
         raise InputError("\n".join(problems))
     n_epochs = parts["schedule"].n_epochs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -32,6 +34,10 @@ _MOST_PER_ANCHOR = 2.0
 
 
 _REQUIRED: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+HIGHEST_SEED = 2**32 - 1
+"""What numpy's generator takes."""
 
 
 def type_problems(key: str, node: dict[str, Any]) -> list[str]:
@@ -96,7 +102,6 @@ def problems_of_values(config: TrainConfig) -> list[str]:
     }
     problems += [f"{key} must be > 0, got {value}" for key, value in positive.items() if not value > 0]
     not_negative = {
-        "seed": c.seed,
         "weight_decay": c.weight_decay,
         "finetune.weight_decay": c.finetune.weight_decay,
         "contrast.unsupervised_weight": c.contrast.unsupervised_weight or 0,  # null is that of the reduction
@@ -110,6 +115,8 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         "data.num_workers": c.data.num_workers,
     }
     problems += [f"{key} must be >= 0, got {value}" for key, value in not_negative.items() if not value >= 0]
+    if not 0 <= c.seed <= HIGHEST_SEED:
+        problems.append(f"seed must lie between 0 and {HIGHEST_SEED} (2**32 - 1), got {c.seed}; choose another one")
     optional = {
         "data.max_train_rows": c.data.max_train_rows,
         "data.max_eval_rows": c.data.max_eval_rows,
@@ -143,6 +150,21 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         + _problems_of_contrast(c)
         + _problems_of_unlabelled(c)
     )
+
+
+def infinite_values(node: Mapping[Any, Any], prefix: str = "") -> dict[str, float]:
+    """Find the numbers of a configuration that are infinite or nan, by key.
+
+    Rules that compare with 0 let infinity pass, and neither can be written into a record.
+    """
+    found: dict[str, float] = {}
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found |= infinite_values(value, f"{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            found[key] = value
+    return found
 
 
 def _problems_of_length(c: TrainConfig) -> list[str]:
@@ -323,6 +345,8 @@ def problems_of_kept_levels(
 
 
 __all__ = [
+    "HIGHEST_SEED",
+    "infinite_values",
     "problems_of_kept_levels",
     "problems_of_parts",
     "problems_of_snapshots",

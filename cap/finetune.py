@@ -11,9 +11,11 @@ from cap.cli import door
 from cap.config import check
 from cap.errors import InputError
 from cap.preparation import get_teacher, prepare
+from cap.training.randomness import keeping_determinism
 from cap.training.stop import stop
 
 
+@keeping_determinism()
 def finetune(cfg: DictConfig) -> float:
     """Fine-tune the teacher that ``python -m cap.train`` with the same keys would use.
 

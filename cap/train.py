@@ -18,6 +18,7 @@ from rich.console import Console
 from cap import grid
 from cap.cli import door, quoted, typed_command
 from cap.config import Checked, check
+from cap.config_rules import HIGHEST_SEED
 from cap.errors import InputError, RunError
 from cap.models.encoders import PooledModel, load_saved_model, save_model
 from cap.preparation import Prepared, chance_message, get_teacher, prepare
@@ -40,6 +41,7 @@ from cap.train_sources import changes_since
 from cap.training.checkpoint import Checkpoint, newest_checkpoint
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule
+from cap.training.randomness import keeping_determinism
 from cap.training.ranks import Ranks, join
 from cap.training.run import add_callbacks, fit
 from cap.training.shares import together
@@ -48,6 +50,7 @@ from cap.training.stop import stop
 log = logging.getLogger("cap.train")  # as a command, __name__ is __main__
 
 
+@keeping_determinism()
 def train(cfg: DictConfig) -> float | None:
     """Run the main job, go on with it, or find it done.
 
@@ -161,7 +164,7 @@ def _fit(
     module = new_module(checked, prepared, teacher, memory, ranks, warn=record.warn)
     if ranks.rank > 0:
         # Heads and scores are drawn alike on every process; what is dropped out must differ.
-        seed_everything(checked.config.seed + 1_000_003 * ranks.rank, verbose=False)
+        seed_everything((checked.config.seed + 1_000_003 * ranks.rank) % (HIGHEST_SEED + 1), verbose=False)
     callbacks = new_callbacks(
         checked,
         prepared,

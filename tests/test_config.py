@@ -143,6 +143,14 @@ def message_of(compose_config, *overrides: str) -> str:
             ["data.unlabelled=a.csv", "teacher=none", "contrast.pretrained=false", "contrast.snapshots=false"],
             "and no unsupervised contrast; set distill=logits with a teacher, or contrast=cap, or leave it out",
         ),
+        (["seed=4294967296"], "seed must lie between 0 and 4294967295 (2**32 - 1), got 4294967296; choose another"),
+        (["seed=-1"], "seed must lie between 0 and 4294967295 (2**32 - 1), got -1; choose another"),
+        (["learning_rate=inf"], "learning_rate must be a finite number, got inf"),
+        (["weight_decay=inf"], "weight_decay must be a finite number, got inf"),
+        (["pruning.score_learning_rate=inf"], "pruning.score_learning_rate must be a finite number, got inf"),
+        (["pruning.regularizer_weight=nan"], "pruning.regularizer_weight must be a finite number, got nan"),
+        (["memory.budget_gb=inf"], "memory.budget_gb must be a finite number, got inf"),
+        (["trainer.gradient_clip_val=inf"], "trainer.gradient_clip_val must be a finite number, got inf"),
         (["checkpoint.every_n_minutes=0"], "checkpoint.every_n_minutes must be > 0 or null, got 0.0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -287,6 +295,16 @@ def test_a_key_that_is_null_does_not_change_the_hash(compose_config):
     assert replace(checked, resolved=checked.resolved | newer).hash == checked.hash
     without = {key: value for key, value in checked.resolved.items() if key != "data_dir"}
     assert replace(checked, resolved=without).hash == checked.hash
+
+
+def test_what_is_not_finite_is_named_once(compose_config):
+    assert message_of(compose_config, "learning_rate=nan") == "learning_rate must be > 0, got nan"
+
+
+def test_highest_seed_is_taken(compose_config):
+    from cap.config import check
+
+    assert check(compose_config("seed=4294967295")).config.seed == 2**32 - 1
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,37 @@
-"""The state of every random generator of a process, in the types that ``torch.load(weights_only=True)`` reads."""
+"""The state of every random generator of a process, in the types that ``torch.load(weights_only=True)`` reads.
+
+And the switches of a process that make its algorithms deterministic.
+"""
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+@contextmanager
+def keeping_determinism() -> Iterator[None]:
+    """Put back afterwards what ``trainer.deterministic`` switches for the whole process: another job may follow."""
+    is_on = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmarks, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(is_on, warn_only=warns_only)
+        torch.backends.cudnn.benchmark = benchmarks
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
+        else:
+            os.environ[_WORKSPACE] = workspace
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -41,4 +66,4 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-__all__ = ["random_state", "set_random_state"]
+__all__ = ["keeping_determinism", "random_state", "set_random_state"]
