@@ -7,7 +7,8 @@ Sparsity is the fraction of prunable weights that are zero; which weights are pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from cap.models.families import Units, encoder_layers, prunable, prunable_linears
+from cap.pruning.selection import keep_highest_of_rows, selects_on_host
 
 
 class FixedMask(nn.Module):
@@ -76,14 +78,6 @@ class _StraightThrough(torch.autograd.Function):
         return to_weight, to_scores, None
 
 
-def kth_smallest(values: Float[Tensor, " n"], k: int) -> float:
-    """Return the k-th smallest value, k from 1 to n, without sorting."""
-    if values.device.type == "cpu":
-        # numpy's selection is vectorised: ten times faster than torch.kthvalue on two CPU threads, the same number.
-        return float(np.partition(values.numpy(), k - 1)[k - 1])
-    return float(values.kthvalue(k).values)
-
-
 def keep_highest(
     importance: Float[Tensor, "*shape"], n_pruned: int, *, tie_breaker: Callable[[], Float[Tensor, "*shape"]]
 ) -> Bool[Tensor, "*shape"]:
@@ -105,7 +99,11 @@ def keep_highest(
         raise ValueError(f"n_pruned must lie in [0, {len(flat)}], got {n_pruned}")
     if n_pruned in (0, len(flat)):
         return torch.full_like(importance, n_pruned == 0, dtype=torch.bool)
-    threshold = kth_smallest(flat, n_pruned)
+    if not selects_on_host(flat):
+        rows = keep_highest_of_rows(flat[None], [n_pruned], tie_breaker=lambda: tie_breaker().flatten()[None])
+        return rows.view_as(importance)
+    # numpy's selection is vectorised: ten times faster than torch.kthvalue on two CPU threads, the same number.
+    threshold = float(np.partition(flat.numpy(), n_pruned - 1)[n_pruned - 1])
     mask = flat > threshold
     n_missing = len(flat) - n_pruned - int(mask.count_nonzero())
     if n_missing > 0:
@@ -113,6 +111,46 @@ def keep_highest(
         order = tie_breaker().detach().flatten()[where].float().sort(descending=True, stable=True).indices
         mask[where[order[:n_missing]]] = True
     return mask.view_as(importance)
+
+
+def keep_highest_of_each(
+    importance: Mapping[str, Tensor], n_pruned: Mapping[str, int], *, tie_breaker: Callable[[str], Tensor]
+) -> dict[str, Tensor]:
+    """Prune each of many tensors on its own, as ``keep_highest`` does; on an accelerator all of one size at once.
+
+    Args:
+        importance: By name, larger = keep.
+        n_pruned: By the same names, how many become False.
+        tie_breaker: Called with a name if equal importance must be told apart: larger = keep.
+
+    Returns:
+        The masks by name, True = kept.
+    """
+    if all(selects_on_host(scores) for scores in importance.values()):
+        return {
+            name: keep_highest(scores, n_pruned[name], tie_breaker=partial(tie_breaker, name))
+            for name, scores in importance.items()
+        }
+    masks: dict[str, Tensor] = {}
+    for size in {scores.numel() for scores in importance.values()}:
+        names = [name for name, scores in importance.items() if scores.numel() == size]
+        counts = [n_pruned[name] for name in names]
+        rows = keep_highest_of_rows(
+            _rows(names, importance.__getitem__), counts, tie_breaker=partial(_rows, names, tie_breaker)
+        )
+        masks |= {name: row.view_as(importance[name]) for name, row in zip(names, rows, strict=True)}
+    return {name: masks[name] for name in importance}
+
+
+def _rows(names: Sequence[str], values: Callable[[str], Tensor]) -> Float[Tensor, "names n"]:
+    return torch.stack([values(name).detach().flatten() for name in names])
+
+
+def count_kept(masks: Iterable[Tensor]) -> list[int]:
+    """Count what each mask keeps, and wait for the device once for all of them."""
+    counts = [mask.count_nonzero() for mask in masks]
+    kept: list[int] = torch.stack(counts).tolist() if counts else []
+    return kept
 
 
 def n_to_prune(sparsity: float, n: int) -> int:
@@ -177,11 +215,12 @@ def sparsity_fractions(model: PreTrainedModel) -> dict[str, float]:
 __all__ = [
     "FixedMask",
     "ScoredMask",
+    "count_kept",
     "count_pruned_units",
     "count_zeros",
     "fold",
     "keep_highest",
-    "kth_smallest",
+    "keep_highest_of_each",
     "n_floor",
     "n_to_prune",
     "sparsity_fractions",

@@ -7,14 +7,15 @@ met within half a group, and at its end every group of every matrix is in the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from cap.pruning.masks import keep_highest
+from cap.pruning.masks import keep_highest, keep_highest_of_each
+from cap.pruning.selection import selects_on_host
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,9 @@ def choose_by_pattern(
     Raises:
         ValueError: If the target is more than the pattern prunes.
     """
-    groups = [_Groups.of(importance[name], weights[name], pattern) for name in importance]
-    ranked_together = [groups] if is_global else [[one] for one in groups]
-    masks = [mask for together in ranked_together for mask in _masks(together, sparsity / pattern.sparsity)]
-    return {name: mask.view_as(importance[name]) for name, mask in zip(importance, masks, strict=True)}
+    groups = _grouped(importance, weights, pattern)
+    masks = _masks(groups, sparsity / pattern.sparsity, is_global=is_global)
+    return {name: mask.view_as(importance[name]) for name, mask in masks.items()}
 
 
 def keep_best(
@@ -162,14 +162,32 @@ class _Groups:
         return self.weights.abs().masked_fill(self.kept, 0.0).sum(dim=1)
 
 
-def _masks(groups: Sequence[_Groups], fraction: float) -> list[Tensor]:
-    """Return the masks of matrices whose groups are ranked together, ``fraction`` of them in the pattern."""
-    cost = torch.cat([one.cost for one in groups])
-    is_dense = keep_highest(
-        cost, round(fraction * len(cost)), tie_breaker=lambda: torch.cat([one.pruned_size() for one in groups])
-    )
-    parts = is_dense.split([len(one.cost) for one in groups])
-    return [one.kept | part.unsqueeze(1) for one, part in zip(groups, parts, strict=True)]
+def _grouped(importance: Mapping[str, Tensor], weights: Mapping[str, Tensor], pattern: Pattern) -> dict[str, _Groups]:
+    if all(selects_on_host(scores) for scores in importance.values()):
+        return {name: _Groups.of(scores, weights[name], pattern) for name, scores in importance.items()}
+    # On an accelerator all at once: the host waits to learn whether there are ties.
+    flat = [torch.cat([tensors[name].detach().flatten() for name in importance]) for tensors in (importance, weights)]
+    groups = _Groups.of(flat[0], flat[1], pattern)
+    sizes = [scores.numel() // pattern.size for scores in importance.values()]
+    parts = zip(groups.kept.split(sizes), groups.cost.split(sizes), groups.weights.split(sizes), strict=True)
+    return {name: _Groups(*part) for name, part in zip(importance, parts, strict=True)}
+
+
+def _masks(groups: Mapping[str, _Groups], fraction: float, *, is_global: bool) -> dict[str, Tensor]:
+    """Return the masks of matrices with ``fraction`` of their groups in the pattern, of all together or of each."""
+    costs = {name: one.cost for name, one in groups.items()}
+    if not is_global:
+        n_sparse = {name: round(fraction * len(cost)) for name, cost in costs.items()}
+        is_dense = keep_highest_of_each(costs, n_sparse, tie_breaker=lambda name: groups[name].pruned_size())
+    else:
+        cost = torch.cat(list(costs.values()))
+        flat = keep_highest(
+            cost,
+            round(fraction * len(cost)),
+            tie_breaker=lambda: torch.cat([one.pruned_size() for one in groups.values()]),
+        )
+        is_dense = dict(zip(costs, flat.split([len(one) for one in costs.values()]), strict=True))
+    return {name: one.kept | is_dense[name].unsqueeze(1) for name, one in groups.items()}
 
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cap.models.families import Prunable
-from cap.pruning.masks import keep_highest, n_floor, n_to_prune
+from cap.pruning.masks import count_kept, keep_highest_of_each, n_floor, n_to_prune
 from cap.pruning.movement import Movement, ScoreInit
 
 # The least that is kept of each matrix, and the final threshold on sigmoid(score): both as released with CAP.
@@ -152,27 +152,28 @@ class SoftMovement(Movement):
         n_pruned = n_to_prune(sparsity, self.n_weights)
         importance = {name: self.importance(name) for name in self.masks}
         masks = self.choose_globally(importance, n_pruned)
-        if all(int(mask.count_nonzero()) >= n_floor(KEPT_FLOOR, mask.numel()) for mask in masks.values()):
+        if not _below_floor(masks):
             return masks
         # A matrix fell below its floor: protect the best of each matrix, then rank the rest.
-        protected = {
-            name: scores.masked_fill(self._best(name, scores), math.inf) for name, scores in importance.items()
-        }
+        best = self._best(importance)
+        protected = {name: scores.masked_fill(best[name], math.inf) for name, scores in importance.items()}
         return self.choose_globally(protected, n_pruned)
 
     def _choose_above(self, threshold: float) -> dict[str, Tensor]:
         cut = math.log(threshold / (1 - threshold)) if threshold > 0 else -math.inf
-        masks = {}
-        for name in self.masks:
-            scores = self.importance(name)
-            mask = scores > cut
-            is_below_floor = int(mask.count_nonzero()) < n_floor(KEPT_FLOOR, mask.numel())
-            masks[name] = self._best(name, scores) if is_below_floor else mask
-        return masks
+        importance = {name: self.importance(name) for name in self.masks}
+        masks = {name: scores > cut for name, scores in importance.items()}
+        return masks | self._best({name: importance[name] for name in _below_floor(masks)})
 
-    def _best(self, name: str, scores: Tensor) -> Tensor:
-        n = scores.numel()
-        return keep_highest(scores, n - n_floor(KEPT_FLOOR, n), tie_breaker=self.weight(name).abs)
+    def _best(self, importance: dict[str, Tensor]) -> dict[str, Tensor]:
+        n_pruned = {name: scores.numel() - n_floor(KEPT_FLOOR, scores.numel()) for name, scores in importance.items()}
+        return keep_highest_of_each(importance, n_pruned, tie_breaker=self._size)
+
+
+def _below_floor(masks: dict[str, Tensor]) -> list[str]:
+    """List the matrices that keep less than the floor."""
+    n_kept = zip(masks.items(), count_kept(masks.values()), strict=True)
+    return [name for (name, mask), n in n_kept if n < n_floor(KEPT_FLOOR, mask.numel())]
 
 
 __all__ = ["KEPT_FLOOR", "PUBLISHED_THRESHOLD", "SoftMovement", "weight_for"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cap.models.families import Prunable
-from cap.pruning.masks import FixedMask, ScoredMask, fold, keep_highest, n_to_prune
+from cap.pruning.masks import FixedMask, ScoredMask, count_kept, fold, keep_highest, keep_highest_of_each, n_to_prune
 from cap.pruning.patterns import check_divisible, choose_by_pattern, get_pattern
 from cap.pruning.pruner import MaskCounts, Pruner
 
@@ -72,7 +72,7 @@ class WeightPruner(Pruner):
             new_masks = self._choose(sparsity)
             for name, mask in self.masks.items():
                 mask.copy_(new_masks[name])
-        self._n_pruned = sum(mask.numel() - int(mask.count_nonzero()) for mask in self.masks.values())
+        self._n_pruned = self.n_weights - sum(count_kept(self.masks.values()))
         return MaskCounts(self.n_weights, before, self._n_pruned)
 
     def fold(self) -> None:  # noqa: D102
@@ -106,10 +106,11 @@ class WeightPruner(Pruner):
             return choose_by_pattern(importance, weights, pattern=self.pattern, sparsity=sparsity, is_global=is_global)
         if self.scope == "global":
             return self.choose_globally(importance, n_to_prune(sparsity, self.n_weights))
-        return {
-            name: keep_highest(scores, n_to_prune(sparsity, scores.numel()), tie_breaker=self.weight(name).abs)
-            for name, scores in importance.items()
-        }
+        n_pruned = {name: n_to_prune(sparsity, scores.numel()) for name, scores in importance.items()}
+        return keep_highest_of_each(importance, n_pruned, tie_breaker=self._size)
+
+    def _size(self, name: str) -> Tensor:
+        return self.weight(name).abs()
 
     def choose_globally(self, importance: dict[str, Tensor], n_pruned: int) -> dict[str, Tensor]:
         """Rank the weights of all matrices together.
@@ -123,7 +124,7 @@ class WeightPruner(Pruner):
         """
         flat = torch.cat([scores.detach().flatten() for scores in importance.values()])
         mask = keep_highest(
-            flat, n_pruned, tie_breaker=lambda: torch.cat([self.weight(name).abs().flatten() for name in importance])
+            flat, n_pruned, tie_breaker=lambda: torch.cat([self._size(name).flatten() for name in importance])
         )
         parts = mask.split([scores.numel() for scores in importance.values()])
         return {name: part.view_as(importance[name]) for name, part in zip(importance, parts, strict=True)}

@@ -15,7 +15,6 @@ from cap.pruning.masks import (
     count_zeros,
     fold,
     keep_highest,
-    kth_smallest,
     n_floor,
     n_to_prune,
     sparsity_fractions,
@@ -127,11 +126,6 @@ def test_importance_with_a_gradient_is_taken() -> None:
 def test_a_count_out_of_range_is_refused(n_pruned: int) -> None:
     with pytest.raises(ValueError, match=rf"n_pruned must lie in \[0, 60\], got {n_pruned}"):
         keep_highest(random(60), n_pruned, tie_breaker=lambda: random(60))
-
-
-@pytest.mark.parametrize("values", [random(60), few_values(5, seed=0).flatten()], ids=["distinct", "ties"])
-def test_the_kth_smallest_is_the_kth_of_a_sort(values: Tensor) -> None:
-    assert [kth_smallest(values, k) for k in range(1, 61)] == sorted(values.tolist())
 
 
 @pytest.mark.parametrize(("sparsity", "n", "expected"), [(0.0, 7, 0), (0.5, 8, 4), (0.97, 200, 194), (0.9, 14, 13)])
