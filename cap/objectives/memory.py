@@ -15,6 +15,9 @@ from cap.budget import MemoryBudget
 
 T = TypeVar("T")
 
+# Below so many times what is drawn, permuting all examples is faster than drawing until there are enough.
+_FEW = 16
+
 Source = Literal["pretrained", "finetuned", "snapshots"]
 
 
@@ -124,14 +127,21 @@ class Memory:
         self._require_rows(path, self.n_examples, "training examples", n_axes=3)
         self._hidden = torch.from_numpy(self._budget.open_array(path))
 
-    def gather(self, source: Source, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows snapshots dim"]:
+    def gather(
+        self, source: Source, example_id: Int64[Tensor, " rows"], *, pin: bool = False
+    ) -> Float[Tensor, "rows snapshots dim"]:
         """Read the encodings of some examples, on the CPU.
+
+        Args:
+            source: Of the encodings.
+            example_id: Of the examples.
+            pin: Read them into pinned memory, from which CUDA copies while the host goes on.
 
         Raises:
             KeyError: If the source is not filled.
         """
         banks = self._encodings[source]
-        rows = torch.empty(len(example_id), len(banks), banks[0].shape[1], dtype=torch.float16)
+        rows = torch.empty(len(example_id), len(banks), banks[0].shape[1], dtype=torch.float16, pin_memory=pin)
         # Each bank into its place: stacking them afterwards would hold every row twice.
         for place, bank in enumerate(banks):
             torch.index_select(bank, 0, example_id, out=rows[:, place])
@@ -175,7 +185,9 @@ class Memory:
     def draw_extras(
         self, n: int, *, exclude: Int64[Tensor, " batch"], generator: torch.Generator
     ) -> Int64[Tensor, " extras"]:
-        """Draw training examples without replacement, none of them in the batch.
+        """Draw training examples without replacement, none of them in the batch, in a random order.
+
+        What it costs follows from ``n``, not from the size of the training set.
 
         Args:
             n: How many to draw; all that are left when there are fewer.
@@ -187,8 +199,20 @@ class Memory:
         """
         if n <= 0:
             return torch.empty(0, dtype=torch.int64)
-        order = torch.randperm(self.n_examples, generator=generator)[: n + len(exclude)]
-        return order[~torch.isin(order, exclude)][:n]
+        n_at_most = n + len(exclude)
+        if self.n_examples <= _FEW * n_at_most:
+            order = torch.randperm(self.n_examples, generator=generator)[:n_at_most]
+            return order[~torch.isin(order, exclude)][:n]
+        # Drawn with replacement, a few more than are needed: without those that come again it is a draw without.
+        drawn = torch.empty(0, dtype=torch.int64)
+        while len(drawn) < n:
+            n_more = 9 * (n - len(drawn)) // 8 + len(exclude) + 1
+            more = torch.randint(self.n_examples, (n_more,), generator=generator)
+            candidates = torch.cat([drawn, more])
+            first = np.unique(candidates.numpy(), return_index=True)[1]
+            drawn = candidates[torch.from_numpy(np.sort(first))]
+            drawn = drawn[~torch.isin(drawn, exclude)]
+        return drawn[:n]
 
     def _open_logits(self, path: Path, lengths: Path | None, *, in_place_of: _Logits | None = None) -> _Logits:
         offsets = None if lengths is None else self._read_offsets(lengths)
@@ -227,4 +251,10 @@ def _present(value: T | None, what: str) -> T:
     return value
 
 
-__all__ = ["Memory", "Source"]
+def moved(rows: Tensor, device: torch.device) -> Tensor:
+    """Copy rows that were gathered on the CPU to a device; from pinned memory to CUDA, so that the host goes on."""
+    # From any other memory CUDA copies at once, whatever non_blocking says.
+    return (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
+
+
+__all__ = ["Memory", "Source", "moved"]

@@ -31,7 +31,9 @@ class Random(WeightPruner):
 
     def importance(self, name: str) -> Tensor:
         """Return each weight's place in the random order, in [0, 1)."""
-        return self._order[name].to(self.weight(name).device)
+        # It follows the weight to its device once, not in every step.
+        order = self._order[name] = self._order[name].to(self.weight(name).device)
+        return order
 
 
 __all__ = ["Random"]

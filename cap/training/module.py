@@ -19,7 +19,7 @@ from cap.heads import Metrics
 from cap.models.encoders import EncoderOutput, PooledModel, normalise, tensors_key
 from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
 from cap.objectives.distillation import label_loss
-from cap.objectives.memory import Memory, Source
+from cap.objectives.memory import Memory, Source, moved
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.training.distill import Distill, distillation_terms, logit_rows
@@ -261,9 +261,9 @@ class CapModule(LightningModule):
             bank_id = torch.cat([example_id, extras[: settings.extra_examples // n_encodings]])
             candidates = collect_candidates(
                 batch_encodings,
-                memory.gather(source, bank_id).to(anchors.device, non_blocking=True),
+                moved(memory.gather(source, bank_id, pin=anchors.device.type == "cuda"), anchors.device),
                 batch_id=batch_id,
-                bank_id=bank_id.to(anchors.device, non_blocking=True),
+                bank_id=moved(bank_id, anchors.device),
                 batch_labels=self._classes(example_id, anchors.device),
                 bank_labels=self._classes(bank_id, anchors.device, n_before=len(example_id)),
                 batch_groups=self._groups(example_id, anchors.device),
@@ -297,12 +297,12 @@ class CapModule(LightningModule):
         if labels is None or labels.is_floating_point() or labels.ndim != 1:
             return None
         classes, place = labels[example_id], torch.arange(n_before, n_before + len(example_id))
-        return torch.where(classes < 0, -1 - place, classes).to(device, non_blocking=True)
+        return moved(torch.where(classes < 0, -1 - place, classes), device)
 
     def _groups(self, example_id: Tensor, device: torch.device) -> Tensor | None:
         if self._train_groups is None:
             return None
-        return self._train_groups[example_id].to(device, non_blocking=True)
+        return moved(self._train_groups[example_id], device)
 
     def require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Stop a run whose loss is not finite, and say which term it was.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cap.budget import MemoryBudget
-from cap.objectives.memory import Memory
+from cap.objectives.memory import Memory, moved
 
 N, DIM = 64, 8
 ARRAY_BYTES = N * DIM * 2
@@ -482,14 +482,69 @@ def test_the_global_seed_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_example_outside_the_batch_is_drawn_equally_often() -> None:
-    memory, batch, generator = _memory(n_examples=20), torch.tensor([4, 17]), _generator(11)
-    draws = torch.cat([memory.draw_extras(3, exclude=batch, generator=generator) for _ in range(3000)])
-    counts = torch.bincount(draws, minlength=20).double()
-    counts = counts[[i for i in range(20) if i not in (4, 17)]]
-    expected = 3000 * 3 / 18
-    # 17 degrees of freedom: a fair draw passes 40.8 once in a thousand, and draws without replacement vary less.
-    assert ((counts - expected) ** 2 / expected).sum().item() < 40.8
+@pytest.mark.parametrize("place", [slice(0, 3), slice(0, 1), slice(2, 3)], ids=["all", "first", "last"])
+@pytest.mark.parametrize("n_examples", [20, 200], ids=["permuted", "drawn"])
+def test_every_example_outside_the_batch_is_drawn_equally_often(n_examples: int, place: slice) -> None:
+    # Each place on its own, too: a bank of several encodings takes the first extras only.
+    memory, batch, generator = _memory(n_examples=n_examples), torch.tensor([4, 17]), _generator(11)
+    draws = torch.cat([memory.draw_extras(3, exclude=batch, generator=generator)[place] for _ in range(6000)])
+    counts = torch.bincount(draws, minlength=n_examples).double()
+    counts = counts[[i for i in range(n_examples) if i not in (4, 17)]]
+    n_free = n_examples - 3  # degrees of freedom
+    expected = len(draws) / (n_examples - 2)
+    # A fair draw lies 3.3 standard deviations above once in a thousand; draws without replacement vary less.
+    assert ((counts - expected) ** 2 / expected).sum().item() < n_free + 3.3 * (2 * n_free) ** 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n_examples", [16 * 45, 16 * 45 + 1, 5000], ids=["permuted", "just drawn", "drawn"])
+def test_extras_of_large_sets_are_distinct_and_none_is_in_the_batch(n_examples: int, seed: int) -> None:
+    batch = torch.tensor([0, 7, 7, 99, n_examples - 1])
+    extras = _memory(n_examples=n_examples).draw_extras(40, exclude=batch, generator=_generator(seed)).tolist()
+    assert len(set(extras)) == len(extras) == 40
+    assert not set(extras) & set(batch.tolist())
+    assert set(extras) <= set(range(n_examples))
+
+
+def test_draws_go_on_from_where_a_generator_was() -> None:
+    memory, batch, generator = _memory(n_examples=5000), torch.tensor([1, 2]), _generator(5)
+    memory.draw_extras(40, exclude=batch, generator=generator)
+    state = generator.get_state()
+    expected = memory.draw_extras(40, exclude=batch, generator=generator)
+    resumed = torch.Generator()
+    resumed.set_state(state)
+    assert torch.equal(memory.draw_extras(40, exclude=batch, generator=resumed), expected)
+
+
+def test_a_draw_touches_no_more_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a permutation of all examples in every step")
+
+    monkeypatch.setattr(torch, "randperm", refuse)
+    extras = _memory(n_examples=10**9).draw_extras(40, exclude=torch.tensor([1, 2]), generator=_generator())
+    assert len(extras) == 40
+
+
+# --- to the device -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", ["pinned", "cuda"]), ("cpu", ["cpu"])])
+def test_only_cuda_copies_from_pinned_memory(monkeypatch: pytest.MonkeyPatch, device: str, expected: list[str]) -> None:
+    done: list[str] = []
+    rows = torch.zeros(3)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: done.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, to, *, non_blocking: done.append(to.type) or self)
+    moved(rows, torch.device(device))
+    assert done == expected
+
+
+@pytest.mark.gpu
+def test_rows_for_cuda_are_gathered_into_pinned_memory(tmp_path: Path) -> None:
+    memory = _memory()
+    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    rows = memory.gather("pretrained", torch.tensor([5, 2]), pin=True)
+    assert rows.is_pinned()
+    assert torch.equal(moved(rows, torch.device("cuda")).cpu(), rows)
 
 
 def test_extras_of_a_large_set_are_exact_int64() -> None:

@@ -247,6 +247,16 @@ def test_random_masks_of_two_seeds_differ(linears) -> None:
     assert random_masks(linears, seed=7) != random_masks(linears, seed=8)
 
 
+def test_the_random_order_moves_to_the_weights_device_once(linears: dict[str, nn.Linear]) -> None:
+    pruner = Random()
+    pruner.attach(Prunable(linears), seed=0)
+    for linear in linears.values():
+        linear.to("meta")
+    order = pruner.importance("query")
+    assert order.device.type == "meta"
+    assert pruner.importance("query") is order
+
+
 def test_random_draws_nothing_from_the_global_generator(linears) -> None:
     torch.manual_seed(5)
     Random().attach(Prunable(linears), seed=0)
