@@ -281,7 +281,7 @@ def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, kille
 def test_run_does_not_go_on_without_the_logits_of_its_snapshot(compose_config, tmp_path, killed):
     from cap.errors import RunError
 
-    wanted = killed(5, "distill.snapshot_weight=1", "contrast=none")
+    wanted = killed(5, "distill.snapshot_weight=1", "contrast=none", "contrast.snapshot_count=1")
     (logits,) = (tmp_path / "run" / "checkpoints" / "snapshots").glob("*.logits.npy")
     logits.write_bytes(logits.read_bytes()[:-2])
     with pytest.raises(RunError, match=rf"{logits.name} is missing or damaged; remove"):
