@@ -65,7 +65,7 @@ class ContrastConfig:
     snapshot_count: int = MISSING
     unsupervised_weight: float | None = MISSING
     supervised_weight: float | None = MISSING
-    default_weights: dict[str, dict[str, float]] = MISSING
+    default_weights: Any = MISSING  # by reduction; a typed mapping of mappings cannot be merged into
     temperature: float = MISSING
     extra_examples: Any = MISSING
     pool: str = MISSING

@@ -314,7 +314,7 @@ def problems_of_snapshots(distill: DistillConfig, plan: SchedulePlan, n_snapshot
         return []
     levels = plan.level_starts(_MANY_STEPS)
     need = f"contrast.snapshot_count > 0, got {n_snapshots}"
-    if levels is not None:  # taken before each rise after the first
+    if n_snapshots > 0 and levels is not None:  # taken before each rise after the first
         need = f"a schedule of at least two levels, got {len(levels)}"
     return [
         f"distill.snapshot_weight={distill.snapshot_weight:g} distils from snapshots, which need {need}; "

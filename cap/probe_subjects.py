@@ -136,7 +136,8 @@ def _pretrained(run: FinishedRun, max_length: int) -> Subject:
 def _require_known_package(package: str | None) -> None:
     """Refuse to import what only a record names: importing runs code, and a record may come from anywhere."""
     choices: list[Any] = [OmegaConf.load(file) for file in sorted((conf_dir() / "model").glob("*.yaml"))]
-    known = [str(choice.package) for choice in choices if choice.get("package") is not None]
+    nodes = [choice.get("model", choice) for choice in choices]  # a global file holds its own below its group's name
+    known = [str(node.package) for node in nodes if node.get("package") is not None]
     if package is not None and package not in known:
         raise InputError(
             f"the model's package must be one that conf/model names ({', '.join(known)}), got {package!r} in its "

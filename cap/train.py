@@ -50,7 +50,6 @@ from cap.training.stop import stop
 log = logging.getLogger("cap.train")  # as a command, __name__ is __main__
 
 
-@keeping_determinism()
 def train(cfg: DictConfig) -> float | None:
     """Run the main job, go on with it, or find it done.
 
@@ -65,6 +64,12 @@ def train(cfg: DictConfig) -> float | None:
         StoppedError: If the process was asked to stop.
         RunError: If the run had to stop.
     """
+    # Not as a decorator: launchers send this function to other processes, and a context manager cannot go along.
+    with keeping_determinism():
+        return _train_or_find(cfg)
+
+
+def _train_or_find(cfg: DictConfig) -> float | None:
     end_with_parent()
     checked = check(cfg)
     check_processes(checked.n_processes, checked.config.trainer.num_nodes)

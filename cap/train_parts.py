@@ -348,10 +348,12 @@ def _distill_settings(checked: Checked) -> Distill:
 
 def _distill(checked: Checked, teacher: Teacher | None, warn: Callable[[str], None]) -> Distill:
     distill = _distill_settings(checked)
-    if teacher is None and distill.weight > 0:
-        warn("There is no teacher to distil from: the labels weigh 1, as with distill=none.")
-        return dataclasses.replace(distill, weight=0.0, ce_weight=1.0)
-    return distill
+    if teacher is not None:
+        return distill
+    if distill.weight == 0:
+        return dataclasses.replace(distill, hidden_weight=0.0)
+    warn("There is no teacher to distil from: the labels weigh 1, as with distill=none.")
+    return dataclasses.replace(distill, weight=0.0, ce_weight=1.0, hidden_weight=0.0)
 
 
 def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None, *, n_examples: int) -> Contrast | None:

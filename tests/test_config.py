@@ -72,6 +72,10 @@ def message_of(compose_config, *overrides: str) -> str:
             "distill.snapshot_weight=1 distils from snapshots, which need contrast.snapshot_count > 0, got 0",
         ),
         (
+            ["distill.snapshot_weight=1", "schedule=stepwise", "contrast.snapshot_count=0"],
+            "distils from snapshots, which need contrast.snapshot_count > 0, got 0; change that",
+        ),
+        (
             ["distill.snapshot_weight=0.5", "schedule=oneshot"],
             "distils from snapshots, which need a schedule of at least two levels, got 1; change that, or set",
         ),
@@ -117,7 +121,10 @@ def message_of(compose_config, *overrides: str) -> str:
         (["schedule=stepwise", "schedule.levels=[0.1,abc,0.5]"], "must be a list of numbers, like [0.5,0.9], got [0.1"),
         (["experiment=cap_structured", "schedule=oneshot"], "schedule.levels does not belong to schedule=oneshot"),
         (["experiment=cap_structured", "pruning=movement"], "pruning.importance does not belong to pruning=movement"),
-        (["schedule=stepwise", "schedule.restart=no"], "schedule.restart must be true or false, got 'no'"),
+        (
+            ["schedule=stepwise", "schedule.restart_optimizer=no"],
+            "schedule.restart_optimizer must be true or false, got 'no'",
+        ),
         (["schedule=stepwise", "schedule.epochs_per_level=true"], "epochs_per_level must be a whole number, got True"),
         (["schedule.warmup=true"], "schedule.warmup must be a number, got True"),
         (["pruning=magnitude", "pruning.pattern=24"], "pruning.pattern must be a text, got 24"),
@@ -164,7 +171,7 @@ def test_broken_rule_is_refused_with_what_was_required_and_given(compose_config,
     [
         ["contrast=none"],
         ["contrast.snapshots=false"],
-        ["schedule=stepwise", "contrast.snapshot_count=0"],
+        ["schedule=stepwise", "contrast.snapshot_count=1"],
         ["distill=none"],
     ],
     ids=lambda overrides: " ".join(overrides),

@@ -38,7 +38,13 @@ def test_student_that_starts_as_its_teacher_has_nothing_to_learn_from_hidden_sta
     compose_config, tiny_overrides, form
 ):
     # Without dropout, and before the first weight is pruned.
-    still = ["student_init=teacher", "contrast=none", "schedule.flat_before=0.5", "schedule.flat_after=0.1"]
+    still = [
+        "student_init=teacher",
+        "freeze=[]",
+        "contrast=none",
+        "schedule.flat_before=0.5",
+        "schedule.flat_after=0.1",
+    ]
     hidden = [
         "distill.hidden_weight=1",
         f"distill.hidden={form}",

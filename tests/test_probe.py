@@ -90,7 +90,9 @@ def n_forward_passes(monkeypatch) -> Iterator[list[int]]:
 
     passes: list[int] = []
     forward = PooledModel.forward
-    monkeypatch.setattr(PooledModel, "forward", lambda self, batch: passes.append(1) or forward(self, batch))
+    monkeypatch.setattr(
+        PooledModel, "forward", lambda self, batch, **options: passes.append(1) or forward(self, batch, **options)
+    )
     return passes
 
 

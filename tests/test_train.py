@@ -281,15 +281,17 @@ def test_same_configuration_again_replaces_the_run_where_that_is_asked_for(compo
 def test_infinite_loss_stops_with_the_term_and_the_step(compose_config, tiny_overrides, tmp_path, monkeypatch):
     from cap.errors import RunError
     from cap.train import train
-    from cap.training import module
+    from cap.training.module import CapModule
 
-    real, calls = module.distillation_loss, []
+    real = CapModule.loss_terms
 
-    def breaks_at_the_third_step(*args, **kwargs):
-        calls.append(None)
-        return real(*args, **kwargs) * (float("nan") if len(calls) == 3 else 1.0)
+    def breaks_in_the_third_step(module, *args, **kwargs):
+        terms = real(module, *args, **kwargs)
+        if "kd" in terms and module.training and module.trainer.global_step == 2:
+            terms["kd"] = terms["kd"] * float("nan")
+        return terms
 
-    monkeypatch.setattr(module, "distillation_loss", breaks_at_the_third_step)
+    monkeypatch.setattr(CapModule, "loss_terms", breaks_in_the_third_step)
     with pytest.raises(RunError, match="at step 2 loss/kd = nan"):
         train(compose_config(*tiny_overrides, "checkpoint.every_n_steps=1"))
     record = json.loads((tmp_path / "run" / "record.json").read_text())

@@ -72,6 +72,7 @@ KNOWN = frozenset(
         "dynamics",
         "gradient_shares",
         "weights_sha256",
+        "pooling",
     }
 )
 """The keys of a record that this version knows."""

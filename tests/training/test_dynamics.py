@@ -82,7 +82,10 @@ def test_parameters_are_those_of_the_saved_model(finished):
     run_dir, record, _ = finished
     weights = load_file(run_dir / "model" / "model.safetensors")
     dynamics, n_all = record["dynamics"], sum(weight.numel() for weight in weights.values())
-    assert (dynamics["trained"], dynamics["frozen"]) == (n_all, 0)
+    n_frozen = sum(weight.numel() for name, weight in weights.items() if ".embeddings." in name) * bool(
+        record["config"]["freeze"]
+    )
+    assert (dynamics["trained"], dynamics["frozen"]) == (n_all - n_frozen, n_frozen)
     n_prunable = sum(n for _, n in record["matrices"].values())
     assert dynamics["kept"] == n_all - n_prunable // 2
 
