@@ -230,7 +230,13 @@ class CapDataModule(LightningDataModule):
     def _train_loader(self, tokens: TokenRows) -> DataLoader:
         rank, size = self._place
         sampler = LengthGroupedBatchSampler(
-            tokens.lengths, self._batch_size, self._seed, shuffle=True, num_replicas=size, rank=rank
+            tokens.lengths,
+            self._batch_size,
+            self._seed,
+            shuffle=True,
+            num_replicas=size,
+            rank=rank,
+            classes=tokens.labels if self._task.kind == "classes" else None,
         )
         return self._loader(tokens, sampler, _ResumableLoader)
 

@@ -71,6 +71,27 @@ def test_every_training_row_comes_once_an_epoch(make_data: MakeData) -> None:
     assert sorted(ids(make_data().train_dataloader())) == list(range(N_TRAIN))
 
 
+def test_labels_of_a_training_batch_are_not_those_of_one_length(tmp_path: Path, write_split, tokenizer) -> None:
+    # Long sentences are of class 1, short ones of class 0.
+    sentences = [" ".join(["cat"] * (1 + row % 12)) for row in range(240)]
+    columns = {"sentence": sentences, "label": [int(row % 12 >= 6) for row in range(240)]}
+    for split in ("train", "validation"):
+        write_split(tmp_path / "sst2", split, columns)
+    task = get_task("sst2")
+    rows = load_rows(task, data_dir=tmp_path / "sst2", max_train_rows=None, max_eval_rows=None)
+    data = CapDataModule(
+        rows=rows,
+        task=task,
+        tokenizer=tokenizer,
+        tokenizer_key="k",
+        max_length=16,
+        batch_size=8,
+        seed=3,
+        cache_dir=tmp_path / "cache",
+    )
+    assert {int(batch["labels"].sum()) for batch in data.train_dataloader()} == {4}
+
+
 def test_encoding_gives_every_training_row_once_the_longest_first(make_data: MakeData) -> None:
     batches = list(make_data().encoding_dataloader())
     assert sorted(ids(batches)) == list(range(N_TRAIN))

@@ -55,6 +55,46 @@ def test_little_of_a_shuffled_batch_is_padding() -> None:
     assert padded < 1.1 * int(LENGTHS.sum())
 
 
+# Two classes that go with length, as QQP's do.
+CLASSES = (LENGTHS + torch.randint(0, 120, (1003,), generator=torch.Generator().manual_seed(1)) > 110).long()
+
+
+def by_class(n_processes: int = 1, rank: int = 0) -> LengthGroupedBatchSampler:
+    size = 8 // n_processes
+    return LengthGroupedBatchSampler(LENGTHS, size, 1, True, num_replicas=n_processes, rank=rank, classes=CLASSES)
+
+
+def test_every_batch_has_the_classes_in_their_proportions() -> None:
+    counts = torch.stack([CLASSES[batch].float().mean() for batch in by_class() if len(batch) == 8])
+    share = CLASSES.float().mean()
+    # A binomial draw has 1, and batches of one length have 2.5 here.
+    assert ((counts - share).square().mean() / (share * (1 - share) / 8)) < 0.5
+
+
+def test_rows_of_classes_come_exactly_once() -> None:
+    assert sorted(row for batch in by_class() for row in batch) == list(range(1003))
+
+
+def test_batches_of_all_classes_are_of_similar_length_still() -> None:
+    padded = sum(len(batch) * int(LENGTHS[batch].max()) for batch in by_class())
+    random = torch.randperm(1003, generator=torch.Generator().manual_seed(0)).split(8)
+    assert padded < 0.75 * sum(len(batch) * int(LENGTHS[batch].max()) for batch in random)
+
+
+def test_processes_share_the_batches_of_classes_and_resume_together() -> None:
+    whole = list(by_class())
+    shares = [by_class(2, rank) for rank in range(2)]
+    for share in shares:
+        share.resume(0, 7)
+    steps = [[row for block in blocks for row in block] for blocks in zip(*shares, strict=True)]
+    assert steps == whole[7:]
+
+
+def test_only_which_rows_share_a_class_matters_not_its_number() -> None:
+    renamed = LengthGroupedBatchSampler(LENGTHS, 8, 1, True, classes=5 - 7 * (1 - CLASSES))
+    assert list(renamed) == list(by_class())
+
+
 def test_lengths_do_not_rise_over_a_shuffled_epoch() -> None:
     means = torch.tensor([LENGTHS[batch].float().mean() for batch in sampler()])
     position = torch.arange(len(means)).float()
