@@ -29,7 +29,8 @@ class Structured(Pruner):
         importance: ``gradient``, or ``random``: the control, an order drawn once.
         importance_rows: Training rows that importance is measured on, rounded up to whole batches; None takes all.
         importance_loss: ``total`` (published) differentiates everything the student trains on, distillation and
-            contrast included; ``task`` the loss against the labels alone.
+            contrast included, but for the first level: as in the released code it is ranked before its banks exist, so
+            without contrast. ``task`` differentiates the loss against the labels alone.
         final_sparsity: Where the schedule ends, in [0, 1).
 
     Raises:

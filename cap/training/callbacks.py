@@ -124,7 +124,8 @@ class PruningCallback(Callback):
 class ImportanceCallback(Callback):
     """Measure importance before the masks move, for a pruner that needs a pass over the training rows.
 
-    It stands before the snapshots: a level's importance is measured against the banks as they were before its snapshot.
+    It stands before the snapshots: a level's importance is measured against the banks as they were before its snapshot,
+    and that of the first level against none, as in the released code, which makes its banks after it.
 
     Args:
         pruning: Knows when the masks move.
@@ -163,7 +164,14 @@ class ImportanceCallback(Callback):
         if wanted is None or not self.pruning.is_due(trainer.global_step, pruner):
             return
         started = time.perf_counter()
-        measure_importance(cap_module(pl_module), self.loader(), wanted, batch_size=self.batch_size, trainer=trainer)
+        measure_importance(
+            cap_module(pl_module),
+            self.loader(),
+            wanted,
+            batch_size=self.batch_size,
+            trainer=trainer,
+            with_contrast=self.pruning.target > 0,  # the masks have moved before
+        )
         self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook

@@ -22,7 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def measure_importance(
-    module: CapModule, loader: DataLoader, wanted: ImportancePass, *, batch_size: int, trainer: Trainer
+    module: CapModule,
+    loader: DataLoader,
+    wanted: ImportancePass,
+    *,
+    batch_size: int,
+    trainer: Trainer,
+    with_contrast: bool = True,
 ) -> None:
     """Run the pass that a pruner asks for; what it learns is kept by the pruner.
 
@@ -37,6 +43,7 @@ def measure_importance(
         wanted: How many rows, and which loss.
         batch_size: Training rows a batch and process.
         trainer: Says where to run, and shows progress.
+        with_contrast: Whether the total loss has the contrastive terms of the banks that there are.
     """
     pruner = module.pruner
     if pruner is None:
@@ -56,7 +63,7 @@ def measure_importance(
             batches = itertools.islice(loader, n_batches)
             for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer):
                 on_device = {name: value.to(trainer.strategy.root_device) for name, value in batch.items()}
-                loss = _loss(module, on_device, wanted)
+                loss = _loss(module, on_device, wanted, with_contrast=with_contrast)
                 shared = module.ranks.mean(loss)
                 module.require_finite(shared, {wanted.loss: shared})
                 loss.backward()
@@ -69,13 +76,15 @@ def measure_importance(
             parameter.requires_grad_(True)
 
 
-def _loss(module: CapModule, batch: dict[str, torch.Tensor], wanted: ImportancePass) -> torch.Tensor:
+def _loss(
+    module: CapModule, batch: dict[str, torch.Tensor], wanted: ImportancePass, *, with_contrast: bool
+) -> torch.Tensor:
     # Without autocast: there is no loss scaler here, and small gradients would vanish in float16.
     output = module(batch)
     if wanted.loss == "task":
         share = module.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
         return module.task_loss(output, batch, share)
-    return torch.stack(list(module.loss_terms(output, batch).values())).sum()
+    return torch.stack(list(module.loss_terms(output, batch, with_contrast=with_contrast).values())).sum()
 
 
 def _share_gradients(pruner: Pruner, ranks: Ranks) -> None:

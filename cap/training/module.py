@@ -193,12 +193,15 @@ class CapModule(LightningModule):
         self.log_dict({**logged, "loss/total": total}, batch_size=len(batch["example_id"]))
         return values.sum()
 
-    def loss_terms(self, output: EncoderOutput, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def loss_terms(
+        self, output: EncoderOutput, batch: Mapping[str, Tensor], *, with_contrast: bool = True
+    ) -> dict[str, Tensor]:
         """Compute the loss terms of a batch, each times its weight.
 
         Args:
             output: What the student gave for the batch.
             batch: With ``labels`` and ``example_id``.
+            with_contrast: Whether the banks take part.
 
         Returns:
             Terms by name: ``ce``, ``kd``, ``snapshot_kd``, ``hidden``, ``prc``, ``snc``, ``fic``, ``scores``; those
@@ -220,7 +223,8 @@ class CapModule(LightningModule):
                 share=share,
             )
         )
-        terms.update(self._contrastive_terms(output.pooled, batch["example_id"], share))
+        if with_contrast:
+            terms.update(self._contrastive_terms(output.pooled, batch["example_id"], share))
         regularizer = self.pruner.regularizer() if self.pruner is not None else None
         if regularizer is not None:
             terms["scores"] = regularizer

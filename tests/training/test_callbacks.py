@@ -343,6 +343,22 @@ def test_importance_is_measured_on_as_many_rows_as_asked_for(tiny_module, tmp_pa
     assert seen == [False] * 2 * n_batches  # in eval mode, at each of two levels
 
 
+def test_first_level_is_ranked_without_contrast_and_the_others_with_it(tiny_module, tmp_path, monkeypatch):
+    seen: list[tuple[bool, bool]] = []
+    module = tiny_module(structured())
+    real, matrix = module.loss_terms, module.student.model.bert.encoder.layer[0].output.dense
+
+    def loss_terms(output, batch, *, with_contrast=True):
+        if not module.training:
+            seen.append((bool(matrix.weight.eq(0).any()), with_contrast))
+        return real(output, batch, with_contrast=with_contrast)
+
+    monkeypatch.setattr(module, "loss_terms", loss_terms)
+    fit(module, tmp_path, structured_callbacks(), n_batches=8)
+    # Before anything is pruned without, and where a level is pruned already with it.
+    assert seen == [(False, False)] * 8 + [(True, True)] * 8
+
+
 def test_more_importance_rows_than_there_are_is_said(tiny_module, tmp_path, caplog):
     fit(tiny_module(structured(importance_rows=33)), tmp_path, structured_callbacks(), n_batches=8)
     assert "pruning.importance_rows=33, but there are 32: all are used" in caplog.text

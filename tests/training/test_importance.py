@@ -18,13 +18,12 @@ def module(tmp_path):
     return make_module(CASES["structured, total"], tmp_path, ALONE)
 
 
-def measure(module, loader: DataLoader, folder: Path) -> list[torch.Tensor]:
+def measure(module, loader: DataLoader, folder: Path, **options) -> list[torch.Tensor]:
     from cap.training.importance import measure_importance
     from tests.training.share_program import make_trainer
 
-    measure_importance(
-        module, loader, module.pruner.importance_pass, batch_size=8, trainer=_with_batches(make_trainer(folder, 1, []))
-    )
+    trainer = _with_batches(make_trainer(folder, 1, []))
+    measure_importance(module, loader, module.pruner.importance_pass, batch_size=8, trainer=trainer, **options)
     return [p.clone() for name, p in module.named_buffers() if name.endswith("importance")]
 
 
@@ -59,6 +58,15 @@ def test_a_pass_that_was_interrupted_can_be_repeated(module, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         measure(module, Interrupted(batches().dataset, batch_size=None), tmp_path)
     torch.testing.assert_close(measure(module, batches(), tmp_path), expected, atol=0, rtol=0)
+
+
+def test_a_pass_without_contrast_is_that_of_a_run_without_contrast(module, tmp_path):
+    with_banks = measure(module, batches(), tmp_path)
+    before_banks = measure(module, batches(), tmp_path, with_contrast=False)
+    module.contrast = None
+    expected = measure(module, batches(), tmp_path)
+    torch.testing.assert_close(before_banks, expected, atol=0, rtol=0)
+    assert not all(torch.equal(one, other) for one, other in zip(with_banks, expected, strict=True))
 
 
 def test_an_order_that_was_drawn_is_not_forgotten():
