@@ -309,7 +309,14 @@ def new_callbacks(
             ranks=ranks,
             **dataclasses.asdict(config.checkpoint),
         ),
-        scores=ScoreCallback(pruning, plan=checked.plan, loaders=loaders, metric=prepared.task.monitored, ranks=ranks),
+        scores=ScoreCallback(
+            pruning,
+            plan=checked.plan,
+            loaders=rows.limited_dataloaders,
+            share=rows.limited_share,
+            metric=prepared.task.monitored,
+            ranks=ranks,
+        ),
         importance=ImportanceCallback(
             pruning,
             loader=rows.labelled_dataloader if needs_labels else rows.train_dataloader,

@@ -367,11 +367,12 @@ class RunRecord:
         )
 
     def _note_final_level(self, pruned: dict[str, float]) -> None:
-        """Add the end of the run to the levels, unless a validation fell on the last step."""
+        """Add the end of the run to the levels, unless a validation on the last step was like it."""
         levels, step = self.content["levels"], self.content["steps"]
-        if not levels or levels[-1]["step"] != step:
+        kind = {"share": 1.0, "precision": "32-true"}
+        if not levels or levels[-1]["step"] != step or any(levels[-1].get(key) != kind[key] for key in kind):
             asked, reached = self.checked.config.sparsity, self.content["sparsity"]["prunable"]
-            levels.append({"step": step, "target": asked, "sparsity": reached, "scores": pruned})
+            levels.append({"step": step, "target": asked, "sparsity": reached, "scores": pruned, **kind})
 
     def _note_not_retrained(self) -> None:
         kept = self.content.get("kept") or []

@@ -358,6 +358,22 @@ def test_levels_end_with_the_saved_model_when_no_validation_falls_on_the_last_st
     assert record["levels"][-1]["scores"] == record["scores"]["pruned"]
 
 
+def test_scores_during_training_are_of_one_kind_and_the_final_one_says_that_it_is_of_another(
+    compose_config, tiny_overrides
+):
+    limited = ["trainer.limit_val_batches=0.5", "data.eval_batch_size=4", "trainer.precision=bf16-mixed"]
+    # Levels end in the middle of an epoch: what is scored there is what a validation scores.
+    stepwise = ["schedule=stepwise", "schedule.levels=[0.2,0.4,0.6]", "schedule.epochs_per_level=null"]
+    levels = ["pruning=magnitude", "sparsity=0.6", *stepwise]
+    _, run_dir, record = run(compose_config, [*tiny_overrides, *levels, *limited])
+    kinds = [(level["share"], level["precision"]) for level in record["levels"]]
+    assert kinds == [(0.5, "bf16-mixed")] * (len(kinds) - 1) + [(1.0, "32-true")]
+    assert len(kinds) >= 4
+    assert record["levels"][-1]["scores"] == record["scores"]["pruned"]
+    report = (run_dir / "report.md").read_text(encoding="utf-8")
+    assert "| share of rows | precision |" in report
+
+
 def test_folder_in_use_by_another_process_is_refused(compose_config, tiny_overrides, tmp_path):
     from cap.errors import InputError
     from cap.storage import locked

@@ -20,7 +20,7 @@ from cap.budget import MemoryBudget
 from cap.data.examples import Examples
 from cap.data.metrics import split_suffixes
 from cap.data.question_answering import QuestionExamples
-from cap.data.sampler import LengthGroupedBatchSampler
+from cap.data.sampler import LengthGroupedBatchSampler, representative_rows
 from cap.data.sentences import SentenceExamples
 from cap.data.sources import Rows
 from cap.data.tasks import Task
@@ -166,19 +166,31 @@ class CapDataModule(LightningDataModule):
         return self._train_loader(self._tokens["train"].labelled())
 
     def val_dataloader(self) -> list[DataLoader]:  # noqa: D102 - Lightning's hook
+        return list(self.limited_dataloaders().values())
+
+    def limited_dataloaders(self) -> dict[str, DataLoader]:
+        """Make a loader per validation split of the rows that are scored while a model trains, longest first.
+
+        ``trainer.limit_val_batches`` says how many; they are drawn once for all runs. Several processes share them.
+
+        Raises:
+            InputError: If none are left, or fewer than processes.
+        """
         rank, size = self._place
-        splits = self._task.validation_splits
-        if size == 1:
-            return [self._sorted_loader(split) for split in splits]
-        limit = self._take_limit()
-        n_rows = [self._n_validated(split, limit) for split in splits]
-        if max(n_rows) < size:
+        rows = self._limited_rows()
+        n_rows = max(map(len, rows.values()))
+        if n_rows < size:
             raise InputError(
                 f"validation rows are shared by all processes, so that there must be as many as processes at least, "
-                f"got {max(n_rows)} for trainer.devices x trainer.num_nodes = {size}; use fewer processes, more rows "
+                f"got {n_rows} for trainer.devices x trainer.num_nodes = {size}; use fewer processes, more rows "
                 f"or a higher trainer.limit_val_batches"
             )
-        return [self._busy_loader(split, n, rank, size) for split, n in zip(splits, n_rows, strict=True)]
+        return {split: self._busy_loader(split, limited, rank, size) for split, limited in rows.items()}
+
+    def limited_share(self) -> float:
+        """Return the fraction of the validation rows that ``limited_dataloaders`` gives."""
+        n_limited = sum(map(len, self._limited_rows().values()))
+        return n_limited / sum(len(self._tokens[split]) for split in self._task.validation_splits)
 
     def eval_dataloaders(self, rank: int = 0, size: int = 1) -> dict[str, DataLoader]:
         """Make a loader per validation split, in the task's order, longest examples first.
@@ -206,16 +218,28 @@ class CapDataModule(LightningDataModule):
     def _take_limit(self) -> int | float:
         """Return ``limit_val_batches``, and keep the trainer from applying it once more.
 
-        It would apply it to what each process has: other rows than one process sees, or on some processes none.
+        It would apply it to what each process has, and to the batches in their order: the longest rows.
         """
         trainer: Any = self.trainer
+        if trainer is None or trainer.limit_val_batches == 0:
+            return 1.0  # nothing is validated, so nothing is limited
         if self._limit is None or self._limit[0] is not trainer:
             self._limit = (trainer, trainer.limit_val_batches)
             trainer.limit_val_batches = 1.0
         return self._limit[1]
 
+    def _limited_rows(self) -> dict[str, Tensor]:
+        """Choose the rows of each validation split that are scored during training, longest first."""
+        limit = self._take_limit()
+        chosen = {}
+        for split in self._task.validation_splits:
+            tokens = self._tokens[split]
+            rows = representative_rows(len(tokens), self._n_validated(split, limit), tokens.groups)
+            chosen[split] = rows[tokens.lengths[rows].argsort(descending=True, stable=True)]
+        return chosen
+
     def _n_validated(self, split: str, limit: int | float) -> int:
-        """Count the rows of the batches that a validation in one process is limited to."""
+        """Count the rows of the batches that a validation is limited to."""
         n_rows, batch_size = len(self._tokens[split]), self._eval_batch_size
         n_batches = -(-n_rows // batch_size)
         # As Lightning reads it: a whole number counts batches, any other is a fraction of them.
@@ -244,15 +268,14 @@ class CapDataModule(LightningDataModule):
         tokens = self._tokens[split]
         return self._loader(tokens, self._in_turns(tokens.lengths, self._eval_batch_size, rank, size), DataLoader)
 
-    def _busy_loader(self, split: str, n_rows: int, rank: int, size: int) -> DataLoader:
-        """Share the longest rows of a split so that every process has a batch, if there are enough of them."""
+    def _busy_loader(self, split: str, rows: Tensor, rank: int, size: int) -> DataLoader:
+        """Share rows of a split, longest first, so that every process has a batch, if there are enough of them."""
         tokens, batch_size = self._tokens[split], self._eval_batch_size
-        if n_rows <= batch_size * (size - 1):
+        if len(rows) <= batch_size * (size - 1):
             # Lightning passes over the end of a validation in which a process has no batch, where the others wait.
-            batch_size = max(1, n_rows // size)
-        longest = tokens.lengths.argsort(descending=True, stable=True)[:n_rows]
-        sampler = self._in_turns(tokens.lengths[longest], batch_size, rank, size)
-        return self._loader(Subset(tokens, longest.tolist()), sampler, DataLoader)
+            batch_size = max(1, len(rows) // size)
+        sampler = self._in_turns(tokens.lengths[rows], batch_size, rank, size)
+        return self._loader(Subset(tokens, rows.tolist()), sampler, DataLoader)
 
     def _in_turns(self, lengths: Tensor, batch_size: int, rank: int, size: int) -> LengthGroupedBatchSampler:
         return LengthGroupedBatchSampler(lengths, batch_size, self._seed, shuffle=False, num_replicas=size, rank=rank)

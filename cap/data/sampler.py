@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -139,4 +140,27 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         return np.array_split(batch, self._num_replicas)[self._rank]
 
 
-__all__ = ["LengthGroupedBatchSampler"]
+def representative_rows(n_rows: int, n_chosen: int, groups: Tensor | None) -> Tensor:
+    """Draw rows without looking at them, the same ones in every run: short and long ones, of every label.
+
+    Args:
+        n_rows: Rows there are.
+        n_chosen: Rows to draw, at most.
+        groups: The question that each row is a window of; a question comes whole, and one comes at least. None where
+            rows stand alone.
+
+    Returns:
+        Row numbers, ascending.
+    """
+    if n_chosen >= n_rows:
+        return torch.arange(n_rows)
+    draw = np.random.default_rng(0)
+    if groups is None:
+        return torch.from_numpy(np.sort(draw.permutation(n_rows)[:n_chosen]))
+    questions, n_windows = np.unique(groups.numpy(), return_counts=True)
+    order = draw.permutation(len(questions))
+    n_fitting = max(1, int((n_windows[order].cumsum() <= n_chosen).sum()))
+    return torch.from_numpy(np.flatnonzero(np.isin(groups.numpy(), questions[order[:n_fitting]])))
+
+
+__all__ = ["LengthGroupedBatchSampler", "representative_rows"]

@@ -19,8 +19,9 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``weights_sha256``                 of the ``model`` and of a given ``teacher``: SHA-256 by name of their files
 ``metric``                         the task's first metric, which retention is computed on
 ``scores``                         ``majority``, ``teacher``, ``pruned``: each ``{metric: x}``, or null (no teacher)
-``levels``                         list of ``{"step", "target", "sparsity", "scores": {metric: x}}``: validations,
-                                   ends of levels, and the end of the run
+``levels``                         list of ``{"step", "target", "sparsity", "scores": {metric: x}, "share",
+                                   "precision"}``: validations, ends of levels, and the end of the run; each of a share
+                                   of the rows in a precision, the end of all rows in float32
 ``teacher``                        its ``name``, and ``was_cached``: made by an earlier run
 ``retention``                      pruned / teacher, or null; ``retention_reason`` then says why
 ``retention_above_majority``       (pruned - majority) / (teacher - majority), or null with its ``..._reason``

@@ -204,17 +204,23 @@ def _levels(record: dict[str, Any]) -> str:
     # Evenly spaced, first and last included.
     shown = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), _MAX_LEVELS)).round().astype(int))
     names = list(dict.fromkeys(name for level in levels for name in level.get("scores") or {}))
+    # Where not all scores are of the same kind, say which each is.
+    kinds = {"share": "share of rows", "precision": "precision"}
+    mixed = {key: title for key, title in kinds.items() if len({level.get(key) for level in levels}) > 1}
     rows = (
         [
             _number(level.get("step"), ","),
             _number(level.get("target"), ".4f"),
             _number(level.get("sparsity"), ".4f"),
             *(_number((level.get("scores") or {}).get(name), ".4f") for name in names),
+            *(_number(level.get(key), ".3f") if key == "share" else _text(level.get(key)) for key in mixed),
         ]
         for level in (levels[int(index)] for index in shown)
     )
     note = [f"{len(shown)} of {len(levels)} levels.", ""] if len(shown) < len(levels) else []
-    return "\n".join(["## Levels", "", *note, *_table(["step", "target sparsity", "sparsity", *names], rows)])
+    return "\n".join(
+        ["## Levels", "", *note, *_table(["step", "target sparsity", "sparsity", *names, *mixed.values()], rows)]
+    )
 
 
 def _pictures(run_dir: Path) -> str:

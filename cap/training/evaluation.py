@@ -25,7 +25,7 @@ def evaluate(
     trainer: Trainer | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, float], bool]:
-    """Score a model in eval mode and float32.
+    """Score a model in eval mode, and in its own precision unless the caller has chosen another one.
 
     Args:
         model: Gives an output with ``logits`` for a batch, as ``PooledModel`` does; moved to ``device`` and left there.

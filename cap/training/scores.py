@@ -1,4 +1,8 @@
-"""The student's validation scores over the run, beside the sparsity they were reached at."""
+"""The student's validation scores over the run, beside the sparsity they were reached at.
+
+All of them are like each other: of the same rows, which ``trainer.limit_val_batches`` may limit, and in the precision
+that the run trains in. A run's final score is of all rows and in float32; each says which it is.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,8 @@ class ScoreCallback(Callback):
     Args:
         pruning: Knows target and reached sparsity.
         plan: A schedule with levels is scored at the end of each, wherever in an epoch that is.
-        loaders: Makes the validation loaders by split, of this process's share of the rows.
+        loaders: Makes the loaders by split that validations during training use, of this process's share of the rows.
+        share: Returns the fraction of the validation rows that these give over all processes.
         metric: The score that the log shows.
         ranks: The processes of the run.
     """
@@ -34,12 +39,14 @@ class ScoreCallback(Callback):
         *,
         plan: SchedulePlan,
         loaders: Callable[[], Mapping[str, DataLoader]],
+        share: Callable[[], float],
         metric: str,
         ranks: Ranks = ALONE,
     ) -> None:
         self.pruning = pruning
         self.plan = plan
         self.loaders = loaders
+        self.share = share
         self.metric = metric
         self.ranks = ranks
         self.levels: list[dict[str, Any]] = []
@@ -58,21 +65,22 @@ class ScoreCallback(Callback):
         is_noted = bool(self.levels) and self.levels[-1]["step"] == step
         if (step in self._level_ends and not is_noted) or self._owed is not None:
             module = cap_module(pl_module)
-            device = trainer.strategy.root_device
-            scores, _ = evaluate(
-                module.student,
-                self.loaders(),
-                module.metrics,
-                device=device,
-                description="level",
-                trainer=trainer,
-                ranks=self.ranks,
-            )
+            # In the precision of a validation.
+            with trainer.precision_plugin.forward_context():
+                scores, _ = evaluate(
+                    module.student,
+                    self.loaders(),
+                    module.metrics,
+                    device=trainer.strategy.root_device,
+                    description="level",
+                    trainer=trainer,
+                    ranks=self.ranks,
+                )
             epoch = trainer.current_epoch if self._owed is None else self._owed
             row = {**{f"val/{name}": value for name, value in scores.items()}, "epoch": epoch}
             for logger in trainer.loggers:
                 logger.log_metrics(row, step - 1)  # where a validation is logged
-            self._note(step, scores)
+            self._note(step, scores, trainer)
             self._owed = None
         self._level_ends.discard(step)
 
@@ -88,7 +96,7 @@ class ScoreCallback(Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        self._note(trainer.global_step, scores)
+        self._note(trainer.global_step, scores, trainer)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
         return {"levels": self.levels, "owed": self._owed}
@@ -96,21 +104,25 @@ class ScoreCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
         self.levels, self._owed = list(state_dict["levels"]), state_dict["owed"]
 
-    def _note(self, step: int, scores: dict[str, float]) -> None:
+    def _note(self, step: int, scores: dict[str, float], trainer: Trainer) -> None:
+        share = self.share()
         self.levels.append(
             {
                 "step": step,
                 "target": self.pruning.target,
                 "sparsity": self.pruning.reached,
                 "scores": scores,
+                "share": share,
+                "precision": str(trainer.precision),
             }
         )
         log.info(
-            "step %d: validation %s %.4f at sparsity %.4f",
+            "step %d: validation %s %.4f at sparsity %.4f%s",
             step,
             self.metric,
             scores[self.metric],
             self.pruning.reached,
+            "" if share == 1 else f", of {share:.1%} of the rows (trainer.limit_val_batches)",
         )
 
 

@@ -188,7 +188,7 @@ def test_processes_share_the_validation_rows_of_training_and_none_is_idle(
     assert max(len(batch["example_id"]) for share in shares for batch in share) <= eval_batch_size
 
 
-# Ten rows in five batches of two, the longest first: the rows that one process is left with.
+# Ten rows in five batches of two.
 @pytest.mark.parametrize(
     ("limit", "size", "n_rows"),
     [(1, 2, 2), (2, 4, 4), (3, 2, 6), (3, 4, 6), (99, 4, 10), (0.5, 4, 4), (0.9, 2, 8), (0.9, 4, 8), (1.0, 4, 10)],
@@ -196,10 +196,11 @@ def test_processes_share_the_validation_rows_of_training_and_none_is_idle(
 def test_processes_validate_the_rows_that_one_is_limited_to(
     make_data: MakeData, limit: int | float, size: int, n_rows: int
 ) -> None:
-    expected = ids(make_data(eval_batch_size=2).eval_dataloaders()["validation"])[:n_rows]
+    expected = ids(of_rank(make_data(eval_batch_size=2), 0, 1, limit).val_dataloader()[0])
     data = make_data(eval_batch_size=2)
     shares = [list(of_rank(data, rank, size, limit).val_dataloader()[0]) for rank in range(size)]
     assert sorted(row for share in shares for row in ids(share)) == sorted(expected)
+    assert len(expected) == n_rows
     assert min(len(share) for share in shares) >= 1
 
 
@@ -219,10 +220,47 @@ def test_every_trainer_limits_validation_for_itself(make_data: MakeData) -> None
     assert len(ids(of_rank(data, 0, 2, 1.0).val_dataloader()[0])) == 5
 
 
-def test_one_process_leaves_the_limit_of_validation_to_its_trainer(make_data: MakeData) -> None:
-    data = of_rank(make_data(), 0, 1, 0.5)
-    assert len(ids(data.val_dataloader()[0])) == N_VALIDATION
-    assert data.trainer.limit_val_batches == 0.5
+def test_a_run_without_validation_keeps_its_limit_and_scores_levels_on_all_rows(make_data: MakeData) -> None:
+    data = of_rank(make_data(), 0, 1, 0)
+    assert len(ids(data.limited_dataloaders()["validation"])) == N_VALIDATION
+    assert (data.limited_share(), data.trainer.limit_val_batches) == (1.0, 0)
+
+
+def test_share_that_is_validated_is_that_of_the_rows(make_data: MakeData) -> None:
+    assert of_rank(make_data(eval_batch_size=4), 0, 1, 0.4).limited_share() == 0.4  # 1 of 3 batches, 4 of 10 rows
+    assert make_data().limited_share() == 1.0
+
+
+@pytest.fixture
+def long_and_short(tmp_path: Path, write_split, tokenizer) -> Callable[..., CapDataModule]:
+    """Make 240 sentences, two thirds of them short and of class 0, whose class follows from the row number."""
+    n_words = [12 if row % 3 == 0 else 2 for row in range(240)]
+    columns = {"sentence": [" ".join(["cat"] * n) for n in n_words], "label": [int(n > 6) for n in n_words]}
+    for split in ("train", "validation"):
+        write_split(tmp_path / "sst2", split, columns)
+    task = get_task("sst2")
+    rows = load_rows(task, data_dir=tmp_path / "sst2", max_train_rows=None, max_eval_rows=None)
+
+    def make(**more) -> CapDataModule:
+        sizes = {"batch_size": 8, "eval_batch_size": 6, "seed": 3}
+        places = {"cache_dir": tmp_path / "cache", "tokenizer": tokenizer, "tokenizer_key": "k", "max_length": 16}
+        return CapDataModule(**({"rows": rows, "task": task} | sizes | places | more))
+
+    return make
+
+
+@pytest.mark.parametrize("limit", [10, 0.25], ids=["batches", "fraction"])
+def test_limited_validation_scores_short_and_long_rows_alike(long_and_short, limit: int | float) -> None:
+    batches = list(of_rank(long_and_short(), 0, 1, limit).val_dataloader()[0])
+    is_long = torch.cat([batch["labels"] for batch in batches])
+    assert len(is_long) == 60
+    assert 10 <= int(is_long.sum()) <= 30  # 20 expected; the 60 longest are all of class 1
+    assert batches[0]["input_ids"].shape[1] > batches[-1]["input_ids"].shape[1]
+
+
+def test_limited_validation_scores_the_same_rows_in_every_run(long_and_short) -> None:
+    first = ids(of_rank(long_and_short(seed=3), 0, 1, 0.25).val_dataloader()[0])
+    assert ids(of_rank(long_and_short(seed=4, batch_size=2), 0, 1, 0.25).val_dataloader()[0]) == first
 
 
 def test_a_fraction_that_leaves_no_validation_batch_is_refused(make_data: MakeData) -> None:

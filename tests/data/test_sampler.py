@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap.data.sampler import LengthGroupedBatchSampler
+from cap.data.sampler import LengthGroupedBatchSampler, representative_rows
 from cap.errors import InputError
 
 LENGTHS = torch.randint(3, 100, (1003,), generator=torch.Generator().manual_seed(0))
@@ -198,3 +198,24 @@ def test_no_rows_give_no_batches() -> None:
 def test_impossible_numbers_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         sampler(**wrong)
+
+
+QUESTIONS = torch.arange(40).repeat_interleave(torch.arange(40) % 3 + 1)  # one to three windows each
+
+
+@pytest.mark.parametrize("n_chosen", [1, 10, 40, 78])
+def test_questions_are_drawn_whole(n_chosen: int) -> None:
+    rows = representative_rows(len(QUESTIONS), n_chosen, QUESTIONS)
+    chosen = set(QUESTIONS[rows].tolist())
+    assert rows.tolist() == [row for row, question in enumerate(QUESTIONS.tolist()) if question in chosen]
+    assert n_chosen - 3 < len(rows) <= max(n_chosen, 3)
+
+
+def test_all_questions_come_where_all_are_wanted() -> None:
+    assert representative_rows(len(QUESTIONS), len(QUESTIONS), QUESTIONS).tolist() == list(range(len(QUESTIONS)))
+
+
+def test_rows_are_drawn_without_regard_to_their_order() -> None:
+    rows = representative_rows(1000, 100, None)
+    assert (len(set(rows.tolist())), rows.tolist()) == (100, sorted(rows.tolist()))
+    assert 400 < rows.float().mean() < 600
