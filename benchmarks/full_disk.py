@@ -19,9 +19,9 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.killed import RESULTS, Trial, require_success, shown
-from cap.results.record import environment
-from cap.storage import read_json, write_json
-from cap.training.checkpoint import newest_checkpoint
+from cap.base.files import read_json, write_json
+from cap.runs.record import environment
+from cap.training.resume.checkpoint import newest_checkpoint
 
 _EVERY = ["checkpoint.every_n_steps=5"]
 _PLENTY = "16g"

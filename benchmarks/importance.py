@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.step import BATCH, N_STEPS, Step, alternate, cap_module, new_model, plain_step, training_step
-from cap.cli import door
-from cap.results.record import environment
-from cap.storage import write_json
+from cap.base.files import write_json
+from cap.launch.cli import door
+from cap.runs.record import environment
 from cap.training.importance import measure_importance
-from cap.training.run import build_trainer
+from cap.training.trainer import build_trainer
 
 
 def benchmark(cfg: DictConfig) -> float:

@@ -28,8 +28,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from cap.results.record import environment
-from cap.storage import file_sha256, read_json, write_json
+from cap.base.files import file_sha256, read_json, write_json
+from cap.runs.record import environment
 
 RESULTS = Path(__file__).parent / "results"
 _POLL_SECONDS = 0.005

@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Column, Table
 from transformers import BertTokenizerFast
 
-from cap.budget import MemoryBudget
+from cap.base.files import write_json
+from cap.base.memory import MemoryBudget
 from cap.data.tokens import TokenRows
 from cap.objectives.memory import Memory, Source
-from cap.results.record import environment
-from cap.storage import write_json
+from cap.runs.record import environment
 from cap.training.progress import tracked
 
 BATCH, EXTRAS = 32, 4096

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModel, AutoTokenizer
 
+from cap.base.files import read_json, write_json
 from cap.models.encoders import resolve_source
-from cap.results.record import environment
-from cap.storage import read_json, write_json
+from cap.runs.record import environment
 
 RESULTS = Path(__file__).parent / "results" / "processes.json"
 BATCH = 32
@@ -128,7 +128,7 @@ def job() -> None:
     """Run ``cap.train`` in this process, and note the masks of every step and the validation rows that are scored."""
     from cap.data.metrics import TaskMetrics
     from cap.train import main as train
-    from cap.training.agreement import MaskAgreement, hash_masks
+    from cap.training.callbacks.agreement import MaskAgreement, hash_masks
 
     masks: dict[int, list[int]] = {}
     passes: list[list[int]] = [[]]

@@ -13,11 +13,11 @@ from typing import Any
 from benchmarks.bake_off.cells import read_cells
 from benchmarks.bake_off.pictures import plot_ablations, plot_arms
 from benchmarks.bake_off.summary import Arm, ablation_table, commands, page_part, read_arms
-from cap.results.collect import Collection, collect
-from cap.results.export_table import EXPORT_HEADER, export_rows
-from cap.results.runs import Run
-from cap.results.tables import COLUMNS, cells, group_runs, markdown
-from cap.storage import atomic_file, read_json
+from cap.base.files import atomic_file, read_json
+from cap.reports.collect import Collection, collect
+from cap.reports.export_table import EXPORT_HEADER, export_rows
+from cap.reports.tables import COLUMNS, cells, group_runs, markdown
+from cap.runs.identity import Run
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "benchmarks/README.md")

@@ -26,22 +26,22 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
-from cap.budget import MemoryBudget
-from cap.cli import conf_dir, door
-from cap.config import check, contrast_weights, register
-from cap.heads import Head
+from cap.base.files import read_json, write_json
+from cap.base.kinds import Head
+from cap.base.memory import MemoryBudget
+from cap.config.schema import check, contrast_weights, register
+from cap.launch.cli import conf_dir, door
 from cap.models.encoders import PooledModel, load_model, resolve_source
 from cap.models.families import prunable
 from cap.models.pooling import resolve_pooling
 from cap.objectives.memory import Memory
-from cap.preparation import prepare
 from cap.pruning.pruner import Pruner
-from cap.results.record import environment, peak_memory_gb
-from cap.storage import read_json, write_json
+from cap.runs.record import environment, peak_memory_gb
 from cap.train import train
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
+from cap.training.preparation import prepare
 from cap.training.progress import tracked
-from cap.training.run import build_trainer
+from cap.training.trainer import build_trainer
 
 BATCH, TOKENS = 32, 40
 N_EXAMPLES = 8000

@@ -17,18 +17,21 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from cap.cli import door, typed_line
-from cap.data.metrics import majority_scores, split_suffixes
-from cap.data.sources import Rows, load_rows
-from cap.data.tasks import Task
-from cap.errors import InputError
-from cap.evaluate_config import (
+from cap.base.errors import InputError
+from cap.base.files import content_key, ensure_writable, file_sha256, read_json
+from cap.base.kinds import Head
+from cap.config.evaluate import (
     EvaluateConfig,
     check_evaluate,
     require_head,
     saved_model,
 )
-from cap.heads import Head
+from cap.data.metrics import majority_scores, split_suffixes
+from cap.data.sources import Rows, load_rows
+from cap.data.tasks import Task
+from cap.formats.load import load
+from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
+from cap.launch.cli import door, typed_line
 from cap.models.encoders import (
     ModelSource,
     PooledModel,
@@ -38,16 +41,13 @@ from cap.models.encoders import (
     weights_key,
 )
 from cap.models.families import FAMILIES, longest_input
-from cap.models.load import load
-from cap.models.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
 from cap.models.outputs import output_order
-from cap.preparation import scoring_rows, task_of
-from cap.results.folder import hold, length_of_run, require_free
-from cap.results.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
-from cap.results.record import environment, write_record
-from cap.storage import content_key, ensure_writable, file_sha256, read_json
+from cap.runs.folder import hold, length_of_run, require_free
+from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
+from cap.runs.record import environment, write_record
 from cap.training.predict import Answers, predict
-from cap.training.run import idle_trainer
+from cap.training.preparation import scoring_rows, task_of
+from cap.training.trainer import idle_trainer
 
 log = logging.getLogger("cap.evaluate")  # as a command, __name__ is __main__
 

@@ -13,24 +13,24 @@ from omegaconf import DictConfig
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from cap.cli import door, typed_line
-from cap.errors import InputError, RunError
-from cap.export_config import ExportConfig, check_export
-from cap.export_formats import FORMATS, Format, Written, auto_class
-from cap.export_source import Source, read_source
-from cap.models.cost import count_cost
+from cap.base.errors import InputError, RunError
+from cap.base.files import atomic_folder, write_json
+from cap.config.export import ExportConfig, check_export
+from cap.formats.cost import count_cost
+from cap.formats.export_formats import FORMATS, Format, Written, auto_class
+from cap.formats.export_source import Source, read_source
+from cap.formats.exports import export_table, in_words, note_in_run, timing
+from cap.formats.latency import LENGTHS, paired_latency
+from cap.formats.onnx import LogitsModel
+from cap.formats.parity import largest_difference, logits_of
+from cap.launch.cli import door, typed_line
 from cap.models.encoders import weights_key
 from cap.models.families import longest_input, prunable_linears
-from cap.models.onnx import LogitsModel
-from cap.models.parity import largest_difference, logits_of
 from cap.pruning.masks import count_zeros
-from cap.results.card import write_export_card
-from cap.results.exports import export_table, in_words, note_in_run, timing
-from cap.results.finished import read_runs
-from cap.results.folder import MODEL, require_empty
-from cap.results.latency import LENGTHS, paired_latency
-from cap.results.record import environment, retention
-from cap.storage import atomic_folder, write_json
+from cap.runs.card import write_export_card
+from cap.runs.finished import read_runs
+from cap.runs.folder import MODEL, require_empty
+from cap.runs.record import environment, retention
 from cap.training.predict import predict
 
 log = logging.getLogger("cap.export")  # as a command, __name__ is __main__
@@ -79,7 +79,7 @@ def export(cfg: DictConfig) -> float:
 def _result(
     source: Source, config: ExportConfig, chosen: Format, written: Written, folder: Path, notes: list[str]
 ) -> dict[str, Any]:
-    """Check and measure what was written, see ``cap.results.exports``."""
+    """Check and measure what was written, see ``cap.formats.exports``."""
     loaded = chosen.load(folder)
     rows = source.rows
     result = {

@@ -7,12 +7,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from cap.cli import door
-from cap.config import check
-from cap.errors import InputError
-from cap.preparation import get_teacher, prepare
-from cap.training.randomness import keeping_determinism
-from cap.training.stop import stop
+from cap.base.errors import InputError
+from cap.config.schema import check
+from cap.launch.cli import door
+from cap.training.preparation import get_teacher, prepare
+from cap.training.resume.randomness import keeping_determinism
+from cap.training.resume.stop import stop
 
 
 @keeping_determinism()

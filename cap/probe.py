@@ -14,23 +14,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from cap.cli import door
+from cap.base.files import content_key, ensure_writable
+from cap.config.probe import ProbeConfig, check_probe, data_dir_of, probed_task
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
+from cap.launch.cli import door
 from cap.models.encoders import (
     PooledModel,
 )
-from cap.probe_config import ProbeConfig, check_probe, data_dir_of, probed_task
-from cap.probe_subjects import Reading, Subject, find_subjects, load_encoder
-from cap.results.finished import read_runs
-from cap.results.probe_table import console_table, require_free, summary, write_probe
-from cap.results.record import environment
-from cap.storage import content_key, ensure_writable
+from cap.reports.probe_table import console_table, require_free, summary, write_probe
+from cap.runs.finished import read_runs
+from cap.runs.record import environment
 from cap.training.encode import Computation, computation_of, frozen_outputs
-from cap.training.probe import EncodedRows, HeadTraining, score_head, train_head
+from cap.training.linear_head import EncodedRows, HeadTraining, score_head, train_head
+from cap.training.probe_subjects import Reading, Subject, find_subjects, load_encoder
 from cap.training.progress import tracked
-from cap.training.run import idle_trainer
+from cap.training.trainer import idle_trainer
 
 log = logging.getLogger("cap.probe")  # as a command, __name__ is __main__
 

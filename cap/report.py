@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cap.errors import InputError
-from cap.results.collect import Collection, collect
-from cap.results.export_table import EXPORT_CAPTION, EXPORT_HEADER, export_rows
-from cap.results.published import Published, published_for
-from cap.results.report_costs import plot_score_against_bytes, plot_score_against_latency
-from cap.results.report_page import build_page, summary
-from cap.results.report_plots import plot_ablation, plot_score_against_sparsity
-from cap.results.report_style import panels_of
-from cap.results.tables import (
+from cap.base.errors import InputError
+from cap.base.files import atomic_folder, ensure_writable
+from cap.reports.collect import Collection, collect
+from cap.reports.costs import plot_score_against_bytes, plot_score_against_latency
+from cap.reports.export_table import EXPORT_CAPTION, EXPORT_HEADER, export_rows
+from cap.reports.page import build_page, summary
+from cap.reports.pictures import plot_ablation, plot_score_against_sparsity
+from cap.reports.published import Published, published_for
+from cap.reports.style import panels_of
+from cap.reports.tables import (
     CAPTION,
     COLUMNS,
     Group,
@@ -28,7 +29,6 @@ from cap.results.tables import (
     latex,
     markdown,
 )
-from cap.storage import atomic_folder, ensure_writable
 
 _EXIT_BAD_INPUT = 2
 _PAGE = "index.html"

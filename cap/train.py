@@ -15,19 +15,18 @@ from lightning.pytorch import Trainer, seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
-from cap import grid
-from cap.cli import door, quoted, typed_command
-from cap.config import Checked, check
-from cap.config_rules import HIGHEST_SEED
-from cap.errors import InputError, RunError
+from cap.base.errors import InputError, RunError
+from cap.base.files import atomic_folder, full_disk_reason, read_json
+from cap.config.rules import HIGHEST_SEED
+from cap.config.schema import Checked, check
+from cap.launch import grid
+from cap.launch.cli import door, quoted, typed_command
+from cap.launch.devices import leased_devices
+from cap.launch.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
 from cap.models.encoders import PooledModel, load_saved_model, save_model
-from cap.preparation import Prepared, chance_message, get_teacher, prepare
-from cap.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
-from cap.results.folder import CHECKPOINTS, MODEL, read_record, settle_replacement
-from cap.results.report import summary_table
-from cap.storage import atomic_folder, full_disk_reason, read_json
-from cap.train_devices import leased_devices
-from cap.train_parts import (
+from cap.runs.folder import CHECKPOINTS, MODEL, read_record, settle_replacement
+from cap.runs.page import summary_table
+from cap.training.assembly import (
     Callbacks,
     filled_memory,
     new_callbacks,
@@ -36,16 +35,17 @@ from cap.train_parts import (
     planned_dynamics,
     require_possible,
 )
-from cap.train_record import RunRecord
-from cap.train_sources import changes_since
-from cap.training.checkpoint import Checkpoint, newest_checkpoint
 from cap.training.evaluation import evaluate
+from cap.training.inputs import changes_since
 from cap.training.module import CapModule
-from cap.training.randomness import keeping_determinism
-from cap.training.ranks import Ranks, join
-from cap.training.run import add_callbacks, fit
-from cap.training.shares import together
-from cap.training.stop import stop
+from cap.training.parallel.ranks import Ranks, join
+from cap.training.parallel.shares import together
+from cap.training.preparation import Prepared, chance_message, get_teacher, prepare
+from cap.training.record import RunRecord
+from cap.training.resume.checkpoint import Checkpoint, newest_checkpoint
+from cap.training.resume.randomness import keeping_determinism
+from cap.training.resume.stop import stop
+from cap.training.trainer import add_callbacks, fit
 
 log = logging.getLogger("cap.train")  # as a command, __name__ is __main__
 

@@ -12,8 +12,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
-from cap.results.style import BLUE, GREY, STYLE, WIDTH, save
-from cap.storage import atomic_file
+from cap.base.files import atomic_file
+from cap.runs.style import BLUE, GREY, STYLE, WIDTH, save
 
 
 def front_of(study: Study) -> list[FrozenTrial]:

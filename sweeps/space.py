@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from cap.errors import InputError
+from cap.base.errors import InputError
 
 # What a sweep chooses for W&B's sake, or that a study does in its own way.
 _NOT_FOR_STUDIES = {"logger", "resume", "sparsity", "seed"}

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cap.errors import RunError
-from cap.processes import PARENT
-from cap.storage import read_json
+from cap.base.errors import RunError
+from cap.base.files import read_json
+from cap.launch.processes import PARENT
 
-# What a run ends with that was asked to stop by SIGINT or SIGTERM, see cap.errors; negative while it was starting.
+# What a run ends with that was asked to stop by SIGINT or SIGTERM, see cap.base.errors; negative while it was starting.
 _STOPPED = (130, 143, -2, -15)
 
 

@@ -24,9 +24,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
-from cap.cli import conf_dir, explain, known_keys, set_up_log
-from cap.config import check, register
-from cap.errors import InputError, RunError
+from cap.base.errors import InputError, RunError
+from cap.config.schema import check, register
+from cap.launch.cli import conf_dir, explain, known_keys, set_up_log
 from sweeps.front import draw_front, front_table, write_trials
 from sweeps.space import Space, read_space
 from sweeps.trials import Reached, TrialError, run_trial

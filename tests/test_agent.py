@@ -85,9 +85,9 @@ def test_run_that_is_taken_up_again_has_the_configuration_it_had(compose_config,
     """An agent is sent all that the run had logged: the sweep's own values stay, groups come as dictionaries."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-    from cap.arguments import as_overrides
-    from cap.cli import known_keys
-    from cap.config import check
+    from cap.config.schema import check
+    from cap.launch.arguments import as_overrides
+    from cap.launch.cli import known_keys
 
     chosen = first_run(file)
     before = check(compose_config(*[f"{key}={value}" for key, value in chosen.items()]))
@@ -140,8 +140,8 @@ def test_run_that_is_taken_up_again_has_the_configuration_it_had(compose_config,
     ],
 )
 def test_agents_spelling_is_read(written, read):
-    from cap.arguments import as_overrides
-    from cap.cli import known_keys
+    from cap.launch.arguments import as_overrides
+    from cap.launch.cli import known_keys
 
     assert as_overrides([written], known_keys()) == read
 
@@ -161,8 +161,8 @@ def test_agents_spelling_is_read(written, read):
 def test_hydra_makes_of_it_what_the_sweep_meant(compose_config, written, key, value):
     from omegaconf import OmegaConf
 
-    from cap.arguments import as_overrides
-    from cap.cli import known_keys
+    from cap.launch.arguments import as_overrides
+    from cap.launch.cli import known_keys
 
     assert OmegaConf.select(compose_config(*as_overrides([written], known_keys())), key) == value
 

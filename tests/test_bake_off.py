@@ -71,7 +71,7 @@ def test_contrast_does_not_ask_for_another_teacher_but_seed_and_rows_do(cells_of
 
 
 def test_everything_that_is_wrong_is_said_at_once(cells_of):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     text = """
 defaults: {pruning: magnitude, seeds: [1], sparsity: 0.5, contrast: cap}
@@ -269,7 +269,7 @@ def test_the_command_names_folders_of_data_and_of_the_run(cells_of, places, tmp_
 
 def test_every_worker_has_a_core_of_its_own_and_one_thread(monkeypatch):
     from benchmarks.bake_off import workers
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     monkeypatch.setattr(workers, "_gpus", lambda: [])
     monkeypatch.setattr(workers, "_cores", lambda: [3, 5, 8])

@@ -144,7 +144,7 @@ def test_other_commits_and_settings_are_noted(listed, tmp_path):
 
 def test_a_report_reads_small_records(listed, tmp_path):
     from cap.report import report
-    from cap.results.tables import NONE
+    from cap.reports.tables import NONE
 
     records = write_records(listed, tmp_path / "records")
     said = report([records], output=tmp_path / "report", title="Bake-off")

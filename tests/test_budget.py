@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cap.budget import MemoryBudget
+from cap.base.memory import MemoryBudget
 
 N_BYTES = 96  # of every array below but the small one
 GIB = 1024**3

@@ -138,7 +138,7 @@ def test_input_that_does_not_fit_is_one_message_and_leaves_nothing_that_looks_co
 def test_traceback_is_shown_on_request(monkeypatch, tmp_path):
     from hydra.core.global_hydra import GlobalHydra
 
-    from cap.errors import InputError
+    from cap.base.errors import InputError
     from cap.train import main
 
     monkeypatch.chdir(tmp_path)
@@ -187,7 +187,7 @@ def test_finetune_makes_the_teacher_that_a_run_then_finds(compose_config, tiny_o
 
 
 def test_known_keys_name_schema_groups_and_what_a_pruning_type_takes():
-    from cap.cli import known_keys
+    from cap.launch.cli import known_keys
 
     keys = known_keys()
     assert {"sparsity", "pruning", "experiment", "trainer.max_steps"} <= keys
@@ -196,8 +196,8 @@ def test_known_keys_name_schema_groups_and_what_a_pruning_type_takes():
 
 
 def test_known_keys_of_the_probe_are_its_own():
-    from cap.cli import known_keys
-    from cap.probe_config import ProbeConfig
+    from cap.config.probe import ProbeConfig
+    from cap.launch.cli import known_keys
 
     keys = known_keys("probe", ProbeConfig)
     assert {"runs", "tasks", "data_root", "data.max_train_rows"} <= keys
@@ -207,7 +207,7 @@ def test_known_keys_of_the_probe_are_its_own():
 @pytest.fixture
 def own_conf(tmp_path):
     """Write a user's own conf/: a recipe, and a file to compose from instead of train.yaml."""
-    from cap.cli import conf_dir
+    from cap.launch.cli import conf_dir
 
     folder = tmp_path / "mine"
     (folder / "experiment").mkdir(parents=True)
@@ -225,7 +225,7 @@ def composed(monkeypatch, tmp_path):
         from hydra.core.global_hydra import GlobalHydra
         from omegaconf import OmegaConf
 
-        from cap.cli import door, typed_command, typed_line
+        from cap.launch.cli import door, typed_command, typed_line
 
         found = []
         monkeypatch.chdir(tmp_path)
@@ -255,7 +255,7 @@ def test_process_of_its_own_trains_the_configuration_that_was_typed(composed, ow
 def test_process_of_its_own_composes_from_the_folder_that_was_typed(composed, own_conf):
     import shutil
 
-    from cap.cli import conf_dir
+    from cap.launch.cli import conf_dir
 
     whole = own_conf.parent / "whole"
     shutil.copytree(conf_dir(), whole)
@@ -276,5 +276,5 @@ def test_what_was_typed_is_read_in_one_way(door, monkeypatch):
     from importlib import import_module
 
     monkeypatch.setattr(sys, "argv", ["command", "a=1", "b=2"])
-    assert import_module(f"cap.{door}").typed_line is import_module("cap.cli").typed_line
-    assert import_module("cap.cli").typed_line(door) == f"python -m cap.{door} a=1 b=2"
+    assert import_module(f"cap.{door}").typed_line is import_module("cap.launch.cli").typed_line
+    assert import_module("cap.launch.cli").typed_line(door) == f"python -m cap.{door} a=1 b=2"

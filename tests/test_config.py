@@ -8,8 +8,8 @@ CONF = Path(__file__).parent.parent / "conf"
 
 
 def message_of(compose_config, *overrides: str) -> str:
-    from cap.config import check
-    from cap.errors import InputError
+    from cap.base.errors import InputError
+    from cap.config.schema import check
 
     with pytest.raises(InputError) as caught:
         check(compose_config(*overrides))
@@ -177,7 +177,7 @@ def test_broken_rule_is_refused_with_what_was_required_and_given(compose_config,
     ids=lambda overrides: " ".join(overrides),
 )
 def test_snapshots_are_distilled_from_wherever_the_schedule_can_take_them(compose_config, overrides):
-    from cap.config import check
+    from cap.config.schema import check
 
     assert check(compose_config(*overrides, "distill.snapshot_weight=1")).hash
 
@@ -188,7 +188,7 @@ def test_all_broken_rules_are_reported_at_once(compose_config):
 
 
 def test_oneshot_magnitude_needs_no_flat_phase(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     assert check(compose_config("pruning=magnitude", "schedule=oneshot", "schedule.flat_before=0.0")).pruning_name == (
         "magnitude"
@@ -209,7 +209,7 @@ def test_oneshot_magnitude_needs_no_flat_phase(compose_config):
     ids=lambda overrides: " ".join(overrides),
 )
 def test_every_choice_of_every_group_passes_the_rules(compose_config, overrides):
-    from cap.config import check
+    from cap.config.schema import check
 
     assert check(compose_config(*overrides)).hash
 
@@ -226,7 +226,7 @@ WEIGHTS = {
 
 @pytest.mark.parametrize(("overrides", "expected"), WEIGHTS.items(), ids=WEIGHTS)
 def test_weights_of_contrast_are_those_of_the_reduction_unless_they_are_given(compose_config, overrides, expected):
-    from cap.config import check
+    from cap.config.schema import check
 
     checked = check(compose_config(*overrides.split()))
     keys = ("unsupervised_weight", "supervised_weight")
@@ -235,7 +235,7 @@ def test_weights_of_contrast_are_those_of_the_reduction_unless_they_are_given(co
 
 
 def test_hash_is_that_of_the_weights_however_they_were_said(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     given = [[], ["contrast.supervised_weight=10"], ["contrast.default_weights.anchors.supervised=1"]]
     assert len({check(compose_config(*overrides)).hash for overrides in given}) == 1
@@ -256,14 +256,14 @@ FREEZES = {
 
 @pytest.mark.parametrize(("overrides", "expected"), FREEZES.items(), ids=FREEZES)
 def test_what_is_frozen_follows_from_the_pruning_type_unless_it_is_given(compose_config, overrides, expected):
-    from cap.config import check
+    from cap.config.schema import check
 
     checked = check(compose_config(*overrides.split()))
     assert (checked.config.freeze, checked.resolved["freeze"]) == (expected, expected)
 
 
 def test_hash_is_that_of_what_is_frozen_however_it_was_said(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     wanted = ([], ["freeze=null"], ["freeze=[embeddings]"], ["freeze=[]"])
     hashes = [check(compose_config("pruning=magnitude", *overrides)).hash for overrides in wanted]
@@ -276,7 +276,7 @@ def test_hash_is_that_of_what_is_frozen_however_it_was_said(compose_config):
     ids=" ".join,
 )
 def test_one_way_to_learn_from_rows_without_a_label_is_enough(compose_config, overrides):
-    from cap.config import check
+    from cap.config.schema import check
 
     assert check(compose_config("data.unlabelled=a.csv", *overrides)).hash
 
@@ -286,7 +286,7 @@ def test_one_way_to_learn_from_rows_without_a_label_is_enough(compose_config, ov
     ["output_dir=a", "cache_dir=b", "logger=wandb", "traceback=true", "overwrite=true", "resume=true", "dry_run=true"],
 )
 def test_hash_ignores_what_does_not_change_the_result(compose_config, override):
-    from cap.config import check
+    from cap.config.schema import check
 
     assert check(compose_config(override)).hash == check(compose_config()).hash
 
@@ -294,7 +294,7 @@ def test_hash_ignores_what_does_not_change_the_result(compose_config, override):
 def test_a_key_that_is_null_does_not_change_the_hash(compose_config):
     from dataclasses import replace
 
-    from cap.config import check
+    from cap.config.schema import check
 
     checked = check(compose_config())
     newer = {"key": None, "group": {"key": None}, "trainer": {**checked.resolved["trainer"], "key": None}}
@@ -309,7 +309,7 @@ def test_what_is_not_finite_is_named_once(compose_config):
 
 
 def test_highest_seed_is_taken(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     assert check(compose_config("seed=4294967295")).config.seed == 2**32 - 1
 
@@ -318,7 +318,7 @@ def test_highest_seed_is_taken(compose_config):
     "override", ["sparsity=0.6", "seed=2", "pruning=movement", "data.max_train_rows=10", "teacher=none"]
 )
 def test_hash_follows_what_changes_the_result(compose_config, override):
-    from cap.config import check
+    from cap.config.schema import check
 
     assert check(compose_config(override)).hash != check(compose_config()).hash
 
@@ -332,7 +332,7 @@ def test_hash_follows_what_changes_the_result(compose_config, override):
     ids=["movement", "soft movement"],
 )
 def test_published_recipe_holds_the_published_numbers(compose_config, recipe, expected):
-    from cap.config import check
+    from cap.config.schema import check
 
     checked = check(compose_config(f"experiment={recipe}", "task=qqp", "sparsity=0.97"))
     c = checked.config
@@ -353,21 +353,21 @@ def test_published_recipe_holds_the_published_numbers(compose_config, recipe, ex
 
 @pytest.mark.parametrize("recipe", ["experiment=cap_structured", "pruning=structured"])
 def test_levels_of_structured_pruning_are_trainings_of_their_own_as_published(compose_config, recipe):
-    from cap.config import check
+    from cap.config.schema import check
 
     plan = check(compose_config(recipe, "schedule.warmup=0.1")).plan
     assert (plan.rewind, plan.restart_optimizer, plan.warmup, plan.rewind_warmup) == ("each", True, 0.1, 0.1)
 
 
 def test_structured_pruning_takes_a_cubic_schedule_with_jumps(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     plan = check(compose_config("pruning=structured", "schedule=cubic", "schedule.n_prunings=4")).plan
     assert len(plan.levels_reached) == 4
 
 
 def test_structured_pruning_brings_levels_of_ten_points_and_two_epochs(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     checked = check(compose_config("pruning=structured", "sparsity=0.5"))
     assert checked.plan.resolved_levels == (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -375,14 +375,14 @@ def test_structured_pruning_brings_levels_of_ten_points_and_two_epochs(compose_c
 
 
 def test_a_schedule_that_is_typed_wins_over_the_one_that_a_pruning_type_brings(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     checked = check(compose_config("pruning=structured", "schedule=oneshot"))
     assert type(checked.plan).__name__ == "OneShot"
 
 
 def test_the_length_of_rows_is_said_once(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     first, second = (check(compose_config("task=squad", f"{key}=200")) for key in ("max_length", "task.max_length"))
     assert first.resolved["task"]["max_length"] == first.resolved["max_length"] == 200
@@ -392,7 +392,7 @@ def test_the_length_of_rows_is_said_once(compose_config):
 def test_levels_that_set_the_length_of_the_run_are_said(compose_config, caplog):
     import logging
 
-    from cap.config import check
+    from cap.config.schema import check
 
     caplog.set_level(logging.INFO, logger="cap")
     check(compose_config("pruning=structured", "sparsity=0.5", "trainer.max_epochs=3"))
@@ -400,7 +400,7 @@ def test_levels_that_set_the_length_of_the_run_are_said(compose_config, caplog):
 
 
 def test_overfitting_takes_the_trainers_epochs_whatever_the_pruning_type(compose_config):
-    from cap.config import check
+    from cap.config.schema import check
 
     assert check(compose_config("pruning=structured", "debug=overfit")).config.trainer.max_epochs == 30
 
@@ -419,7 +419,7 @@ KINDS = {
 
 @pytest.mark.parametrize(("kind", "value", "required"), KINDS.values(), ids=KINDS)
 def test_any_class_that_conf_chooses_has_its_annotations_checked(monkeypatch, kind, value, required):
-    from cap import config_rules
+    from cap.config import rules as config_rules
 
     class Chosen:
         def __init__(self, key) -> None: ...
@@ -445,7 +445,7 @@ def test_any_class_that_conf_chooses_has_its_annotations_checked(monkeypatch, ki
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_published_threshold_takes_the_weight_published_for_task_and_target(compose_config, overrides, weight):
-    from cap.config import check
+    from cap.config.schema import check
 
     checked = check(compose_config(*overrides))
     assert checked.pruner.regularizer_weight == checked.resolved["pruning"]["regularizer_weight"] == weight
@@ -455,7 +455,7 @@ def test_published_threshold_takes_the_weight_published_for_task_and_target(comp
 
 @pytest.mark.parametrize("overrides", [["task=sst2", "sparsity=0.97"], ["task=qqp", "sparsity=0.8"]], ids=" ".join)
 def test_weight_that_nobody_has_published_is_noted(compose_config, overrides):
-    from cap.config import check
+    from cap.config.schema import check
 
     (note,) = check(compose_config("experiment=cap_soft_movement", *overrides)).notes
     assert "which may be missed" in note

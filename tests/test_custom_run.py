@@ -69,9 +69,9 @@ def test_json_lines_of_numbers_become_a_model_of_one_output(run_custom, tmp_path
     ["task.text_columns=[sentence]", "task.label_column=label", "task.label_type=classes", "task.metrics=[accuracy]"],
 )
 def test_keys_of_custom_are_refused_for_a_task_that_would_ignore_them(compose_config, tiny_overrides, override):
-    from cap.config import check
-    from cap.errors import InputError
-    from cap.preparation import prepare
+    from cap.base.errors import InputError
+    from cap.config.schema import check
+    from cap.training.preparation import prepare
 
     key = override.partition("=")[0]
     with pytest.raises(InputError, match=rf"belong to task=custom, got {key}=.* with task=sst2"):

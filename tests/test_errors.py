@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cap.errors import InputError, RunError, nearest_first
+from cap.base.errors import InputError, RunError, nearest_first
 
 
 @pytest.mark.parametrize(("given", "best"), [("qpq", "qqp"), ("sst", "sst2"), ("squad_v2", "squad"), ("mnli", "mnli")])

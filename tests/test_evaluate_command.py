@@ -22,7 +22,7 @@ def compose(*overrides: str):
     from hydra.core.global_hydra import GlobalHydra
 
     import cap.evaluate  # noqa: F401 - registers its schema
-    from cap.cli import conf_dir
+    from cap.launch.cli import conf_dir
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -90,7 +90,7 @@ def swapped(folder: Path) -> Path:
 
 
 def refusal(run: Callable[[], Any]) -> str:
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     with pytest.raises(InputError) as caught:
         run()
@@ -206,8 +206,8 @@ def test_model_of_no_named_architecture_is_judged_by_its_weights(evaluated, tiny
 def test_loading_neither_reads_nor_changes_the_global_seed(saved):
     import torch
 
+    from cap.base.kinds import Head
     from cap.evaluate import load_scored, saved_model
-    from cap.heads import Head
 
     source = saved_model(str(saved(NAMES)))
     torch.manual_seed(5)
@@ -223,8 +223,8 @@ def export(tmp_path) -> Callable[[Path, str], Path]:
     def save(folder: Path, kind: str) -> Path:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        from cap.models.compact import compact, save_compact
-        from cap.models.sparse import save_sparse
+        from cap.formats.compact import compact, save_compact
+        from cap.formats.sparse import save_sparse
 
         model = AutoModelForSequenceClassification.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)

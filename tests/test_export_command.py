@@ -60,7 +60,7 @@ def some_ids() -> torch.Tensor:
 
 
 def refusal(run: Path, name: str, target: Path, *overrides: str) -> str:
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     with pytest.raises(InputError) as caught:
         make_export(run, name, target, *overrides)
@@ -147,7 +147,7 @@ def test_the_cards_own_lines_load_the_model(exported, name: str, monkeypatch) ->
 
 def test_cap_load_names_what_runs_a_graph(exported) -> None:
     import cap
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     with pytest.raises(InputError, match=r"model\.onnx, a graph that onnxruntime runs; .* Load in its README\.md"):
         cap.load(exported("structured", "onnx"))
@@ -159,8 +159,8 @@ def test_a_graph_is_evaluated_with_the_scores_that_were_measured_of_it(
 ) -> None:
     from hydra import compose, initialize_config_dir
 
-    from cap.cli import conf_dir
     from cap.evaluate import evaluate
+    from cap.launch.cli import conf_dir
 
     folder = exported("structured", name)
     given = [f"model_dir={folder}", f"data_dir={tiny_data}", "accelerator=cpu", "max_length=32"]
@@ -173,10 +173,10 @@ def test_a_graph_is_evaluated_with_the_scores_that_were_measured_of_it(
 
 def test_the_whole_way_from_a_run_to_a_report_of_it_and_its_exports(runs, exported, tmp_path) -> None:
     import cap
-    from cap.models.onnx import OnnxModel
+    from cap.formats.onnx import OnnxModel
     from cap.report import report
-    from cap.results.collect import collect
-    from cap.results.report_costs import read_exports
+    from cap.reports.collect import collect
+    from cap.reports.costs import read_exports
 
     folders = {name: exported("structured", name) for name in FORMATS}
     ids = some_ids()
@@ -257,7 +257,7 @@ def test_rows_that_are_gone_are_asked_for(runs, tmp_path) -> None:
 
 def test_logits_that_differ_leave_nothing_behind(runs, monkeypatch, tmp_path) -> None:
     from cap import export as door
-    from cap.errors import RunError
+    from cap.base.errors import RunError
 
     strict = dataclasses.replace(door.FORMATS["compact"], tolerance=-1.0)
     monkeypatch.setitem(door.FORMATS, "compact", strict)
@@ -268,8 +268,8 @@ def test_logits_that_differ_leave_nothing_behind(runs, monkeypatch, tmp_path) ->
 
 def test_a_weight_that_changes_no_logit_is_missed_all_the_same(runs, monkeypatch, tmp_path) -> None:
     from cap import export as door
-    from cap.errors import RunError
-    from cap.models.load import load
+    from cap.base.errors import RunError
+    from cap.formats.load import load
 
     def changed(folder: Path):
         model = load(folder)
@@ -284,9 +284,9 @@ def test_a_weight_that_changes_no_logit_is_missed_all_the_same(runs, monkeypatch
 
 def test_a_graph_that_is_right_for_one_shape_only_is_found_out(runs, monkeypatch, tmp_path) -> None:
     from cap import export as door
-    from cap.errors import RunError
-    from cap.models.load import load
-    from cap.models.parity import logits_of
+    from cap.base.errors import RunError
+    from cap.formats.load import load
+    from cap.formats.parity import logits_of
 
     def traced_on_many_rows(folder: Path):
         logits = logits_of(load(folder))
@@ -311,7 +311,7 @@ def test_a_graph_that_is_right_for_one_shape_only_is_found_out(runs, monkeypatch
     ids=["all", "fewer than asked", "odd", "two", "one of two", "only one"],
 )
 def test_the_longest_and_shortest_rows_are_checked_apart_together_and_alone(lengths, n_rows, expected) -> None:
-    from cap.export_source import choose_rows
+    from cap.formats.export_source import choose_rows
 
     assert choose_rows(torch.tensor(lengths), n_rows) == expected
 
@@ -323,7 +323,7 @@ def test_the_longest_and_shortest_rows_are_checked_apart_together_and_alone(leng
 )
 def test_a_tasks_own_terms_hold_for_its_own_rows_only(data_dir, terms: str) -> None:
     from cap.data.tasks import get_task
-    from cap.preparation import data_terms
+    from cap.training.preparation import data_terms
 
     assert data_terms(get_task("qqp"), data_dir) == terms
 
@@ -369,7 +369,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
 
 
 def test_an_output_folder_that_holds_something_is_refused(runs, tmp_path) -> None:
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"output_dir must be new or empty, got .* with notes\.txt"):

@@ -76,9 +76,9 @@ def test_teacher_is_fine_tuned_with_its_embeddings_whatever_is_frozen(
 def test_part_that_the_model_lacks_is_refused(compose_config, tiny_overrides, tmp_path):
     from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
 
-    from cap.config import check
-    from cap.errors import InputError
-    from cap.preparation import prepare
+    from cap.base.errors import InputError
+    from cap.config.schema import check
+    from cap.training.preparation import prepare
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the"]
     config = DistilBertConfig(vocab_size=len(words), dim=32, n_layers=1, n_heads=4, hidden_dim=64)
@@ -96,9 +96,9 @@ def test_pooler_that_starts_at_random_is_not_frozen(compose_config, tiny_overrid
     from torch import nn
     from transformers import BertModel
 
-    from cap.config import check
-    from cap.errors import InputError
-    from cap.preparation import prepare
+    from cap.base.errors import InputError
+    from cap.config.schema import check
+    from cap.training.preparation import prepare
 
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     bert = BertModel.from_pretrained(folder)

@@ -17,7 +17,7 @@ traceback: false
 hydra:
   output_subdir: null
   sweep: {dir: outputs, subdir: .}
-  callbacks: {grid: {_target_: cap.grid.GridCallback}}
+  callbacks: {grid: {_target_: cap.launch.grid.GridCallback}}
 """
 
 
@@ -49,8 +49,8 @@ def run_grid(tmp_path, monkeypatch, seen):
     """Run a multirun whose jobs end in the way that ``ends=`` says, as the doors do; give its exit code."""
 
     def job(cfg) -> float | None:
-        from cap.errors import InputError, RunError, StoppedError
-        from cap.grid import note
+        from cap.base.errors import InputError, RunError, StoppedError
+        from cap.launch.grid import note
 
         seen.append(cfg.ends)
         if cfg.ends in ("skipped", "resumed"):
@@ -72,7 +72,7 @@ def run_grid(tmp_path, monkeypatch, seen):
         from hydra.core.global_hydra import GlobalHydra
         from hydra.core.hydra_config import HydraConfig
 
-        from cap.grid import listed, watched
+        from cap.launch.grid import listed, watched
 
         (tmp_path / "conf").mkdir(exist_ok=True)
         (tmp_path / "conf" / "grid.yaml").write_text(CONFIG)
@@ -227,7 +227,7 @@ def test_what_cannot_be_composed_ends_the_grid_before_it_begins(run_grid, seen, 
 
 
 def test_a_folder_that_cannot_be_written_is_bad_input_before_anything_runs(run_grid, seen, tmp_path):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"hydra\.sweep\.dir must be a folder that can be written"):
@@ -236,7 +236,7 @@ def test_a_folder_that_cannot_be_written_is_bad_input_before_anything_runs(run_g
 
 
 def test_a_note_outside_of_a_grid_is_no_error():
-    from cap.grid import note
+    from cap.launch.grid import note
 
     note(folder="anywhere", outcome="skipped")
 

@@ -26,7 +26,7 @@ def make_grid(tmp_path):
     """Make a grid as the process of the command holds it."""
 
     def make(n_jobs: int = 0, *, owner: int | None = None):
-        from cap.grid_jobs import Grid
+        from cap.launch.grid_jobs import Grid
 
         planned = [[f"number={number}"] for number in range(n_jobs)]
         return Grid(tmp_path / ".grid" / "id", planned, owner=owner or os.getpid())
@@ -47,7 +47,7 @@ def another_process():
 
 
 def test_a_job_whose_process_died_is_lost(make_grid):
-    from cap.grid_jobs import Job
+    from cap.launch.grid_jobs import Job
 
     grid = make_grid(2)
     grid.write(Job(0, ["number=0"], process=process_that_ended()))
@@ -57,7 +57,7 @@ def test_a_job_whose_process_died_is_lost(make_grid):
 
 
 def test_a_job_whose_process_died_in_a_stop_was_stopped(make_grid):
-    from cap.grid_jobs import Job
+    from cap.launch.grid_jobs import Job
 
     grid = make_grid()
     grid.write(Job(0, [], process=process_that_ended()))
@@ -65,8 +65,8 @@ def test_a_job_whose_process_died_in_a_stop_was_stopped(make_grid):
 
 
 def test_a_job_that_goes_on_is_not_called_lost(make_grid, another_process):
-    from cap.grid_jobs import Job
-    from cap.grid_table import exit_code
+    from cap.launch.grid_jobs import Job
+    from cap.launch.grid_table import exit_code
 
     grid = make_grid()
     grid.write(Job(0, [], process=another_process.pid))
@@ -76,7 +76,7 @@ def test_a_job_that_goes_on_is_not_called_lost(make_grid, another_process):
 
 
 def test_a_job_on_another_machine_is_not_called_lost(make_grid):
-    from cap.grid_jobs import Job
+    from cap.launch.grid_jobs import Job
 
     grid = make_grid()
     grid.write(Job(0, [], host="node-7", process=process_that_ended()))
@@ -85,7 +85,7 @@ def test_a_job_on_another_machine_is_not_called_lost(make_grid):
 
 
 def test_jobs_of_several_batches_are_listed_by_their_numbers(make_grid):
-    from cap.grid_jobs import Job
+    from cap.launch.grid_jobs import Job
 
     grid = make_grid()
     for number in (10, 2, 0):
@@ -94,8 +94,8 @@ def test_jobs_of_several_batches_are_listed_by_their_numbers(make_grid):
 
 
 def test_a_signal_to_the_command_is_passed_on_to_running_jobs_and_waits_for_them(make_grid, another_process):
-    from cap.grid_jobs import Job
-    from cap.grid_process import here
+    from cap.launch.grid_jobs import Job
+    from cap.launch.grid_process import here
 
     grid = make_grid()
     grid.write(Job(0, [], process=another_process.pid))
@@ -110,7 +110,7 @@ def test_a_signal_to_the_command_is_passed_on_to_running_jobs_and_waits_for_them
 
 
 def test_a_job_whose_process_ends_meanwhile_keeps_no_signal_from_the_others(make_grid, another_process, monkeypatch):
-    from cap.grid_jobs import Grid, Job
+    from cap.launch.grid_jobs import Grid, Job
 
     ended = Job(0, [], process=process_that_ended())
     jobs = [ended, Job(1, [], process=another_process.pid)]
@@ -120,7 +120,7 @@ def test_a_job_whose_process_ends_meanwhile_keeps_no_signal_from_the_others(make
 
 
 def test_a_process_that_ends_while_it_is_sent_a_signal_is_no_error(another_process, monkeypatch):
-    from cap.grid_jobs import Job
+    from cap.launch.grid_jobs import Job
 
     def has_ended(process, number):
         raise psutil.NoSuchProcess(process.pid)
@@ -131,7 +131,7 @@ def test_a_process_that_ends_while_it_is_sent_a_signal_is_no_error(another_proce
 
 
 def test_a_process_with_the_number_of_one_that_ended_is_not_its_job(make_grid, another_process):
-    from cap.grid_jobs import Job
+    from cap.launch.grid_jobs import Job
 
     grid = make_grid()
     grid.write(Job(0, [], process=another_process.pid, process_began=1.0))
@@ -143,7 +143,7 @@ def test_a_process_with_the_number_of_one_that_ended_is_not_its_job(make_grid, a
 
 
 def test_jobs_are_told_to_stop_where_nothing_can_be_written(make_grid, another_process, caplog):
-    from cap.grid_jobs import Job
+    from cap.launch.grid_jobs import Job
 
     grid = make_grid()
     grid.write(Job(0, [], process=another_process.pid))
@@ -154,7 +154,7 @@ def test_jobs_are_told_to_stop_where_nothing_can_be_written(make_grid, another_p
 
 
 def test_a_job_that_cannot_be_read_is_lost_and_hides_no_other(make_grid):
-    from cap.grid_jobs import Job
+    from cap.launch.grid_jobs import Job
 
     grid = make_grid()
     grid.write(Job(0, [], outcome="completed"))
@@ -187,9 +187,9 @@ def test_folder_that_another_grid_removes_meanwhile_is_no_error(make_grid, monke
 
 
 def test_no_job_begins_in_a_grid_that_was_stopped(make_grid, monkeypatch):
-    from cap.grid import watched
-    from cap.grid_jobs import Job
-    from cap.grid_process import here
+    from cap.launch.grid import watched
+    from cap.launch.grid_jobs import Job
+    from cap.launch.grid_process import here
 
     grid = make_grid()
     grid.ask_to_stop(signal.SIGINT)
@@ -202,9 +202,9 @@ def test_no_job_begins_in_a_grid_that_was_stopped(make_grid, monkeypatch):
 
 
 def test_lines_of_other_processes_begin_with_their_job(make_grid, monkeypatch):
-    from cap.grid import LineFormatter
-    from cap.grid_jobs import Job
-    from cap.grid_process import here
+    from cap.launch.grid import LineFormatter
+    from cap.launch.grid_jobs import Job
+    from cap.launch.grid_process import here
 
     record = logging.LogRecord("cap", logging.INFO, "", 0, "step 1", None, None)
     monkeypatch.setattr(here, "job", Job(3, []))
@@ -215,9 +215,9 @@ def test_lines_of_other_processes_begin_with_their_job(make_grid, monkeypatch):
 
 
 def test_a_line_that_cannot_be_written_does_not_end_the_job(make_grid, monkeypatch, caplog):
-    from cap.grid import watched
-    from cap.grid_jobs import Job
-    from cap.grid_process import here
+    from cap.launch.grid import watched
+    from cap.launch.grid_jobs import Job
+    from cap.launch.grid_process import here
 
     grid = make_grid()
     Path(grid.folder).parent.mkdir()
@@ -244,8 +244,8 @@ def test_a_worker_ends_when_the_command_is_killed(make_grid):
     worker = """
 import sys, time
 from pathlib import Path
-from cap.grid_jobs import Grid, Job
-from cap.grid_process import here
+from cap.launch.grid_jobs import Grid, Job
+from cap.launch.grid_process import here
 here.grid, here.job = Grid(Path(sys.argv[1]), owner=int(sys.argv[2])), Job(0, [])
 here.end_with_owner()
 here.begin_job()

@@ -17,7 +17,7 @@ DEVICES = ["GPU-0a", "GPU-0b", "GPU-0c"]
 HOLDER = """
 import sys
 from pathlib import Path
-from cap.lease import lease
+from cap.launch.lease import lease
 n, folder, *devices = sys.argv[1:]
 with lease(int(n), devices, folder=Path(folder)) as taken:
     print(*[devices[index] for index in taken], flush=True)
@@ -55,7 +55,7 @@ def takes(tmp_path):
         taken: list[int] = []
 
         def run() -> None:
-            from cap.lease import lease
+            from cap.launch.lease import lease
 
             with lease(n, devices, folder=tmp_path) as indices:
                 taken.extend(indices)
@@ -69,11 +69,11 @@ def takes(tmp_path):
 
 @pytest.fixture(autouse=True)
 def tries_often(monkeypatch):
-    monkeypatch.setattr("cap.lease._SECONDS_BETWEEN_TRIES", 0.02)
+    monkeypatch.setattr("cap.launch.lease._SECONDS_BETWEEN_TRIES", 0.02)
 
 
 def test_two_processes_at_once_get_different_devices(hold_elsewhere, tmp_path):
-    from cap.lease import lease
+    from cap.launch.lease import lease
 
     _, theirs = hold_elsewhere(2)
     with lease(1, DEVICES, folder=tmp_path) as ours:
@@ -82,7 +82,7 @@ def test_two_processes_at_once_get_different_devices(hold_elsewhere, tmp_path):
 
 
 def test_a_device_has_one_lock_whatever_its_number_in_a_process(hold_elsewhere, tmp_path):
-    from cap.lease import lease
+    from cap.launch.lease import lease
 
     _, theirs = hold_elsewhere(1, ["GPU-0b"])
     with lease(1, ["GPU-0b", "GPU-0c"], folder=tmp_path) as ours:
@@ -110,7 +110,7 @@ def test_a_killed_holder_gives_back_what_it_had(hold_elsewhere, takes):
 
 
 def test_one_that_waits_for_two_holds_none_meanwhile(hold_elsewhere, takes, tmp_path):
-    from cap.lease import lease
+    from cap.launch.lease import lease
 
     hold_elsewhere(1, ["GPU-0a"])
     _, taken = takes(2, ["GPU-0a", "GPU-0b"])
@@ -133,7 +133,7 @@ def test_says_once_who_it_waits_for(hold_elsewhere, takes, caplog):
 
 
 def test_devices_are_free_again_after_the_block_even_if_it_failed(tmp_path):
-    from cap.lease import lease
+    from cap.launch.lease import lease
 
     with pytest.raises(RuntimeError, match="training went wrong"), lease(3, DEVICES, folder=tmp_path):
         raise RuntimeError("training went wrong")
@@ -142,22 +142,22 @@ def test_devices_are_free_again_after_the_block_even_if_it_failed(tmp_path):
 
 
 def test_asking_for_none_takes_none(tmp_path):
-    from cap.lease import lease
+    from cap.launch.lease import lease
 
     with lease(0, [], folder=tmp_path) as taken:
         assert taken == ()
 
 
 def test_more_than_there_are_is_bad_input(tmp_path):
-    from cap.errors import InputError
-    from cap.lease import lease
+    from cap.base.errors import InputError
+    from cap.launch.lease import lease
 
     with pytest.raises(InputError, match=r"at most .* 3, got 4"), lease(4, DEVICES, folder=tmp_path):
         pass
 
 
 def test_names_that_differ_only_in_signs_are_different_devices(tmp_path):
-    from cap.lease import lease
+    from cap.launch.lease import lease
 
     with lease(1, ["MIG-1/2"], folder=tmp_path), lease(1, ["MIG-1:2"], folder=tmp_path) as taken:
         assert taken == (0,)
@@ -166,7 +166,7 @@ def test_names_that_differ_only_in_signs_are_different_devices(tmp_path):
 def test_the_folder_of_the_locks_is_this_users_alone(tmp_path, monkeypatch):
     import tempfile
 
-    from cap.lease import lease
+    from cap.launch.lease import lease
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with lease(1, DEVICES):
@@ -178,8 +178,8 @@ def test_the_folder_of_the_locks_is_this_users_alone(tmp_path, monkeypatch):
 def test_a_folder_that_somebody_else_made_is_refused(tmp_path, monkeypatch):
     import tempfile
 
-    from cap.errors import RunError
-    from cap.lease import lease
+    from cap.base.errors import RunError
+    from cap.launch.lease import lease
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
@@ -191,7 +191,7 @@ def test_a_folder_that_somebody_else_made_is_refused(tmp_path, monkeypatch):
 def test_sees_no_device_without_cuda(monkeypatch):
     import torch
 
-    from cap.lease import visible_devices
+    from cap.launch.lease import visible_devices
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert visible_devices() == []
@@ -202,7 +202,7 @@ def test_names_devices_by_what_the_driver_calls_them(monkeypatch):
 
     import torch
 
-    from cap.lease import visible_devices
+    from cap.launch.lease import visible_devices
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -28,8 +28,8 @@ def test_run_leaves_a_model_all_of_whose_groups_are_in_the_pattern(compose_confi
 @pytest.mark.parametrize(("pattern", "goes"), [("2:4", "2 of every 4"), ("4:8", "4 of every 8")])
 @pytest.mark.parametrize("pruning", ["magnitude", "movement", "first_order", "random"])
 def test_pattern_with_another_sparsity_is_refused_with_the_one_that_works(compose_config, pruning, pattern, goes):
-    from cap.config import check
-    from cap.errors import InputError
+    from cap.base.errors import InputError
+    from cap.config.schema import check
 
     expected = f"pruning.pattern={pattern} prunes {goes} weights, so sparsity must be 0.5, got 0.97; set sparsity=0.5"
     with pytest.raises(InputError, match=re.escape(expected)):

@@ -19,7 +19,7 @@ def compose(name: str, *overrides: str):
     from hydra.core.global_hydra import GlobalHydra
 
     import cap.probe  # noqa: F401 - registers its schema
-    from cap.cli import conf_dir
+    from cap.launch.cli import conf_dir
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -213,7 +213,7 @@ def test_cache_that_is_not_the_runs_own_is_pointed_out(options, place, tmp_path)
 
 
 def test_pretrained_model_that_is_gone_is_named_with_its_run(options, place, tmp_path, monkeypatch):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     gone = {"name_or_path": str(tmp_path / "gone"), "package": None, "sha256": None, "revision": None}
@@ -225,7 +225,7 @@ def test_pretrained_model_that_is_gone_is_named_with_its_run(options, place, tmp
 def test_package_that_only_a_record_names_is_not_imported(options, place, tmp_path, monkeypatch):
     import sys
 
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     (tmp_path / "made_up_package.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -237,7 +237,7 @@ def test_package_that_only_a_record_names_is_not_imported(options, place, tmp_pa
 
 
 def test_record_of_another_version_is_refused(options, place, tmp_path):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     run = edited_run(place, tmp_path / "edited", sparsity={})
     with pytest.raises(InputError, match="lacks 'prunable'"):
@@ -245,7 +245,7 @@ def test_record_of_another_version_is_refused(options, place, tmp_path):
 
 
 def test_folder_of_another_comparison_is_refused_before_anything_is_encoded(options, tmp_path, n_forward_passes):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "mine.txt").write_text("")
@@ -280,7 +280,7 @@ def test_folder_of_another_comparison_is_refused_before_anything_is_encoded(opti
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_input_that_cannot_work_is_refused(options, overrides, expected):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     with pytest.raises(InputError) as caught:
         probe(*options, *overrides)
@@ -288,7 +288,7 @@ def test_input_that_cannot_work_is_refused(options, overrides, expected):
 
 
 def test_all_broken_rules_are_named_at_once(options):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     with pytest.raises(InputError) as caught:
         probe(*options, "runs=[]", "epochs=0", "seeds=[1,1]")
@@ -308,8 +308,8 @@ def test_all_broken_rules_are_named_at_once(options):
     ids=["damaged", "list", "no status", "interrupted", "failed", "no model"],
 )
 def test_folder_that_is_no_finished_run_is_refused(tmp_path, record, expected):
-    from cap.errors import InputError
-    from cap.results.finished import read_runs
+    from cap.base.errors import InputError
+    from cap.runs.finished import read_runs
 
     (tmp_path / "record.json").write_text(record)
     with pytest.raises(InputError) as caught:
@@ -318,8 +318,8 @@ def test_folder_that_is_no_finished_run_is_refused(tmp_path, record, expected):
 
 
 def test_folder_without_a_record_is_refused(tmp_path):
-    from cap.errors import InputError
-    from cap.results.finished import read_runs
+    from cap.base.errors import InputError
+    from cap.runs.finished import read_runs
 
     with pytest.raises(InputError, match=r"without record\.json"):
         read_runs([tmp_path])
@@ -327,8 +327,8 @@ def test_folder_without_a_record_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["file", "missing"])
 def test_path_that_is_no_folder_is_refused(tmp_path, kind):
-    from cap.errors import InputError
-    from cap.results.finished import read_runs
+    from cap.base.errors import InputError
+    from cap.runs.finished import read_runs
 
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="correct the path"):
@@ -342,8 +342,8 @@ def make_run(folder: Path, config_hash: str = "abc") -> Path:
 
 
 def test_same_folder_twice_is_refused(tmp_path):
-    from cap.errors import InputError
-    from cap.results.finished import read_runs
+    from cap.base.errors import InputError
+    from cap.runs.finished import read_runs
 
     run = make_run(tmp_path / "a")
     with pytest.raises(InputError, match="different folders"):
@@ -361,19 +361,19 @@ def test_same_folder_twice_is_refused(tmp_path):
     ids=["last part", "two parts", "three parts", "hash"],
 )
 def test_runs_are_called_by_the_shortest_end_of_their_paths_that_tells_them_apart(tmp_path, folders, names):
-    from cap.results.finished import read_runs
+    from cap.runs.finished import read_runs
 
     assert [run.name for run in read_runs([make_run(tmp_path / folder) for folder in folders])] == names
 
 
 def head_training(**changes: Any):
-    from cap.training.probe import HeadTraining
+    from cap.training.linear_head import HeadTraining
 
     return HeadTraining(**{"epochs": 20, "batch_size": 64, "learning_rate": 0.01, "weight_decay": 0.0, **changes})
 
 
 def encoded(encodings: torch.Tensor, labels: torch.Tensor):
-    from cap.training.probe import EncodedRows
+    from cap.training.linear_head import EncodedRows
 
     return EncodedRows(torch.nn.functional.normalize(encodings, dim=1).half(), labels)
 
@@ -393,7 +393,7 @@ def accuracy(head, rows) -> float:
 
 
 def head_of(rows, *, seed: int = 1, n_outputs: int = 2, **changes: Any):
-    from cap.training.probe import train_head
+    from cap.training.linear_head import train_head
 
     return train_head(rows, n_outputs=n_outputs, training=head_training(**changes), seed=seed)
 
@@ -453,7 +453,7 @@ def test_numbers_that_are_all_equal_are_learned_as_they_are():
 
 
 def test_a_common_mean_of_the_encodings_makes_no_difference():
-    from cap.training.probe import EncodedRows
+    from cap.training.linear_head import EncodedRows
 
     rows = made_up(300, seed=0, lead=0.2)
     first, second = head_of(rows), head_of(EncodedRows(rows.encodings.float() + 3.0, rows.labels))
@@ -484,7 +484,7 @@ def test_fewer_rows_than_a_batch_are_one_step_an_epoch():
 def test_every_split_is_scored_by_its_own_metrics_which_forget_the_head_before():
     from cap.data.metrics import TaskMetrics
     from cap.data.tasks import get_task
-    from cap.training.probe import score_head
+    from cap.training.linear_head import score_head
 
     metrics = {"easy": TaskMetrics(get_task("mrpc")), "noise": TaskMetrics(get_task("mrpc"), suffix="_noise")}
     splits = {"easy": made_up(50, seed=1, lead=2.0), "noise": made_up(50, seed=2, lead=0.0)}

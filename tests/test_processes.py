@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Run two processes of the stub."""
-    from cap.processes import run_processes
+    from cap.launch.processes import run_processes
 
     monkeypatch.chdir(ROOT)
     return lambda mode: run_processes(
@@ -51,8 +51,8 @@ REFUSED = {
 def test_processes_that_the_launcher_and_the_configuration_disagree_on_are_refused(
     monkeypatch, variables, asked, message
 ):
-    from cap.errors import InputError
-    from cap.processes import check_processes
+    from cap.base.errors import InputError
+    from cap.launch.processes import check_processes
 
     for name, value in {**variables, **({"TORCHELASTIC_RUN_ID": "made-up"} if variables else {})}.items():
         monkeypatch.setenv(name, value)
@@ -72,7 +72,7 @@ FIRST = {
 
 @pytest.mark.parametrize(("variables", "expected"), FIRST.values(), ids=FIRST)
 def test_one_process_of_several_is_the_first(monkeypatch, variables, expected):
-    from cap.processes import is_first_process
+    from cap.launch.processes import is_first_process
 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -80,7 +80,7 @@ def test_one_process_of_several_is_the_first(monkeypatch, variables, expected):
 
 
 def failures() -> dict[str, tuple[str, type[Exception], str]]:
-    from cap.errors import InputError, RunError, StoppedError
+    from cap.base.errors import InputError, RunError, StoppedError
 
     return {
         "killed": ("killed", RunError, "process 1 of this run was killed by signal 9, .* resume=true to continue"),
@@ -102,7 +102,7 @@ THREADS = {
 
 @pytest.mark.parametrize(("bound", "granted", "expected"), THREADS.values(), ids=THREADS)
 def test_processes_share_the_cores_that_this_one_may_use(monkeypatch, bound, granted, expected):
-    from cap import processes
+    from cap.launch import processes
 
     seen = []
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
@@ -121,7 +121,7 @@ def test_processes_share_the_cores_that_this_one_may_use(monkeypatch, bound, gra
 
 
 def test_cores_are_the_machines_where_the_system_does_not_tell_which_are_bound(monkeypatch):
-    from cap.processes import n_usable_cores
+    from cap.launch.processes import n_usable_cores
 
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
@@ -144,7 +144,7 @@ def test_process_that_ends_badly_ends_the_others_and_says_why(start, mode):
     ids=["a command", "a launcher", "SLURM"],
 )
 def test_process_knows_whether_a_launcher_started_it(monkeypatch, variables, expected):
-    from cap.processes import is_one_of_many
+    from cap.launch.processes import is_one_of_many
 
     for name in ("LOCAL_RANK", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -173,7 +173,7 @@ def test_two_processes_prune_one_student_in_a_job_of_a_multirun(tiny_overrides, 
 
 def test_process_ends_when_the_one_that_watches_it_is_gone(tmp_path):
     program = (
-        "import logging, time; from cap.processes import end_with_parent\n"
+        "import logging, time; from cap.launch.processes import end_with_parent\n"
         "logging.basicConfig(); end_with_parent(); time.sleep(60)"
     )
     done = subprocess.run(

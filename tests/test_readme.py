@@ -41,7 +41,7 @@ def test_readme_stays_under_200_lines_and_its_links_lead_somewhere():
     "command", re.findall(r"^python -m cap\.(?:train|finetune) ([^#\n]*)", README, flags=re.MULTILINE)
 )
 def test_readmes_commands_pass_the_rules(compose_config, command):
-    from cap.config import check
+    from cap.config.schema import check
 
     # The first value of each that a grid names; commas in brackets belong to a list.
     overrides = [re.split(r",(?![^\[]*\])", word)[0] for word in command.split() if "=" in word]

@@ -42,7 +42,8 @@ def run(compose_config, overrides: list[str]) -> float:
 
 def killed_at(monkeypatch, step: int) -> None:
     """Let the process die when an optimizer step begins, after whatever is due there has been written."""
-    from cap.training import callbacks, checkpoint
+    from cap.training.callbacks import pruning as callbacks
+    from cap.training.resume import checkpoint
 
     def die(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == step:
@@ -207,7 +208,7 @@ def test_run_whose_frozen_weights_have_changed_is_refused(compose_config, tmp_pa
 
     from safetensors.torch import load_file, save_file
 
-    from cap.errors import RunError
+    from cap.base.errors import RunError
 
     model = shutil.copytree(tiny_model, tmp_path / "model")
     wanted = killed(2, f"model.name_or_path={model}", "contrast=none", "distill=none")
@@ -219,8 +220,8 @@ def test_run_whose_frozen_weights_have_changed_is_refused(compose_config, tmp_pa
 
 
 def test_signal_after_the_end_leaves_a_complete_run(compose_config, tiny_overrides, tmp_path, monkeypatch):
-    from cap.errors import StoppedError
-    from cap.train_record import RunRecord
+    from cap.base.errors import StoppedError
+    from cap.training.record import RunRecord
 
     close, calls = RunRecord._close_loggers, []
 
@@ -247,7 +248,7 @@ def test_what_a_killed_first_write_has_left_is_nobody_elses(compose_config, tiny
 def test_run_does_not_go_on_with_other_rows(compose_config, tiny_data, tmp_path, killed):
     import shutil
 
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     data = tmp_path / "rows" / "sst2"
     shutil.copytree(tiny_data, data)
@@ -263,7 +264,7 @@ def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, kille
 
     from safetensors.torch import load_file, save_file
 
-    from cap.errors import RunError
+    from cap.base.errors import RunError
 
     wanted = killed(2)
     (meta,) = (tmp_path / "cache" / "teachers").glob("*/teacher.json")
@@ -279,7 +280,7 @@ def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, kille
 
 
 def test_run_does_not_go_on_without_the_logits_of_its_snapshot(compose_config, tmp_path, killed):
-    from cap.errors import RunError
+    from cap.base.errors import RunError
 
     wanted = killed(5, "distill.snapshot_weight=1", "contrast=none", "contrast.snapshot_count=1")
     (logits,) = (tmp_path / "run" / "checkpoints" / "snapshots").glob("*.logits.npy")
@@ -346,7 +347,7 @@ CHANGES = {
 def test_finished_run_is_not_found_for_what_it_did_not_read(
     compose_config, tmp_path, finished, change, message, found_by
 ):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     change(tmp_path)
     before = files(tmp_path / "run")
@@ -380,7 +381,7 @@ def test_finished_run_is_found_where_nothing_says_that_it_read_something_else(
 
 
 def test_finished_run_is_not_found_for_other_rows_without_a_label(compose_config, tmp_path, tiny_overrides):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     texts = tmp_path / "texts.csv"
     texts.write_text("sentence\na plot without a point\n")
@@ -398,15 +399,15 @@ def test_finished_run_is_not_found_for_other_rows_without_a_label(compose_config
 
 
 def test_unchanged_files_are_not_read_as_rows(compose_config, finished, monkeypatch):
-    from cap import train_sources
+    from cap.training import inputs as train_sources
 
     monkeypatch.setattr(train_sources, "rows_of", lambda *arguments, **options: pytest.fail("the rows were read"))
     assert 0 <= run(compose_config, [*finished, "resume=true"]) <= 1
 
 
 def test_record_names_the_weights_of_a_given_teacher(compose_config, tmp_path, tiny_overrides):
-    from cap.config import check
-    from cap.train_sources import changes_since, hashes_of_weights
+    from cap.config.schema import check
+    from cap.training.inputs import changes_since, hashes_of_weights
 
     (tmp_path / "given").mkdir()
     (tmp_path / "given" / "model.safetensors").write_bytes(b"weights")
@@ -442,7 +443,7 @@ def test_finished_run_is_not_overwritten_by_repeating_its_command(
     compose_config, tiny_overrides, tmp_path, monkeypatch
 ):
     from cap import train as door
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     run(compose_config, [*tiny_overrides, "contrast=none"])
     before = files(tmp_path / "run")
@@ -494,7 +495,7 @@ def test_failed_replacement_leaves_the_finished_run(compose_config, tiny_overrid
 def test_replacement_that_was_killed_before_it_was_put_in_place_is_found(
     compose_config, tiny_overrides, tmp_path, monkeypatch
 ):
-    from cap import train_record
+    from cap.training import record as train_record
 
     wanted = [*tiny_overrides, "contrast=none", "overwrite=true"]
     run(compose_config, wanted)
@@ -523,7 +524,7 @@ def test_interrupted_run_is_started_anew_where_it_may_be_overwritten(compose_con
 
 
 def test_interrupted_run_is_not_thrown_away(compose_config, killed):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     wanted = killed(2)
     with pytest.raises(InputError, match="with a checkpoint of step 2; continue it with resume=true, or remove"):
@@ -585,7 +586,7 @@ def test_signal_leaves_a_checkpoint_from_which_the_run_goes_on_to_the_same_bits(
 ):
     import importlib
 
-    from cap.errors import StoppedError
+    from cap.base.errors import StoppedError
 
     whole = uninterrupted()
     with monkeypatch.context() as patch:
@@ -606,7 +607,7 @@ def test_full_disk_is_said_and_leaves_the_last_checkpoint(compose_config, tmp_pa
 
     import torch
 
-    from cap.errors import RunError
+    from cap.base.errors import RunError
 
     whole = uninterrupted()
     wanted = killed(2)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from filelock import Timeout
 
-from cap.errors import InputError
-from cap.storage import (
+from cap.base.errors import InputError
+from cap.base.files import (
     atomic_file,
     atomic_folder,
     content_key,
@@ -309,7 +309,7 @@ def test_a_second_handle_cannot_take_a_lock_that_is_held(tmp_path: Path) -> None
 
 def test_another_process_cannot_take_a_lock_that_is_held(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from filelock import Timeout; from cap.storage import locked\n"
+        "import sys; from pathlib import Path; from filelock import Timeout; from cap.base.files import locked\n"
         "try: locked(Path(sys.argv[1])).acquire(timeout=0)\n"
         "except Timeout: print('held')"
     )
@@ -347,7 +347,7 @@ def test_second_maker_waits_and_says_so(tmp_path, caplog):
     import logging
     import threading
 
-    from cap.storage import making
+    from cap.base.files import making
 
     caplog.set_level(logging.INFO, logger="cap")
     is_held, may_end, order = threading.Event(), threading.Event(), []
@@ -372,10 +372,10 @@ def test_second_maker_waits_and_says_so(tmp_path, caplog):
 def test_lock_of_a_maker_that_died_is_taken_over(tmp_path):
     import signal
 
-    from cap.storage import making
+    from cap.base.files import making
 
     program = (
-        "import sys, time; from pathlib import Path; from cap.storage import making\n"
+        "import sys, time; from pathlib import Path; from cap.base.files import making\n"
         "with making(Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
     )
     root = Path(__file__).parent.parent
@@ -391,7 +391,7 @@ def test_lock_of_a_maker_that_died_is_taken_over(tmp_path):
 
 
 def growing(path: Path, *parts: np.ndarray) -> None:
-    from cap.storage import GrowingArray
+    from cap.base.files import GrowingArray
 
     with GrowingArray(path) as array:
         for part in parts:

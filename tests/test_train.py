@@ -165,7 +165,7 @@ def test_a_level_is_ranked_before_its_snapshot_is_taken_and_pruned_afterwards(
     compose_config, tiny_overrides, monkeypatch
 ):
     from cap.pruning.structured import Structured
-    from cap.training import callbacks
+    from cap.training.callbacks import pruning as callbacks
 
     events: list[str] = []
     real_measure, real_move = callbacks.measure_importance, Structured.update_masks
@@ -193,7 +193,7 @@ def test_a_level_is_ranked_before_its_snapshot_is_taken_and_pruned_afterwards(
 
 
 def test_a_target_that_cannot_be_met_is_refused_before_anything_is_trained(compose_config, tiny_overrides, tmp_path):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     with pytest.raises(InputError, match=r"reaches sparsity 0\.75 at most, got 0\.9"):
         run(compose_config, [*tiny_overrides, "pruning=structured", "sparsity=0.9"])
@@ -251,7 +251,7 @@ def test_run_too_short_for_a_snapshot_says_so(compose_config, tiny_overrides):
 
 
 def test_other_configuration_in_the_folder_is_refused_and_left_as_it_was(compose_config, tiny_overrides):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
     from cap.train import train
 
     _, run_dir, record = run(compose_config, tiny_overrides)
@@ -261,7 +261,7 @@ def test_other_configuration_in_the_folder_is_refused_and_left_as_it_was(compose
 
 
 def test_folder_with_something_else_is_refused_and_left_as_it_was(compose_config, tiny_overrides, tmp_path):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
     from cap.train import train
 
     (tmp_path / "run").mkdir()
@@ -279,7 +279,7 @@ def test_same_configuration_again_replaces_the_run_where_that_is_asked_for(compo
 
 
 def test_infinite_loss_stops_with_the_term_and_the_step(compose_config, tiny_overrides, tmp_path, monkeypatch):
-    from cap.errors import RunError
+    from cap.base.errors import RunError
     from cap.train import train
     from cap.training.module import CapModule
 
@@ -375,8 +375,8 @@ def test_scores_during_training_are_of_one_kind_and_the_final_one_says_that_it_i
 
 
 def test_folder_in_use_by_another_process_is_refused(compose_config, tiny_overrides, tmp_path):
-    from cap.errors import InputError
-    from cap.storage import locked
+    from cap.base.errors import InputError
+    from cap.base.files import locked
     from cap.train import train
 
     with locked(tmp_path / "run"), pytest.raises(InputError, match="another process is running"):

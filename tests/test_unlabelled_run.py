@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(compose_config, tmp_path, more, u
 
 
 def test_a_run_does_not_go_on_with_other_rows_without_a_label(compose_config, tmp_path, more, killed):  # noqa: F811
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     again = killed(2, more)
     file = Path(more.split("=")[1])
@@ -93,7 +93,8 @@ def test_a_run_does_not_go_on_with_other_rows_without_a_label(compose_config, tm
 def test_importance_is_measured_on_rows_that_its_loss_knows(
     compose_config, tiny_overrides, more, monkeypatch, loss, n_rows
 ):
-    from cap.training import callbacks, importance
+    from cap.training import importance
+    from cap.training.callbacks import pruning as callbacks
 
     seen: list[list[int]] = []
 
@@ -108,7 +109,7 @@ def test_importance_is_measured_on_rows_that_its_loss_knows(
 
 
 def test_training_rows_without_a_label_are_learned_from_if_asked(compose_config, tiny_overrides, tiny_data, tmp_path):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     folder = tmp_path / "hidden"
     folder.mkdir()
@@ -126,9 +127,9 @@ def test_training_rows_without_a_label_are_learned_from_if_asked(compose_config,
 
 
 def test_an_export_knows_the_rows_of_such_a_run_again(compose_config, tiny_overrides, more, tmp_path):
-    from cap.export_config import ExportConfig
-    from cap.export_source import read_source
-    from cap.results.finished import read_runs
+    from cap.config.export import ExportConfig
+    from cap.formats.export_source import read_source
+    from cap.runs.finished import read_runs
 
     run(compose_config, [*tiny_overrides, more])
     (finished,) = read_runs([tmp_path / "run"])

@@ -26,7 +26,7 @@ from benchmarks.bake_off.cells import Cell, read_cells
 from benchmarks.bake_off.places import LIST, OUTPUTS, RECORDS, Places
 from benchmarks.bake_off.pool import Outcome, Pool
 from benchmarks.bake_off.workers import slots
-from cap.errors import InputError, StoppedError
+from cap.base.errors import InputError, StoppedError
 
 _EXIT_BAD_INPUT = 2
 _EXIT_FAILED = 1

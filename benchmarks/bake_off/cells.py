@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cap.errors import InputError, nearest_first
-from cap.storage import content_key
+from cap.base.errors import InputError, nearest_first
+from cap.base.files import content_key
 
 CONTRASTS = ("cap", "none")
 SHOWN = ("table", "ablation")

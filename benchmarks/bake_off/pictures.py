@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.bake_off.summary import Arm, Difference, ablations
-from cap.results.report_style import grid, legend_handles
-from cap.results.runs import Run, number
-from cap.results.style import BLUE, DPI, GREY, ORANGE, STYLE, WIDTH, save
+from cap.reports.style import grid, legend_handles
+from cap.runs.identity import Run, number
+from cap.runs.style import BLUE, DPI, GREY, ORANGE, STYLE, WIDTH, save
 
 _LINE = 0.26
 """Inches of an arm."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bake_off.cells import DIR, Cell
-from cap.cli import quoted
-from cap.errors import InputError
-from cap.storage import read_json, write_json
+from cap.base.errors import InputError
+from cap.base.files import read_json, write_json
+from cap.launch.cli import quoted
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "benchmarks" / "bake_off.yaml"

@@ -19,9 +19,9 @@ from benchmarks.bake_off.cells import Cell
 from benchmarks.bake_off.places import ROOT, Places
 from benchmarks.bake_off.records import small_record
 from benchmarks.bake_off.workers import Slot, Times
-from cap.processes import PARENT, SECONDS_TO_SAVE
-from cap.results.record import git_commit
-from cap.storage import write_json
+from cap.base.files import write_json
+from cap.launch.processes import PARENT, SECONDS_TO_SAVE
+from cap.runs.record import git_commit
 
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = SECONDS_TO_SAVE + 30.0

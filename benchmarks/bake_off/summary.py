@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bake_off.cells import Cell
-from cap.results.collect import Collection, collect
-from cap.results.tables import NONE, Column, Group, cells, group_runs, markdown
+from cap.reports.collect import Collection, collect
+from cap.reports.tables import NONE, Column, Group, cells, group_runs, markdown
 
 NOTHING = "No cell has a record yet."
 # What follows the first columns, which the list gives; digits as in a report.

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from benchmarks.bake_off.cells import Cell
-from cap.errors import InputError
+from cap.base.errors import InputError
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cap.base.errors import InputError
 from cap.data.tasks import Task
-from cap.errors import InputError
 
 _log = logging.getLogger(__name__)
 

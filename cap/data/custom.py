@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from cap.base.errors import InputError
+from cap.base.kinds import Kind
 from cap.data.files import read_columns, split_file
 from cap.data.labels import LabelColumn, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
 from cap.data.tasks import Task
-from cap.errors import InputError
-from cap.heads import Kind
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
-from cap.budget import MemoryBudget
+from cap.base.errors import InputError
+from cap.base.files import atomic_folder, content_key, making
+from cap.base.kinds import Metrics
+from cap.base.memory import MemoryBudget
 from cap.data.examples import Examples
 from cap.data.metrics import split_suffixes
 from cap.data.question_answering import QuestionExamples
@@ -25,9 +28,6 @@ from cap.data.sentences import SentenceExamples
 from cap.data.sources import Rows
 from cap.data.tasks import Task
 from cap.data.tokens import FORMAT, TokenRows, is_whole, seal
-from cap.errors import InputError
-from cap.heads import Metrics
-from cap.storage import atomic_folder, content_key, making
 
 NO_LABEL = -100
 """Stands in place of a missing label: what torch's cross-entropy ignores, and no class."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cap.errors import RunError
+from cap.base.errors import RunError
 
 _SEED = 20_211
 _VALIDATION_FRACTION = 0.1

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import datasets
 from torch import Tensor
 
-from cap.heads import Metrics
+from cap.base.kinds import Metrics
 
 
 @runtime_checkable

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from cap.base.errors import InputError
+from cap.base.files import file_sha256
 from cap.data.tasks import Task
-from cap.errors import InputError
-from cap.storage import file_sha256
 
 
 def split_file(data_dir: Path, split: str) -> Path:

@@ -12,9 +12,9 @@ import httpx
 import pyarrow as pa
 from huggingface_hub.errors import HfHubHTTPError
 
+from cap.base.errors import InputError
+from cap.base.network import hub_is_reachable
 from cap.data.tasks import Task
-from cap.errors import InputError
-from cap.network import hub_is_reachable
 
 _log = logging.getLogger(__name__)
 

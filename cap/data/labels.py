@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Features
 
+from cap.base.errors import InputError
 from cap.data.tasks import Task
-from cap.errors import InputError
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 _MOST_NAMED = 10

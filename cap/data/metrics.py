@@ -14,8 +14,8 @@ from torchmetrics.functional.classification import (
     multiclass_matthews_corrcoef,
 )
 
+from cap.base.errors import InputError, nearest_first
 from cap.data.tasks import Task
-from cap.errors import InputError, nearest_first
 
 
 def _accuracy(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:

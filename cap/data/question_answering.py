@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from cap.base.errors import InputError
 from cap.data.spans import SpanMetrics
 from cap.data.tasks import Task
 from cap.data.tokens import check_tokenizer, read_array, write_arrays
 from cap.data.windows import Windows, answer_positions, cut_windows, question_lengths
-from cap.errors import InputError
 
 _log = logging.getLogger(__name__)
 

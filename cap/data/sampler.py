@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from cap.errors import InputError
+from cap.base.errors import InputError
 
 # Of 32 rows a batch, a hundred batches at once cost 9 % of padding on QQP and 8 % on SST-2, ten cost 24 % and 28 %.
 _BATCHES_PER_CHUNK = 100

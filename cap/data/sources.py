@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from cap.base.errors import InputError
+from cap.base.files import content_key
 from cap.data.answers import read_answers
 from cap.data.docstrings import docstring_rows, docstring_source
 from cap.data.files import read_table, split_file
 from cap.data.hub import read_hub
 from cap.data.labels import read_labels
 from cap.data.tasks import Task
-from cap.errors import InputError
-from cap.storage import content_key
 
 _log = logging.getLogger(__name__)
 

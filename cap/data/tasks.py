@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cap.errors import InputError, nearest_first
-from cap.heads import Head, Kind
+from cap.base.errors import InputError, nearest_first
+from cap.base.kinds import Head, Kind
 
 _GLUE = "nyu-mll/glue"
 
@@ -16,7 +16,7 @@ class Task:
 
     Args:
         name: The word that follows ``task=``.
-        kind: What an answer is, see ``cap.heads``.
+        kind: What an answer is, see ``cap.base.kinds``.
         text_columns: The columns a model reads, one or two, in the order in which it reads them; for spans the
             question, then the context.
         label_column: The column with the answer, or with the accepted answers and where they begin.

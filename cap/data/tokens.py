@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from cap.budget import MemoryBudget
-from cap.errors import InputError
-from cap.storage import GrowingArray, file_sha256, read_json, write_json
+from cap.base.errors import InputError
+from cap.base.files import GrowingArray, file_sha256, read_json, write_json
+from cap.base.memory import MemoryBudget
 
 _log = logging.getLogger(__name__)
 

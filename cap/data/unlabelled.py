@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset
 
+from cap.base.errors import InputError
 from cap.data.files import read_columns
 from cap.data.sources import Rows, Unlabelled, checked_texts, require_columns
 from cap.data.tasks import Task
-from cap.errors import InputError
 
 _log = logging.getLogger(__name__)
 

@@ -26,11 +26,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from cap.errors import InputError
-from cap.heads import Head, Kind
+from cap.base.errors import InputError
+from cap.base.files import content_key, file_sha256
+from cap.base.kinds import Head, Kind
+from cap.base.network import hub_is_reachable
 from cap.models.families import encoder_layers
-from cap.network import hub_is_reachable
-from cap.storage import content_key, file_sha256
 
 Pooling = Literal["pooler", "first_token", "mean"]
 _CALL_OPTIONS = ("truncation", "padding")

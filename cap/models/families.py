@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from cap.errors import InputError, nearest_first
+from cap.base.errors import InputError, nearest_first
 
 Part = Literal["embeddings", "pooler", "head"]
 PARTS: tuple[Part, ...] = get_args(Part)

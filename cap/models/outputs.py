@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from cap.errors import InputError
-from cap.heads import Head
+from cap.base.errors import InputError
+from cap.base.kinds import Head
 
 
 def output_order(

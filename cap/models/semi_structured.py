@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from cap.errors import InputError
+from cap.base.errors import InputError
 from cap.models.families import prunable_linears
 
 _LEAST_CAPABILITY = (8, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from cap.storage import file_sha256
+from cap.base.files import file_sha256
 
 # As transformers looks for them: the first kind that is there is loaded.
 _KINDS = ("*.safetensors", "pytorch_model*.bin")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cap.budget import MemoryBudget
+from cap.base.memory import MemoryBudget
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from cap.errors import RunError
+from cap.base.errors import RunError
 from cap.models.families import Prunable, Units
 from cap.pruning.masks import n_to_prune
 from cap.pruning.pruner import ImportancePass, MaskCounts, Pruner

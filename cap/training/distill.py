@@ -13,7 +13,7 @@ from torch.nn import functional
 from cap.models.encoders import EncoderOutput, PooledModel, mean_over_tokens
 from cap.objectives.distillation import distillation_loss, hidden_loss, mean_squares, span_rows
 from cap.objectives.memory import Memory
-from cap.training.ranks import Ranks, Share
+from cap.training.parallel.ranks import Ranks, Share
 
 HiddenForm = Literal["pooled", "tokens"]
 

@@ -15,11 +15,11 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cap.base.files import atomic_file, atomic_folder, content_key, file_sha256, making, read_json, write_json
 from cap.models.encoders import PooledModel, evaluating, mean_over_tokens, model_key, normalise
-from cap.storage import atomic_file, atomic_folder, content_key, file_sha256, making, read_json, write_json
+from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.shares import ENCODINGS, HIDDEN, LENGTHS, LOGITS, Shares, ShareWriter, share_folder, together
 from cap.training.progress import tracked
-from cap.training.ranks import ALONE, Ranks
-from cap.training.shares import ENCODINGS, HIDDEN, LENGTHS, LOGITS, Shares, ShareWriter, share_folder, together
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cap.heads import Metrics
+from cap.base.kinds import Metrics
 from cap.models.encoders import evaluating
+from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.progress import tracked
-from cap.training.ranks import ALONE, Ranks
 
 
 def evaluate(

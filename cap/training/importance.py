@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from cap.models.encoders import evaluating
 from cap.pruning.pruner import ImportancePass, Pruner
 from cap.training.module import CapModule
+from cap.training.parallel.ranks import Ranks
 from cap.training.progress import tracked
-from cap.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
 

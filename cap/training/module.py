@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
-from cap.errors import RunError
-from cap.heads import Metrics
+from cap.base.errors import RunError
+from cap.base.kinds import Metrics
 from cap.models.encoders import EncoderOutput, PooledModel, normalise, tensors_key
 from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
 from cap.objectives.distillation import label_loss
@@ -23,8 +23,8 @@ from cap.objectives.memory import Memory, Source, moved
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.training.distill import Distill, distillation_terms, logit_rows
-from cap.training.ranks import ALONE, Ranks, Share
-from cap.training.stop import stop
+from cap.training.parallel.ranks import ALONE, Ranks, Share
+from cap.training.resume.stop import stop
 
 _TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
 _ADAM_EPSILON = 1e-8

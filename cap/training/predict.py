@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cap.heads import Metrics
+from cap.base.kinds import Metrics
 from cap.training.evaluation import evaluate
-from cap.training.ranks import ALONE, Ranks
+from cap.training.parallel.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)

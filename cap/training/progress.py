@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cap.training.stop import stop
+from cap.training.resume.stop import stop
 
 Item = TypeVar("Item")
 

@@ -15,17 +15,17 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from cap.errors import InputError
-from cap.heads import Head, Kind, Metrics
+from cap.base.errors import InputError
+from cap.base.files import content_key, file_sha256, making, read_json, settle, write_json
+from cap.base.kinds import Head, Kind, Metrics
 from cap.models.encoders import PooledModel, load_saved_model, save_model
-from cap.storage import content_key, file_sha256, making, read_json, settle, write_json
-from cap.training.checkpoint import CheckpointCallback, newest_checkpoint
-from cap.training.curves import cut_curves
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule, Distill, Optimisation
-from cap.training.ranks import ALONE, Ranks
-from cap.training.run import build_trainer, fit
-from cap.training.shares import together
+from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.shares import together
+from cap.training.resume.checkpoint import CheckpointCallback, newest_checkpoint
+from cap.training.resume.curves import cut_curves
+from cap.training.trainer import build_trainer, fit
 
 log = logging.getLogger(__name__)
 

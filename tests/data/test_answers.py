@@ -5,9 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from cap.base.errors import InputError
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import get_task
-from cap.errors import InputError
 from tests.data.questions import answer, question_columns
 
 CONTEXT = "The cat sat on the mat."

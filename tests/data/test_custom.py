@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from cap.base.errors import InputError
 from cap.data.custom import custom_task
 from cap.data.labels import read_labels
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
-from cap.errors import InputError
 
 ANY_FORMAT = ["parquet", "jsonl", "csv", "tsv"]
 KEYS: dict[str, Any] = {"text_columns": ["text"], "label_column": "label", "label_type": None, "metrics": None}

@@ -11,10 +11,10 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from cap.base.errors import InputError
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import load_rows
 from cap.data.tasks import get_task
-from cap.errors import InputError
 
 N_TRAIN, N_VALIDATION = 43, 10
 MakeData = Callable[..., CapDataModule]

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from cap.base.errors import InputError
 from cap.data.files import read_columns, split_file
-from cap.errors import InputError
 
 TEXT_AND_LABEL = ("text", "label")
 

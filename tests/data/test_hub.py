@@ -15,7 +15,7 @@ LOAD_QQP = """
 import json
 from cap.data.sources import load_rows
 from cap.data.tasks import get_task
-from cap.errors import InputError
+from cap.base.errors import InputError
 try:
     rows = load_rows(get_task("qqp"), data_dir=None, max_train_rows=2, max_eval_rows=None)
     print(json.dumps({"source": rows.source, **{split: part[:] for split, part in rows.splits.items()}}))
@@ -88,10 +88,10 @@ def test_no_network_is_noticed_without_the_offline_switch(
     import datasets
     import huggingface_hub
 
-    from cap import network
+    from cap.base import network
+    from cap.base.errors import InputError
     from cap.data import hub
     from cap.data.tasks import get_task
-    from cap.errors import InputError
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)

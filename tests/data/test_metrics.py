@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cap.base.errors import InputError
 from cap.data.metrics import TaskMetrics, majority_scores
 from cap.data.tasks import Task, get_task
-from cap.errors import InputError
 
 # 10 rows: 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
 LABELS = torch.tensor([1, 1, 1, 1, 1, 0, 0, 0, 0, 0])

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from cap.base.errors import InputError
 from cap.data import tokens
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import load_rows
 from cap.data.tasks import get_task
 from cap.data.windows import Windows, answer_positions, cut_windows
-from cap.errors import InputError
 from tests.data.questions import LIGHTHOUSE, ORCHARD, QUESTIONS, answer, question_columns
 
 MAX_LENGTH, STRIDE = 120, 60

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cap.base.errors import InputError
 from cap.data.sampler import LengthGroupedBatchSampler, representative_rows
-from cap.errors import InputError
 
 LENGTHS = torch.randint(3, 100, (1003,), generator=torch.Generator().manual_seed(0))
 

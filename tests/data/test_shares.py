@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from cap.base.kinds import Metrics
 from cap.data.metrics import TaskMetrics
 from cap.data.spans import SpanMetrics
 from cap.data.tasks import get_task
 from cap.data.windows import Windows
-from cap.heads import Metrics
 
 N_ROWS = 11
 # Which process sees which rows: all, evenly, unevenly, one of them nothing, every row on a process of its own.

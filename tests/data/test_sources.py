@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from cap.base.errors import InputError
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
-from cap.errors import InputError
 
 SUFFIXES = ["parquet", "jsonl", "json", "csv", "tsv"]
 QQP = {"question1": ["a cat", "a dog", "a mat"], "question2": ["one", "two", "three"], "label": [0, 1, 1]}

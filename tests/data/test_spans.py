@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from cap.base.errors import InputError
 from cap.data.spans import SpanMetrics, best_spans
 from cap.data.tasks import get_task
 from cap.data.windows import Windows
-from cap.errors import InputError
 
 LIMITS = {"n_best": 20, "max_answer_length": 30}
 Spans = tuple[torch.Tensor, torch.Tensor]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from cap.base.errors import InputError
 from cap.data.tasks import TASKS, Task, get_task
-from cap.errors import InputError
 
 
 @pytest.mark.parametrize("name", TASKS, ids=str)

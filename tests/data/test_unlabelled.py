@@ -11,12 +11,12 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
+from cap.base.errors import InputError
 from cap.data.custom import custom_task
 from cap.data.datamodule import NO_LABEL, CapDataModule
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
 from cap.data.unlabelled import with_unlabelled
-from cap.errors import InputError
 
 SUFFIXES = ["parquet", "jsonl", "json", "csv", "tsv"]
 QQP = {"question1": ["cat", "dog", "mat"], "question2": ["one", "two", "one"], "label": [0, 1, 1]}

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, PreTrainedModel
 
-from cap.errors import InputError
-from cap.models.compact import Compacted, compact, load_compact, save_compact
+from cap.base.errors import InputError
+from cap.formats.compact import Compacted, compact, load_compact, save_compact
+from cap.formats.layout import Layout, keep_units
 from cap.models.families import FAMILIES, Units, prunable
-from cap.models.layout import Layout, keep_units
 from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, INTERMEDIATE, tiny_batch, tiny_classifier, tiny_tokenizer
 
 HEAD_SIZE = HIDDEN // 4

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cap.models.compact import compact
-from cap.models.cost import ModelCost, count_cost
+from cap.formats.compact import compact
+from cap.formats.cost import ModelCost, count_cost
 from cap.models.families import prunable
 from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, INTERMEDIATE, LAYERS, tiny_classifier
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from cap.errors import InputError
+from cap.base.errors import InputError
 from cap.models.families import (
     FAMILIES,
     PARTS,

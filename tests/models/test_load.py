@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 import cap
-from cap.errors import InputError
-from cap.models.compact import compact, save_compact
+from cap.base.errors import InputError
+from cap.formats.compact import compact, save_compact
+from cap.formats.sparse import save_sparse
 from cap.models.families import prunable
-from cap.models.sparse import save_sparse
 from tests.models.tiny_models import FAMILY_NAMES, INTERMEDIATE, tiny_batch, tiny_classifier, tiny_tokenizer
 
 FORMATS = ["compact", "sparse", "plain"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
-from cap.errors import InputError
-from cap.models.onnx import LogitsModel, OnnxModel, export_onnx, quantise_onnx
+from cap.base.errors import InputError
+from cap.formats.onnx import LogitsModel, OnnxModel, export_onnx, quantise_onnx
 from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 

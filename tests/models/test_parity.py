@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cap.models.parity import Difference, largest_difference, logits_of
+from cap.formats.parity import Difference, largest_difference, logits_of
 from tests.models.tiny_models import tiny_batch, tiny_classifier
 
 

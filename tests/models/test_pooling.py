@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import BertConfig, BertModel
 
-from cap.heads import Head
+from cap.base.kinds import Head
 from cap.models.encoders import ModelSource, load_model, resolve_source
 from cap.models.pooling import resolve_pooling, sentence_pooling
 from tests.hub_cache import hub_environment, make_hub_model

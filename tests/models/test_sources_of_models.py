@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertModel
 
-from cap.errors import InputError
-from cap.heads import Head
+from cap.base.errors import InputError
+from cap.base.kinds import Head
 from cap.models.encoders import (
     LoadedModel,
     ModelSource,

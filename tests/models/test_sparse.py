@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from cap.errors import InputError
-from cap.models.compact import compact
+from cap.base.errors import InputError
+from cap.formats.compact import compact
+from cap.formats.sparse import load_sparse, pack, save_sparse, unpack
 from cap.models.families import prunable_linears
-from cap.models.sparse import load_sparse, pack, save_sparse, unpack
 from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier, tiny_tokenizer
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from cap.budget import MemoryBudget
+from cap.base.memory import MemoryBudget
 from cap.objectives.memory import Memory, moved
 
 N, DIM = 64, 8

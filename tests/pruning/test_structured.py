@@ -378,7 +378,7 @@ def test_importance_goes_where_the_model_goes() -> None:
 
 
 def test_importance_that_is_not_finite_is_refused() -> None:
-    from cap.errors import RunError
+    from cap.base.errors import RunError
 
     pruner = attached(tiny_classifier())
     set_importance(pruner)

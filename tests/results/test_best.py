@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from cap.results.best import best_at_target, validations
+from cap.runs.best import best_at_target, validations
 
 LEVELS = [(10, 0.4, 0.88), (20, 0.9, 0.80), (30, 0.9, 0.83), (40, 0.9, 0.83), (50, 0.9, 0.82)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cap.results.card import CARD_KEYS, without_folders, write_card, write_export_card
+from cap.runs.card import CARD_KEYS, without_folders, write_card, write_export_card
 from tests.results.made_cards import EXPORT, RECORD
 
 

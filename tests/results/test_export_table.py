@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cap.results.collect import collect
-from cap.results.export_table import EXPORT_HEADER, export_rows
-from cap.results.tables import NONE
+from cap.reports.collect import collect
+from cap.reports.export_table import EXPORT_HEADER, export_rows
+from cap.reports.tables import NONE
 from tests.results.made_records import made_record, write_run
 
 MEASURED: dict[str, Any] = {

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from cap.errors import InputError
-from cap.results.exports import export_table, in_words, note_in_run, timing
-from cap.results.finished import FinishedRun, require_keys
-from cap.results.folder import hold
-from cap.results.latency import Latency, ModelLatency, Quartiles
+from cap.base.errors import InputError
+from cap.formats.exports import export_table, in_words, note_in_run, timing
+from cap.formats.latency import Latency, ModelLatency, Quartiles
+from cap.runs.finished import FinishedRun, require_keys
+from cap.runs.folder import hold
 from tests.results.made_cards import EXPORT, RECORD
 
 ZEROS = "zeros inside the units that are left cost as much as any weight"
@@ -180,7 +180,7 @@ def test_a_record_that_cannot_be_written_is_a_warning(
     def refuse(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("cap.results.exports.write_record", refuse)
+    monkeypatch.setattr("cap.formats.exports.write_record", refuse)
     caplog.set_level(logging.WARNING)
     note(run, result({}))
     assert "disk full" in caplog.text

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cap.errors import InputError
-from cap.results.folder import (
+from cap.base.errors import InputError
+from cap.runs.folder import (
     claim,
     drop_other_replacement,
     read_record,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from cap.results.history import History, read_history, read_run_history
+from cap.runs.history import History, read_history, read_run_history
 
 
 def _write(path: Path, text: str) -> Path:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cap.results.latency import Latency, paired_latency
+from cap.formats.latency import Latency, paired_latency
 
 
 class Clock:

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from cap.results import plots
-from cap.results.history import History, Series
-from cap.results.plots import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
+from cap.runs import pictures as plots
+from cap.runs.history import History, Series
+from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
 
 BERT = (
     "attention.self.query",

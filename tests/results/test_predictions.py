@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cap.results.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
+from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
 
 
 def written(path: Path, splits: dict[str, Columns]) -> list[dict[str, str]]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import cap.results
-from cap.results.published import COLUMNS, published, published_for
+import cap.reports
+from cap.reports.published import COLUMNS, published, published_for
 
-FILE = Path(cap.results.__path__[0]) / "published.csv"
+FILE = Path(cap.reports.__path__[0]) / "published.csv"
 ROWS = published()
 
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import torch
 
-from cap.results import record as record_module
-from cap.results.record import (
+from cap.runs import record as record_module
+from cap.runs.record import (
     environment,
     forget_peak_memory,
     git_commit,
@@ -220,8 +220,8 @@ def test_a_refused_record_leaves_the_earlier_one_alone(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets the peak of a process")
 def test_peak_memory_of_a_run_is_not_that_of_an_earlier_job(compose_config, tmp_path: Path) -> None:
-    from cap.config import check
-    from cap.train_record import RunRecord
+    from cap.config.schema import check
+    from cap.training.record import RunRecord
 
     checked = check(compose_config())
     held = np.ones(50_000_000)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cap.results.report import summary_table, write_report
+from cap.runs.page import summary_table, write_report
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from cap.results.collect import collect
-from cap.results.published import published_for
-from cap.results.report_page import build_page, run_link
-from cap.results.tables import COLUMNS, group_runs
+from cap.reports.collect import collect
+from cap.reports.page import build_page, run_link
+from cap.reports.published import published_for
+from cap.reports.tables import COLUMNS, group_runs
 from tests.results.made_records import made_record, write_grid, write_run
 
 VOID = {"meta", "input", "img", "br", "link"}
@@ -106,7 +106,7 @@ def test_every_line_has_a_shape_that_the_script_draws(tmp_path: Path) -> None:
     page = build(write_grid(tmp_path / "runs"))
     shapes = re.search(r"const SHAPES = \[(.*?)\];", page, flags=re.DOTALL)[1]
     n_shapes = len(re.findall(r'"M[^"]+Z"', shapes))
-    from cap.results.report_style import MARKERS
+    from cap.reports.style import MARKERS
 
     assert n_shapes == len(MARKERS)
 

@@ -12,20 +12,21 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from cap.results import report_costs, report_plots
-from cap.results.collect import collect
-from cap.results.published import published_for
-from cap.results.report_costs import (
+from cap.reports import costs as report_costs
+from cap.reports import pictures as report_plots
+from cap.reports.collect import collect
+from cap.reports.costs import (
     Machine,
     Timing,
     plot_score_against_bytes,
     plot_score_against_latency,
     read_exports,
 )
-from cap.results.report_plots import difference, plot_ablation, plot_score_against_sparsity
-from cap.results.report_style import MARKERS, lines_of
-from cap.results.style import COLOURS
-from cap.results.tables import Group, group_runs
+from cap.reports.pictures import difference, plot_ablation, plot_score_against_sparsity
+from cap.reports.published import published_for
+from cap.reports.style import MARKERS, lines_of
+from cap.reports.tables import Group, group_runs
+from cap.runs.style import COLOURS
 from tests.results.made_records import SWITCHES, made_exports, made_record, write_grid, write_run
 
 SIX = ("first_order", "magnitude", "movement", "random", "soft_movement", "structured")

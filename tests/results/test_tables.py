@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cap.errors import InputError
-from cap.results.collect import KNOWN, Collection, collect
-from cap.results.tables import (
+from cap.base.errors import InputError
+from cap.reports.collect import KNOWN, Collection, collect
+from cap.reports.tables import (
     COLUMNS,
     NONE,
     cells,
@@ -205,7 +205,7 @@ def test_times_that_compare_with_nothing_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_every_key_that_a_record_documents_is_known() -> None:
-    from cap.results import record
+    from cap.runs import record
 
     table = record.__doc__.split("====\n")[1].split("\n====")[0]
     documented = {

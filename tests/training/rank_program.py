@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from cap.errors import RunError
-from cap.training.ranks import Ranks
+from cap.base.errors import RunError
+from cap.training.parallel.ranks import Ranks
 
 
 def talk(ranks: Ranks) -> dict[str, object]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from typing import Any
 
-from cap.training.ranks import Ranks
+from cap.training.parallel.ranks import Ranks
 
 _SECONDS = 60
 _GONE = object()

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
-from cap.budget import MemoryBudget
-from cap.errors import RunError
+from cap.base.errors import RunError
+from cap.base.memory import MemoryBudget
 from cap.models.encoders import PooledModel
 from cap.models.families import prunable
 from cap.objectives.memory import Memory
@@ -30,12 +30,12 @@ from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.pruning.soft_movement import SoftMovement
 from cap.pruning.structured import Structured
-from cap.training.agreement import MaskAgreement, hash_masks
-from cap.training.callbacks import ImportanceCallback, PruningCallback
-from cap.training.gradient_shares import GradientShares
+from cap.training.callbacks.agreement import MaskAgreement, hash_masks
+from cap.training.callbacks.gradient_shares import GradientShares
+from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
-from cap.training.ranks import ALONE, Ranks, join
-from cap.training.strategy import make_strategy
+from cap.training.parallel.ranks import ALONE, Ranks, join
+from cap.training.parallel.strategy import make_strategy
 
 N_EXAMPLES, DIM, N_LAYERS, N_OUTPUTS = 40, 32, 2, 3
 N_TOKENS = np.random.default_rng(0).integers(3, 13, N_EXAMPLES)

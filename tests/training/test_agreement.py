@@ -7,7 +7,7 @@ SHAPE = (6, 20)
 
 
 def hash_of(mask: torch.Tensor) -> int:
-    from cap.training.agreement import hash_masks
+    from cap.training.callbacks.agreement import hash_masks
 
     return int(hash_masks({"matrix": mask})[0])
 
@@ -43,7 +43,7 @@ def test_changes_that_balance_in_evenly_spaced_words_change_the_hash():
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 4096 * 8 + 3])
 def test_any_number_of_entries_is_hashed(n):
-    from cap.training.agreement import hash_masks
+    from cap.training.callbacks.agreement import hash_masks
 
     masks = {"kept": torch.ones(n, dtype=torch.bool), "last pruned": torch.arange(n) < n - 1}
     kept, pruned = hash_masks(masks).tolist()
@@ -56,7 +56,7 @@ def test_a_view_has_the_hash_of_its_entries():
 
 
 def test_every_mask_has_its_own_hash_in_their_order():
-    from cap.training.agreement import hash_masks
+    from cap.training.callbacks.agreement import hash_masks
 
     masks = {"first": some_mask(0), "second": some_mask(1)}
     assert hash_masks(masks).tolist() == [hash_of(some_mask(0)), hash_of(some_mask(1))]
@@ -65,17 +65,17 @@ def test_every_mask_has_its_own_hash_in_their_order():
 def test_one_process_has_nobody_to_agree_with():
     from lightning.pytorch import LightningModule, Trainer
 
-    from cap.training.agreement import MaskAgreement
-    from cap.training.ranks import ALONE
+    from cap.training.callbacks.agreement import MaskAgreement
+    from cap.training.parallel.ranks import ALONE
 
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     MaskAgreement(ALONE).on_train_batch_start(trainer, LightningModule(), {}, 0)
 
 
 def test_the_error_names_the_first_matrix_and_the_ranks_that_differ():
-    from cap.errors import RunError
-    from cap.training.agreement import MaskAgreement, hash_masks
-    from cap.training.ranks import Ranks
+    from cap.base.errors import RunError
+    from cap.training.callbacks.agreement import MaskAgreement, hash_masks
+    from cap.training.parallel.ranks import Ranks
 
     masks = {name: some_mask(seed) for seed, name in enumerate(["query", "key", "value"])}
     others = masks | {"key": some_mask(8), "value": some_mask(9)}
@@ -92,7 +92,7 @@ def test_the_error_names_the_first_matrix_and_the_ranks_that_differ():
 def test_keys_of_structured_masks_tell_every_pruned_unit(kind):
     from cap.models.families import prunable
     from cap.pruning.structured import Structured
-    from cap.training.agreement import hash_masks
+    from cap.training.callbacks.agreement import hash_masks
     from tests.models.tiny_models import tiny_classifier
 
     model = tiny_classifier()

@@ -13,7 +13,7 @@ def tiny_module(tiny_model):
     """Make a CapModule that only sees labels, with a movement pruner on the tiny model."""
 
     def make(pruner=None):
-        from cap.heads import Head
+        from cap.base.kinds import Head
         from cap.models.encoders import ModelSource, PooledModel, load_model
         from cap.models.families import prunable
         from cap.pruning.movement import Movement
@@ -51,7 +51,7 @@ def loader(n_batches: int):
 
 
 def fit(module, tmp_path, callbacks, *, n_batches: int, **options) -> None:
-    from cap.training.run import build_trainer
+    from cap.training.trainer import build_trainer
 
     trainer = build_trainer(
         {
@@ -112,7 +112,7 @@ def recorded_targets(module) -> list[float]:
 
 
 def test_masks_follow_optimizer_steps_not_batches(tiny_module, tmp_path):
-    from cap.training.callbacks import PruningCallback
+    from cap.training.callbacks.pruning import PruningCallback
 
     module = tiny_module()
     targets = recorded_targets(module)
@@ -123,7 +123,7 @@ def test_masks_follow_optimizer_steps_not_batches(tiny_module, tmp_path):
 
 @pytest.mark.parametrize(("every", "expected"), [(2, [0.2, 0.4]), (3, [0.3, 0.4]), (10, [0.4])])
 def test_masks_move_every_n_steps_and_at_the_last_one(tiny_module, tmp_path, every, expected):
-    from cap.training.callbacks import PruningCallback
+    from cap.training.callbacks.pruning import PruningCallback
 
     module = tiny_module()
     targets = recorded_targets(module)
@@ -133,7 +133,7 @@ def test_masks_move_every_n_steps_and_at_the_last_one(tiny_module, tmp_path, eve
 
 def test_last_step_moves_the_masks_of_a_sparsity_that_no_longer_rises(tiny_module, tmp_path):
     from cap.pruning.schedule import OneShot
-    from cap.training.callbacks import PruningCallback
+    from cap.training.callbacks.pruning import PruningCallback
 
     module = tiny_module()
     targets = recorded_targets(module)
@@ -148,7 +148,7 @@ def test_so_many_prunings_move_the_masks_so_many_times_unless_scores_are_learned
     from cap.pruning.movement import Movement
     from cap.pruning.random import Random
     from cap.pruning.schedule import Cubic
-    from cap.training.callbacks import PruningCallback
+    from cap.training.callbacks.pruning import PruningCallback
 
     plan = Cubic(sparsity=0.5, warmup=0.0, flat_before=0.2, flat_after=0.3, initial_sparsity=0.25, n_prunings=3)
     types = {
@@ -166,7 +166,7 @@ def test_so_many_prunings_move_the_masks_so_many_times_unless_scores_are_learned
 
 def test_masks_move_to_the_initial_sparsity_whatever_the_steps_between_moves(tiny_module, tmp_path):
     from cap.pruning.schedule import Cubic
-    from cap.training.callbacks import PruningCallback
+    from cap.training.callbacks.pruning import PruningCallback
 
     plan = Cubic(sparsity=0.5, warmup=0.0, flat_before=0.3, flat_after=0.3, initial_sparsity=0.25)
     module = tiny_module()
@@ -179,7 +179,7 @@ def test_log_names_target_reached_and_counts(tiny_module, tmp_path, caplog):
     import logging
 
     from cap.pruning.schedule import OneShot
-    from cap.training.callbacks import PruningCallback
+    from cap.training.callbacks.pruning import PruningCallback
 
     caplog.set_level(logging.INFO, logger="cap")
     plan = OneShot(sparsity=0.5, warmup=0.0, flat_before=0.5)
@@ -195,7 +195,7 @@ def test_log_names_target_reached_and_counts(tiny_module, tmp_path, caplog):
 )
 def test_gradual_schedule_takes_equally_spaced_snapshots(n_steps, n_snapshots, expected):
     from cap.pruning.schedule import Cubic
-    from cap.training.snapshots import snapshot_steps
+    from cap.training.callbacks.snapshots import snapshot_steps
 
     plan = Cubic(sparsity=0.5, warmup=0.1, flat_before=0.2, flat_after=0.3)
     assert snapshot_steps(plan, n_steps, n_snapshots) == expected
@@ -203,7 +203,7 @@ def test_gradual_schedule_takes_equally_spaced_snapshots(n_steps, n_snapshots, e
 
 def test_levels_take_a_snapshot_before_each_rise_after_the_first():
     from cap.pruning.schedule import Stepwise
-    from cap.training.snapshots import snapshot_steps
+    from cap.training.callbacks.snapshots import snapshot_steps
 
     plan = Stepwise(sparsity=0.3, warmup=0.1)
     assert snapshot_steps(plan, 30, 9) == [10, 20]
@@ -216,7 +216,7 @@ def test_levels_take_a_snapshot_before_each_rise_after_the_first():
 )
 def test_levels_take_no_more_snapshots_than_asked_for(n_snapshots, expected):
     from cap.pruning.schedule import Cubic
-    from cap.training.snapshots import snapshot_steps
+    from cap.training.callbacks.snapshots import snapshot_steps
 
     plan = Cubic(sparsity=0.9, warmup=0.0, flat_before=0.1, flat_after=0.5, initial_sparsity=0.3, n_prunings=5)
     assert plan.level_starts(100) == [10, 20, 30, 40, 50]
@@ -238,10 +238,10 @@ class AfterEachStep(Callback):
 
 def distilled_from_snapshots(tiny_module, tmp_path, *, weight: float, **options):
     """Train four steps of 32 rows with a snapshot after two, and return what was seen after each."""
-    from cap.budget import MemoryBudget
+    from cap.base.memory import MemoryBudget
     from cap.objectives.memory import Memory
+    from cap.training.callbacks.snapshots import SnapshotCallback
     from cap.training.module import Distill
-    from cap.training.snapshots import SnapshotCallback
 
     module, seen = tiny_module(), AfterEachStep()
     module.memory = Memory(n_examples=32, budget=MemoryBudget(1.0))
@@ -285,7 +285,7 @@ def test_several_batches_of_a_step_take_one_snapshot(tiny_module, tmp_path):
 def test_run_too_short_for_a_snapshot_says_which_terms_it_misses(
     tiny_module, tmp_path, caplog, with_encodings, with_logits, expected
 ):
-    from cap.training.snapshots import SnapshotCallback
+    from cap.training.callbacks.snapshots import SnapshotCallback
 
     snapshots = SnapshotCallback(
         Recording(),
@@ -317,7 +317,7 @@ def structured(**options):
 
 
 def structured_callbacks(n_rows: int = 32, **options):
-    from cap.training.callbacks import ImportanceCallback, PruningCallback, RestartCallback
+    from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback, RestartCallback
 
     pruning = PruningCallback(levels(), every_n_steps=1)
     importance = ImportanceCallback(pruning, loader=lambda: loader(8), batch_size=4, n_examples=n_rows)
@@ -374,7 +374,7 @@ def test_a_run_on_some_of_the_batches_measures_importance_on_as_many(tiny_module
 
 
 def test_importance_that_is_not_finite_stops_the_run(tiny_module, tmp_path):
-    from cap.errors import RunError
+    from cap.base.errors import RunError
     from cap.training.importance import measure_importance
 
     module = tiny_module(structured())
@@ -386,7 +386,7 @@ def test_importance_that_is_not_finite_stops_the_run(tiny_module, tmp_path):
 
 def test_levels_without_a_step_of_their_own_are_said(tiny_module, tmp_path):
     from cap.pruning.schedule import Stepwise
-    from cap.training.callbacks import PruningCallback
+    from cap.training.callbacks.pruning import PruningCallback
 
     said: list[str] = []
     plan = Stepwise(sparsity=0.5, warmup=0.0)
@@ -414,7 +414,7 @@ def measured(names) -> set[str]:
 
 
 def trainer_of(tmp_path):
-    from cap.training.run import build_trainer
+    from cap.training.trainer import build_trainer
 
     return build_trainer({"accelerator": "cpu", "enable_progress_bar": False}, run_dir=tmp_path, callbacks=[])
 
@@ -529,7 +529,7 @@ def test_student_trains_with_dropout_although_it_was_loaded_in_eval_mode(tiny_mo
 
 
 def test_contrast_without_memory_is_refused(tiny_model):
-    from cap.heads import Head
+    from cap.base.kinds import Head
     from cap.models.encoders import ModelSource, PooledModel, load_model
     from cap.training.module import CapModule, Distill, Optimisation
 

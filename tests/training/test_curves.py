@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def logged(run_dir: Path, *rows: dict[str, float]) -> None:
-    from cap.training.curves import CurvesLogger
+    from cap.training.resume.curves import CurvesLogger
 
     logger = CurvesLogger(run_dir)
     for row in rows:
@@ -29,7 +29,7 @@ def test_new_quantity_of_a_second_logger_gets_a_column(tmp_path):
 
 
 def test_rows_behind_a_checkpoint_are_cut_off(tmp_path):
-    from cap.training.curves import cut_curves
+    from cap.training.resume.curves import cut_curves
 
     logged(tmp_path, {"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25})
     cut_curves(tmp_path, 1)
@@ -38,7 +38,7 @@ def test_rows_behind_a_checkpoint_are_cut_off(tmp_path):
 
 
 def test_row_that_a_killed_process_has_cut_is_dropped(tmp_path):
-    from cap.training.curves import cut_curves
+    from cap.training.resume.curves import cut_curves
 
     logged(tmp_path, {"step": 0, "loss": 1.0})
     with (tmp_path / "logs" / "metrics.csv").open("a", encoding="utf-8") as file:
@@ -48,7 +48,7 @@ def test_row_that_a_killed_process_has_cut_is_dropped(tmp_path):
 
 
 def test_cutting_all_rows_leaves_no_file(tmp_path):
-    from cap.training.curves import cut_curves
+    from cap.training.resume.curves import cut_curves
 
     logged(tmp_path, {"step": 0, "loss": 1.0})
     cut_curves(tmp_path, 0)
@@ -56,7 +56,7 @@ def test_cutting_all_rows_leaves_no_file(tmp_path):
 
 
 def test_rows_count_what_is_still_in_memory(tmp_path):
-    from cap.training.curves import CurvesLogger
+    from cap.training.resume.curves import CurvesLogger
 
     logger = CurvesLogger(tmp_path)
     logger.log_metrics({"loss": 1.0}, 0)

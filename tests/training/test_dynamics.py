@@ -43,8 +43,8 @@ def finished(request, tiny_model, tiny_data, tmp_path_factory):
     """Run a configuration once for all tests of this module that look at its record."""
     from hydra import compose, initialize_config_dir
 
-    from cap.cli import conf_dir
-    from cap.config import register
+    from cap.config.schema import register
+    from cap.launch.cli import conf_dir
 
     folder = tmp_path_factory.mktemp("dynamics")
     overrides, n_encodings = request.param
@@ -130,7 +130,7 @@ def test_a_short_path_at_a_high_sparsity_is_said_in_log_and_record(
 def test_a_run_that_is_too_short_for_its_prunings_is_refused_before_anything_is_trained(
     compose_config, tiny_overrides, tmp_path
 ):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     # Eight steps: nobody knew before the rows were there.
     with pytest.raises(InputError, match="must be at most 4 in a run of 8 steps"):
@@ -174,7 +174,7 @@ def test_a_dry_run_leaves_a_complete_run_as_it_is_and_says_what_that_did(
 
 
 def test_a_dry_run_refuses_what_a_run_would(compose_config, tiny_overrides):
-    from cap.errors import InputError
+    from cap.base.errors import InputError
     from cap.train import train
 
     with pytest.raises(InputError, match=r"reaches sparsity 0\.75 at most, got 0\.9"):
@@ -232,7 +232,7 @@ def test_planned_steps_are_those_that_lightning_counts(tmp_path, limit, accumula
 def test_what_fits_into_a_memory_budget_is_known_beforehand(n_bytes, n_arrays, expected):
     import numpy as np
 
-    from cap.budget import MemoryBudget
+    from cap.base.memory import MemoryBudget
 
     budget = MemoryBudget(1000 / 1024**3)
     budget.hold(np.zeros(200, dtype=np.int8))

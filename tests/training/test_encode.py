@@ -12,7 +12,7 @@ import torch
 
 @pytest.fixture
 def model(tiny_model):
-    from cap.heads import Head
+    from cap.base.kinds import Head
     from cap.models.encoders import ModelSource, PooledModel, load_model
 
     torch.manual_seed(0)
@@ -22,7 +22,7 @@ def model(tiny_model):
 
 @pytest.fixture
 def reader(tiny_model):
-    from cap.heads import Head
+    from cap.base.kinds import Head
     from cap.models.encoders import ModelSource, PooledModel, load_model
 
     torch.manual_seed(0)
@@ -214,8 +214,8 @@ def test_entry_of_classes_holds_the_files_it_always_held(model, tmp_path):
 
 
 def test_key_of_an_entry_is_made_of_what_it_always_was(model, tmp_path):
+    from cap.base.files import content_key
     from cap.models.encoders import model_key
-    from cap.storage import content_key
     from cap.training.encode import FORMAT
 
     names = ["encodings.npy", "logits.npy"]
@@ -231,7 +231,7 @@ def test_entry_of_spans_is_found_again_with_its_lengths(reader, tmp_path):
 
 
 def test_memory_takes_the_files_of_an_entry_of_spans(reader, tmp_path):
-    from cap.budget import MemoryBudget
+    from cap.base.memory import MemoryBudget
     from cap.objectives.memory import Memory
 
     outputs = frozen(reader, [windows([2, 0]), windows([1])], tmp_path)

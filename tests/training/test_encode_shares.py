@@ -35,7 +35,7 @@ def model(request, tiny_model):
 
 
 def _pooled(folder, kind, labels):
-    from cap.heads import Head
+    from cap.base.kinds import Head
     from cap.models.encoders import ModelSource, PooledModel, load_model
 
     torch.manual_seed(0)
@@ -86,7 +86,7 @@ def entries(cache_dir: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def alone(model, tmp_path):
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
 
     frozen(model, tmp_path / "alone", ALONE)
     return tmp_path / "alone"
@@ -122,7 +122,7 @@ def test_entry_that_several_processes_make_has_the_name_and_the_bytes_of_one(mod
 
 @pytest.mark.parametrize("size", [2, 5], ids=["two", "two without a batch"])
 def test_hidden_states_of_several_processes_are_those_of_one(model, tmp_path, size):
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
     from tests.training.ranks_in_threads import run_ranks
 
     frozen(model, tmp_path / "alone", ALONE, with_hidden=True)
@@ -140,7 +140,7 @@ def test_every_process_finds_what_is_there(model, alone):
 
 
 def test_processes_wait_for_another_run_that_makes_the_same(model, tmp_path, alone):
-    from cap.storage import locked
+    from cap.base.files import locked
     from tests.training.ranks_in_threads import run_ranks
 
     outputs = []
@@ -162,7 +162,7 @@ def test_processes_wait_for_another_run_that_makes_the_same(model, tmp_path, alo
     "parts", [[[[0, 1]], [[1, 2]]], [[[0, 1]], [[3]]], [[[1]], [[2]]]], ids=["twice", "gap", "no zero"]
 )
 def test_rows_that_are_not_each_on_one_process_are_refused_by_all(classifier, tmp_path, parts):
-    from cap.errors import RunError
+    from cap.base.errors import RunError
     from tests.training.ranks_in_threads import run_ranks
 
     loaders = [DataLoader([batch(ids) for ids in part], batch_size=None) for part in parts]
@@ -175,7 +175,7 @@ def test_rows_that_are_not_each_on_one_process_are_refused_by_all(classifier, tm
 
 @pytest.mark.parametrize("broken", [0, 1])
 def test_process_that_fails_stops_the_others_with_its_reason_and_leaves_nothing(classifier, tmp_path, broken):
-    from cap.errors import RunError
+    from cap.base.errors import RunError
     from tests.training.ranks_in_threads import run_ranks
 
     loaders = [share(rank, 3, BATCHES * 2) for rank in range(3)]
@@ -202,7 +202,7 @@ def test_what_a_killed_run_left_is_removed(model, tmp_path, alone, size):
 
 
 def test_more_rows_than_are_put_together_at_a_time_come_in_order(model, tmp_path, alone, monkeypatch):
-    from cap.training import shares
+    from cap.training.parallel import shares
     from tests.training.ranks_in_threads import run_ranks
 
     monkeypatch.setattr(shares, "_CHUNK", 2)
@@ -248,7 +248,7 @@ def test_logits_of_a_snapshot_are_those_that_an_entry_holds(model, tmp_path, alo
 
 
 def test_snapshot_is_taken_in_eval_mode_and_leaves_the_student_in_its_own(classifier, tmp_path):
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
 
     for name in ("first", "second"):
         snapshot(classifier, tmp_path / name, ALONE)
@@ -257,7 +257,7 @@ def test_snapshot_is_taken_in_eval_mode_and_leaves_the_student_in_its_own(classi
 
 
 def test_snapshot_that_fails_leaves_the_file_as_it_was(classifier, tmp_path):
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
 
     (tmp_path / "bank.npy").write_bytes(b"old")
     with pytest.raises(ValueError, match="exactly once"):
@@ -268,8 +268,8 @@ def test_snapshot_that_fails_leaves_the_file_as_it_was(classifier, tmp_path):
 @pytest.fixture
 def full_disk(monkeypatch):
     """Let the disk fill up when the second piece of what was encoded is put together."""
-    from cap.storage import GrowingArray
-    from cap.training import shares
+    from cap.base.files import GrowingArray
+    from cap.training.parallel import shares
 
     append, n_appended = GrowingArray.append, itertools.count()
 
@@ -284,7 +284,7 @@ def full_disk(monkeypatch):
 
 @pytest.mark.usefixtures("full_disk")
 def test_snapshot_that_is_half_written_never_has_its_name(classifier, tmp_path):
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
 
     (tmp_path / "bank.npy").write_bytes(b"old")
     with pytest.raises(OSError, match="No space left"):
@@ -294,7 +294,7 @@ def test_snapshot_that_is_half_written_never_has_its_name(classifier, tmp_path):
 
 @pytest.mark.usefixtures("full_disk")
 def test_entry_that_is_half_written_never_has_its_name(classifier, tmp_path):
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
 
     with pytest.raises(OSError, match="No space left"):
         frozen(classifier, tmp_path, ALONE)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from cap.base.files import read_json, write_json
 from cap.data.metrics import TaskMetrics
 from cap.data.tasks import get_task
 from cap.models.encoders import PooledModel
-from cap.storage import read_json, write_json
 from cap.training.evaluation import evaluate
-from cap.training.ranks import ALONE
+from cap.training.parallel.ranks import ALONE
 from cap.training.teacher import cached_scores
 from tests.models.tiny_models import tiny_batch, tiny_classifier
 from tests.training.ranks_in_threads import run_ranks

@@ -20,7 +20,7 @@ def checked(compose_config):
     """Choose a pruning type and the schedule that goes with it, as the command line would."""
 
     def choose(pruning: str):
-        from cap.config import check
+        from cap.config.schema import check
 
         return check(compose_config(f"pruning={pruning}", f"sparsity={SPARSITY}"))
 
@@ -36,9 +36,9 @@ def fitted(model, checked, tmp_path):
     """Train ten steps with the callbacks of a run."""
     from cap.models.encoders import PooledModel
     from cap.models.families import prunable
-    from cap.training.callbacks import ImportanceCallback, PruningCallback
+    from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback
     from cap.training.module import CapModule, Distill, Optimisation
-    from cap.training.run import build_trainer
+    from cap.training.trainer import build_trainer
 
     checked.pruner.attach(prunable(model), seed=0)
     module = CapModule(

@@ -11,7 +11,7 @@ import torch
 @pytest.fixture
 def module(tmp_path):
     """Make a module with scores, three banks, labels and a teacher's logits; its model has no dropout."""
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
     from tests.training.share_program import CASES, make_module
 
     return make_module(CASES["soft movement"], tmp_path, ALONE)
@@ -47,7 +47,7 @@ def slow_norm(module, term: str) -> float:
 
 
 def test_norms_are_those_of_each_term_alone(module, computation):
-    from cap.training.gradient_shares import gradient_norms
+    from cap.training.callbacks.gradient_shares import gradient_norms
 
     module.pruner.update_masks(0.25)  # so that there is a regulariser, which is left out
     assert "scores" in module.loss_terms(module(batch()), batch())
@@ -56,14 +56,14 @@ def test_norms_are_those_of_each_term_alone(module, computation):
 
 
 def test_terms_that_are_not_wanted_are_left_out(module, computation):
-    from cap.training.gradient_shares import gradient_norms
+    from cap.training.callbacks.gradient_shares import gradient_norms
 
     found = gradient_norms(module, batch(), computation=computation, leave_out={"prc", "fic"})
     assert set(found) == {"ce", "kd", "snc"}
 
 
 def test_measuring_leaves_streams_gradients_and_modes_as_they_were(module, computation):
-    from cap.training.gradient_shares import gradient_norms
+    from cap.training.callbacks.gradient_shares import gradient_norms
 
     def states():
         # Not Python's own: the checker of annotations draws from it what it looks at.
@@ -78,7 +78,7 @@ def test_measuring_leaves_streams_gradients_and_modes_as_they_were(module, compu
 
 
 def test_a_frozen_part_of_the_encoder_is_no_hindrance(module, computation):
-    from cap.training.gradient_shares import gradient_norms
+    from cap.training.callbacks.gradient_shares import gradient_norms
 
     for parameter in module.student.model.bert.encoder.layer[0].parameters():
         parameter.requires_grad_(False)
@@ -99,7 +99,7 @@ RELATIVE = {
 
 @pytest.mark.parametrize(("norms", "expected"), RELATIVE.values(), ids=RELATIVE)
 def test_norms_are_related_to_those_of_distillation_or_else_of_the_labels(norms, expected):
-    from cap.training.gradient_shares import relative_norms
+    from cap.training.callbacks.gradient_shares import relative_norms
 
     assert relative_norms(norms) == expected
 
@@ -149,7 +149,7 @@ def test_labels_alone_have_no_share(compose_config, tiny_overrides):
 def test_student_that_starts_from_its_teacher_is_measured_once_weights_are_missing(
     compose_config, tiny_overrides, monkeypatch
 ):
-    from cap.training import gradient_shares
+    from cap.training.callbacks import gradient_shares
 
     measured, real = [], gradient_shares.gradient_norms
 
@@ -167,7 +167,7 @@ def test_student_that_starts_from_its_teacher_is_measured_once_weights_are_missi
 def test_training_goes_to_the_same_bits_with_and_without_measuring(
     compose_config, tiny_overrides, tmp_path, monkeypatch
 ):
-    from cap.training.gradient_shares import GradientShares
+    from cap.training.callbacks.gradient_shares import GradientShares
 
     with_it, record = run(compose_config, [*tiny_overrides, f"output_dir={tmp_path / 'with'}"])
     monkeypatch.setattr(GradientShares, "on_train_batch_start", lambda *arguments: None)

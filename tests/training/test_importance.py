@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 @pytest.fixture
 def module(tmp_path):
     """Make a module with banks and a structured pruner."""
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
     from tests.training.share_program import CASES, make_module
 
     return make_module(CASES["structured, total"], tmp_path, ALONE)

@@ -17,7 +17,7 @@ def drawn() -> tuple[float, float, float]:
 def test_generators_go_on_where_they_were():
     import torch
 
-    from cap.training.randomness import random_state, set_random_state
+    from cap.training.resume.randomness import random_state, set_random_state
 
     drawn()
     state = random_state(torch.device("cpu"))
@@ -30,7 +30,7 @@ def test_generators_go_on_where_they_were():
 def test_state_is_read_without_executing_anything():
     import torch
 
-    from cap.training.randomness import random_state, set_random_state
+    from cap.training.resume.randomness import random_state, set_random_state
 
     random.gauss(0.0, 1.0)  # leaves a second value behind, which is part of the state
     file = io.BytesIO()
@@ -69,7 +69,7 @@ def default_determinism(monkeypatch):
 def test_determinism_of_one_trainer_ends_with_the_block(default_determinism, asked):
     from lightning.pytorch import Trainer
 
-    from cap.training.randomness import keeping_determinism
+    from cap.training.resume.randomness import keeping_determinism
 
     before = determinism()
     with keeping_determinism():
@@ -82,7 +82,7 @@ def test_determinism_of_one_trainer_ends_with_the_block(default_determinism, ask
 def test_determinism_does_not_leak_from_a_job_that_fails(default_determinism, compose_config, door):
     from importlib import import_module
 
-    from cap.errors import InputError
+    from cap.base.errors import InputError
 
     before = determinism()
     cfg = compose_config("trainer.deterministic=true", "trainer.gradient_clip_val=-1")

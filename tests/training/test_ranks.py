@@ -47,7 +47,7 @@ def test_a_killed_peer_is_named_with_what_to_do(found):
 
 
 def test_one_process_gets_back_what_it_gave():
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
 
     rows = torch.arange(6.0).view(3, 2)
     ALONE.barrier()
@@ -62,20 +62,20 @@ def test_one_process_gets_back_what_it_gave():
 
 @pytest.mark.parametrize("method", ["gather_rows", "mean", "total"])
 def test_one_process_gets_no_gradient_either(method):
-    from cap.training.ranks import ALONE
+    from cap.training.parallel.ranks import ALONE
 
     assert not getattr(ALONE, method)(torch.ones(2, 2, requires_grad=True)).requires_grad
 
 
 def test_one_process_joins_nobody():
-    from cap.training.ranks import ALONE, join
+    from cap.training.parallel.ranks import ALONE, join
 
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     assert join(trainer) is ALONE
 
 
 def test_joining_before_the_processes_know_of_each_other_is_refused(monkeypatch):
-    from cap.training.ranks import join
+    from cap.training.parallel.ranks import join
 
     monkeypatch.setattr(Trainer, "world_size", property(lambda trainer: 2))
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
@@ -89,14 +89,14 @@ def test_joining_before_the_processes_know_of_each_other_is_refused(monkeypatch)
     ids=["alone", "even", "the larger", "the smaller", "three"],
 )
 def test_a_share_knows_its_place_and_its_weight(counts, rank, first, weight):
-    from cap.training.ranks import Share
+    from cap.training.parallel.ranks import Share
 
     share = Share(rank, counts)
     assert (share.first, share.weight) == (first, weight)
 
 
 def test_weighted_means_of_shares_average_to_the_mean_of_all_rows():
-    from cap.training.ranks import Share
+    from cap.training.parallel.ranks import Share
 
     rows = torch.arange(7.0, dtype=torch.float64) ** 2
     counts = (3, 3, 1)
@@ -116,8 +116,8 @@ def test_weighted_means_of_shares_average_to_the_mean_of_all_rows():
     ids=["gloo", "nccl", "store", "timeout"],
 )
 def test_a_lost_connection_says_what_to_do(message):
-    from cap.errors import RunError
-    from cap.training.ranks import naming_lost_peers
+    from cap.base.errors import RunError
+    from cap.training.parallel.ranks import naming_lost_peers
 
     with pytest.raises(RunError, match=r"rank 3: a process of this run ended.*resume=true"), naming_lost_peers(3):
         raise RuntimeError(message)
@@ -135,8 +135,8 @@ def test_a_lost_connection_says_what_to_do(message):
     ids=["gloo", "enforced by gloo", "nccl", "store", "backend"],
 )
 def test_a_connection_that_is_lost_within_a_step_says_what_to_do(error):
-    from cap.errors import RunError
-    from cap.training.ranks import naming_lost_peers
+    from cap.base.errors import RunError
+    from cap.training.parallel.ranks import naming_lost_peers
 
     with pytest.raises(RunError, match="rank 3: a process"), naming_lost_peers(3, is_certain=True):
         raise error
@@ -155,7 +155,7 @@ def test_a_connection_that_is_lost_within_a_step_says_what_to_do(error):
 def test_other_errors_of_a_step_stay_what_they_are(monkeypatch, method, message):
     from lightning.pytorch.strategies import DDPStrategy
 
-    from cap.training.strategy import make_strategy
+    from cap.training.parallel.strategy import make_strategy
 
     def fail(*unused):
         raise RuntimeError(message)
@@ -173,7 +173,7 @@ def test_other_errors_of_a_step_stay_what_they_are(monkeypatch, method, message)
     ids=["shapes", "memory"],
 )
 def test_other_errors_stay_what_they_are(error):
-    from cap.training.ranks import naming_lost_peers
+    from cap.training.parallel.ranks import naming_lost_peers
 
     with pytest.raises(type(error)) as caught, naming_lost_peers(0):
         raise error

@@ -44,7 +44,7 @@ def _bank(source: str, number: int) -> np.ndarray:
 
 @pytest.fixture
 def memory(tmp_path):
-    from cap.budget import MemoryBudget
+    from cap.base.memory import MemoryBudget
     from cap.objectives.memory import Memory
 
     memory = Memory(n_examples=N_WINDOWS, budget=MemoryBudget(1.0))
@@ -120,7 +120,7 @@ def fit(module, folder: Path):
     from lightning.pytorch import Callback
     from torch.utils.data import DataLoader
 
-    from cap.training.run import build_trainer
+    from cap.training.trainer import build_trainer
 
     class Kept(Callback):
         def __init__(self) -> None:

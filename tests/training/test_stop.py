@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def request_to_stop():
-    from cap.training.stop import StopRequest
+    from cap.training.resume.stop import StopRequest
 
     request = StopRequest()
     with request.listening():
@@ -22,7 +22,7 @@ def send(number: int) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_signal_outside_of_training_stops_at_once(request_to_stop, number, code):
-    from cap.errors import StoppedError
+    from cap.base.errors import StoppedError
 
     with pytest.raises(StoppedError) as stopped:
         send(number)
@@ -31,7 +31,7 @@ def test_signal_outside_of_training_stops_at_once(request_to_stop, number, code)
 
 
 def test_signal_in_training_waits_for_a_place_to_stop_at(request_to_stop):
-    from cap.errors import StoppedError
+    from cap.base.errors import StoppedError
 
     request_to_stop.is_deferred = True
     send(signal.SIGTERM)
@@ -48,8 +48,8 @@ def test_signal_that_comes_twice_at_the_same_time_is_one_request(request_to_stop
 
 
 def test_second_request_does_not_wait(request_to_stop, monkeypatch):
-    from cap.errors import StoppedError
-    from cap.training import stop
+    from cap.base.errors import StoppedError
+    from cap.training.resume import stop
 
     monkeypatch.setattr(stop, "_ONE_REQUEST_SECONDS", 0.0)
     request_to_stop.is_deferred = True
@@ -59,7 +59,7 @@ def test_second_request_does_not_wait(request_to_stop, monkeypatch):
 
 
 def test_handlers_are_put_back(request_to_stop):
-    from cap.training.stop import StopRequest
+    from cap.training.resume.stop import StopRequest
 
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest().listening():
@@ -68,7 +68,7 @@ def test_handlers_are_put_back(request_to_stop):
 
 
 def test_thread_that_is_sent_no_signals_listens_to_none():
-    from cap.training.stop import StopRequest
+    from cap.training.resume.stop import StopRequest
 
     before, during = signal.getsignal(signal.SIGTERM), []
 

@@ -16,13 +16,13 @@ from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 @pytest.mark.parametrize("name", ["auto", "ddp", "ddp_find_unused_parameters_true"])
 def test_one_process_leaves_the_choice_to_lightning(name):
-    from cap.training.strategy import make_strategy
+    from cap.training.parallel.strategy import make_strategy
 
     assert make_strategy(name, n_processes=1) == "auto"
 
 
 def test_one_process_leaves_nothing_in_the_environment_for_the_next_job():
-    from cap.training.strategy import make_strategy
+    from cap.training.parallel.strategy import make_strategy
 
     before = dict(os.environ)
     trainer = Trainer(
@@ -47,7 +47,7 @@ def test_one_process_leaves_nothing_in_the_environment_for_the_next_job():
 def test_several_processes_hold_the_whole_model_each(name, finds_unused):
     from lightning.pytorch.strategies import DDPStrategy
 
-    from cap.training.strategy import make_strategy
+    from cap.training.parallel.strategy import make_strategy
 
     strategy = make_strategy(name, n_processes=2)
     assert isinstance(strategy, DDPStrategy)
@@ -57,8 +57,8 @@ def test_several_processes_hold_the_whole_model_each(name, finds_unused):
 @pytest.mark.parametrize("n_processes", [1, 2])
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed_stage_2", "ddp_spawn", "ddp_notebook", "single_device"])
 def test_a_strategy_that_splits_the_model_is_refused_with_what_to_use(name, n_processes):
-    from cap.errors import InputError
-    from cap.training.strategy import make_strategy
+    from cap.base.errors import InputError
+    from cap.training.parallel.strategy import make_strategy
 
     with pytest.raises(InputError, match=rf"got '{name}'.*whole matrices.*trainer.strategy=ddp"):
         make_strategy(name, n_processes=n_processes)
@@ -68,7 +68,7 @@ def test_masks_are_not_sent_in_every_step_and_torch_does_not_warn(tmp_path):
     from torch import distributed
     from torch.nn.parallel import DistributedDataParallel
 
-    from cap.training.strategy import make_strategy
+    from cap.training.parallel.strategy import make_strategy
 
     store = distributed.FileStore(str(tmp_path / "store"), 1)
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)

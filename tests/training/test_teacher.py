@@ -32,7 +32,7 @@ def saved_teacher(tiny_model, tmp_path):
 
 
 def refusal(compose_config, overrides: list[str], folder: Path) -> str:
-    from cap.errors import InputError
+    from cap.base.errors import InputError
     from cap.train import train
 
     with pytest.raises(InputError) as caught:
@@ -67,7 +67,7 @@ def test_given_teacher_without_a_trained_head_is_refused_by_what_it_lacks(
 ):
     from safetensors.torch import load_file, save_file
 
-    from cap import preparation
+    from cap.training import preparation
 
     # Whatever its random answers score.
     monkeypatch.setattr(preparation, "is_at_chance", lambda *arguments: False)
@@ -82,7 +82,7 @@ def test_given_teacher_without_a_trained_head_is_refused_by_what_it_lacks(
 def test_given_teacher_that_cannot_work_is_refused_before_data_and_folder_are_taken(
     compose_config, tiny_overrides, saved_teacher, tmp_path, monkeypatch, given
 ):
-    from cap import preparation
+    from cap.training import preparation
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(preparation, "load_rows", lambda *arguments, **options: pytest.fail("the rows were read"))
@@ -256,7 +256,7 @@ def reader_config(architecture: str | None, n_outputs: int = 2):
 
 @pytest.mark.parametrize("architecture", ["BertForQuestionAnswering", "DistilBertForQuestionAnswering"])
 def test_question_answering_teacher_fits_whatever_its_outputs_are_called(architecture):
-    from cap.heads import Head
+    from cap.base.kinds import Head
     from cap.training.teacher import check_labels
 
     assert check_labels(reader_config(architecture), head=Head("span"), name="folder given") is None
@@ -273,8 +273,8 @@ def test_question_answering_teacher_fits_whatever_its_outputs_are_called(archite
     ids=["classifier of two classes", "no head", "no architecture", "other number"],
 )
 def test_teacher_that_does_not_point_to_answers_is_refused(architecture, n_outputs, expected):
-    from cap.errors import InputError
-    from cap.heads import Head
+    from cap.base.errors import InputError
+    from cap.base.kinds import Head
     from cap.training.teacher import check_labels
 
     with pytest.raises(InputError, match=expected):

@@ -1,0 +1,59 @@
+"""The typed schema of conf/export.yaml, and its rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from cap.base.errors import InputError, nearest_first
+
+
+@dataclass
+class ExportConfig:
+    """Hold everything that ``python -m cap.export`` takes; values live in conf/export.yaml, types here."""
+
+    run: str | None = MISSING
+    format: str = MISSING
+    output_dir: str | None = MISSING
+    data_dir: str | None = MISSING
+    check_rows: int = MISSING
+    latency_seconds: float = MISSING
+    cache_dir: str = MISSING
+    traceback: bool = MISSING
+
+
+def check_export(cfg: DictConfig, formats: tuple[str, ...]) -> tuple[ExportConfig, Path]:
+    """Apply every rule to a composed configuration, before anything is read.
+
+    Args:
+        cfg: The composed configuration.
+        formats: Those that exist.
+
+    Returns:
+        The typed values, and the run's folder.
+
+    Raises:
+        InputError: With one line for each rule that is broken.
+    """
+    config = OmegaConf.to_object(cfg)
+    if not isinstance(config, ExportConfig):
+        raise TypeError(f"conf/export.yaml must start from the schema, got {type(config).__name__}")
+    problems = []
+    if not config.run:
+        problems.append("run must be the folder of a finished run, got none; give run=outputs/A, say")
+    if config.format not in formats:
+        problems.append(
+            f"format must be one of {', '.join(nearest_first(config.format, formats))}, got {config.format!r}"
+        )
+    if config.check_rows < 1:
+        problems.append(f"check_rows must be at least 1, got {config.check_rows}")
+    if not config.latency_seconds >= 0:
+        problems.append(f"latency_seconds must be >= 0, got {config.latency_seconds}")
+    if problems or not config.run:
+        raise InputError("\n".join(problems))
+    return config, Path(config.run)
+
+
+__all__ = ["ExportConfig", "check_export"]

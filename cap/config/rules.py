@@ -1,0 +1,357 @@
+"""Rules across the keys of ``conf/train.yaml``: each gives one line for each thing that cannot work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from hydra.utils import get_class
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+
+from cap.base.errors import InputError
+from cap.data.tasks import TASKS
+from cap.models.families import PARTS
+from cap.pruning.pruner import Pruner
+from cap.pruning.schedule import OneShot, SchedulePlan
+from cap.pruning.soft_movement import SoftMovement
+from cap.pruning.weights import WeightPruner
+from cap.training.callbacks.snapshots import snapshot_steps
+from cap.training.parallel.strategy import make_strategy
+
+if TYPE_CHECKING:
+    from cap.config.schema import DistillConfig, TrainConfig, TrainerConfig
+
+# Enough for every snapshot of a schedule to find a step of its own.
+_MANY_STEPS = 1_000_000
+
+
+# Published weights of the reduction pairs are 3 and 10; an anchor's loss is of the size of distillation's.
+_MOST_PER_ANCHOR = 2.0
+
+
+_REQUIRED: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+HIGHEST_SEED = 2**32 - 1
+"""What numpy's generator takes."""
+
+
+def type_problems(key: str, node: dict[str, Any]) -> list[str]:
+    """Compare the values of a node that conf/ chooses by class with that class's own annotations.
+
+    A whole number where a number is wanted is one: it is made a float in place.
+    """
+    target: Any = get_class(node["_target_"])
+    hints = get_type_hints(target.__init__)
+    problems = []
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        if name not in hints:
+            problems.append(
+                f"{key}.{name} does not belong to {key}={target.__name__.lower()}, which takes "
+                f"{', '.join(known for known in hints if known != 'return') or 'nothing'}; leave it out, "
+                f"or choose another recipe if experiment= has set it"
+            )
+            continue
+        kinds = get_args(hints[name]) if isinstance(hints[name], UnionType) else (hints[name],)
+        required = _required(value, kinds)
+        if required is not None:
+            problems.append(f"{key}.{name} must be {required}, got {value!r}")
+        elif float in kinds and value is not None:
+            node[name] = float(value)
+    return problems
+
+
+def _required(value: Any, kinds: tuple[Any, ...]) -> str | None:
+    """Say what a value must be; None if it is of one of the kinds, or nothing is known about them."""
+    if value is None and NoneType in kinds:
+        return None
+    if any(get_origin(kind) in (list, tuple) for kind in kinds):
+        is_list = isinstance(value, list) and all(type(entry) in (int, float) for entry in value)
+        return None if is_list else "a list of numbers, like [0.5,0.9]"
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices:
+        return None if value in choices else f"one of {', '.join(choices)}"
+    # By type and not isinstance: true is an int to Python.
+    is_one = type(value) in kinds or (float in kinds and type(value) is int)
+    required = [_REQUIRED[kind] for kind in kinds if kind in _REQUIRED]
+    return None if is_one or not required else " or ".join(required)
+
+
+def problems_of_values(config: TrainConfig) -> list[str]:
+    """Check numbers and choices that need nothing else to be judged."""
+    c = config
+    problems = []
+    if not 0 <= c.sparsity < 1:
+        hint = f"; did you mean {c.sparsity / 100:g}?" if 1 < c.sparsity < 100 else ""
+        problems.append(f"sparsity is the fraction of weights pruned and lies in [0, 1), got {c.sparsity}{hint}")
+    positive = {
+        "batch_size": c.batch_size,
+        "learning_rate": c.learning_rate,
+        "max_length": c.max_length,
+        "finetune.learning_rate": c.finetune.learning_rate,
+        "contrast.temperature": c.contrast.temperature,
+        "distill.temperature": c.distill.temperature,
+        "data.eval_batch_size": c.data.eval_batch_size,
+        "trainer.accumulate_grad_batches": c.trainer.accumulate_grad_batches,
+    }
+    problems += [f"{key} must be > 0, got {value}" for key, value in positive.items() if not value > 0]
+    not_negative = {
+        "weight_decay": c.weight_decay,
+        "finetune.weight_decay": c.finetune.weight_decay,
+        "contrast.unsupervised_weight": c.contrast.unsupervised_weight or 0,  # null is that of the reduction
+        "contrast.supervised_weight": c.contrast.supervised_weight or 0,
+        "contrast.snapshot_count": c.contrast.snapshot_count,
+        "distill.weight": c.distill.weight,
+        "distill.ce_weight": c.distill.ce_weight,
+        "distill.hidden_weight": c.distill.hidden_weight,
+        "distill.snapshot_weight": c.distill.snapshot_weight,
+        "memory.budget_gb": c.memory.budget_gb,
+        "data.num_workers": c.data.num_workers,
+    }
+    problems += [f"{key} must be >= 0, got {value}" for key, value in not_negative.items() if not value >= 0]
+    if not 0 <= c.seed <= HIGHEST_SEED:
+        problems.append(f"seed must lie between 0 and {HIGHEST_SEED} (2**32 - 1), got {c.seed}; choose another one")
+    optional = {
+        "data.max_train_rows": c.data.max_train_rows,
+        "data.max_eval_rows": c.data.max_eval_rows,
+        "data.max_unlabelled_rows": c.data.max_unlabelled_rows,
+        "checkpoint.every_n_steps": c.checkpoint.every_n_steps,
+        "checkpoint.every_n_minutes": c.checkpoint.every_n_minutes,
+    }
+    problems += [f"{k} must be > 0 or null, got {v}" for k, v in optional.items() if v is not None and not v > 0]
+    fractions = {"learning_rate_floor": c.learning_rate_floor, "learning_rate_start": c.learning_rate_start}
+    problems += [
+        f"{key} is a fraction of learning_rate and lies in [0, 1], got {value}"
+        for key, value in fractions.items()
+        if not 0 <= value <= 1
+    ]
+    choices = {
+        "contrast.pool": (c.contrast.pool, ("auto", "cls", "mean")),
+        "contrast.reduction": (c.contrast.reduction, ("pairs", "anchors")),
+        "distill.hidden": (c.distill.hidden, ("pooled", "tokens")),
+        "student_init": (c.student_init, ("pretrained", "teacher")),
+    }
+    problems += [
+        f"{key} must be one of {', '.join(known)}, got {value!r}"
+        for key, (value, known) in choices.items()
+        if value not in known
+    ]
+    return (
+        problems
+        + _problems_of_length(c)
+        + _problems_of_objective(c)
+        + _problems_of_freeze(c)
+        + _problems_of_contrast(c)
+        + _problems_of_unlabelled(c)
+    )
+
+
+def infinite_values(node: Mapping[Any, Any], prefix: str = "") -> dict[str, float]:
+    """Find the numbers of a configuration that are infinite or nan, by key.
+
+    Rules that compare with 0 let infinity pass, and neither can be written into a record.
+    """
+    found: dict[str, float] = {}
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found |= infinite_values(value, f"{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            found[key] = value
+    return found
+
+
+def _problems_of_length(c: TrainConfig) -> list[str]:
+    problems = []
+    for name, node in (("trainer", c.trainer), ("finetune", c.finetune)):
+        for key in ("max_epochs", "max_steps"):
+            value = getattr(node, key)
+            if value == 0 or value < -1:
+                problems.append(f"{name}.{key} must be > 0, or -1 to leave the length to the other one, got {value}")
+        if node.max_epochs == -1 and node.max_steps == -1:
+            problems.append(f"{name}.max_epochs or {name}.max_steps must end the run, but both are -1")
+    if not 0 <= c.finetune.warmup < 1:
+        problems.append(f"finetune.warmup is a fraction of the run and lies in [0, 1), got {c.finetune.warmup}")
+    for key, n in (("trainer.devices", c.trainer.devices), ("trainer.num_nodes", c.trainer.num_nodes)):
+        if n < 1:
+            problems.append(f"{key} is a number of processes and must be at least 1, got {n}")
+    return problems
+
+
+def problems_of_trainer(trainer: TrainerConfig) -> list[str]:
+    """Check ``trainer.*``: the strategy by our own rules, the rest by asking Lightning."""
+    options = asdict(trainer)
+    if trainer.devices < 1 or trainer.num_nodes < 1 or {trainer.max_epochs, trainer.max_steps} & {0}:
+        return []  # said already
+    problems = []
+    for key in ("limit_train_batches", "gradient_clip_val"):
+        value = options[key]
+        if value is not None and not value > 0:
+            problems.append(f"trainer.{key} must be > 0, got {value}")
+    try:
+        make_strategy(trainer.strategy, n_processes=trainer.devices * trainer.num_nodes)
+    except InputError as error:
+        return [*problems, str(error)]
+    # The processes are not there yet, and other machines never are: one of them stands for all.
+    options.update(devices=1, num_nodes=1, strategy="auto")
+    try:
+        # Lightning knows its own names best: precision, accelerator, strategy, intervals.
+        Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        problems.append(f"trainer.* must be what Lightning's Trainer takes: {error}")
+    return problems
+
+
+def _problems_of_objective(c: TrainConfig) -> list[str]:
+    if c.distill.weight + c.distill.ce_weight == 0:
+        return ["distill.weight and distill.ce_weight must not both be 0: the task head would learn from nothing"]
+    if c.teacher == "none" and c.distill.ce_weight == 0:
+        return ["teacher=none leaves only the labels to learn from, so distill.ce_weight must be > 0, got 0"]
+    if c.teacher == "none" and c.student_init == "teacher":
+        return ["student_init=teacher needs a teacher, got teacher=none"]
+    if c.teacher == "none" and c.distill.hidden_weight > 0:
+        return [
+            f"distill.hidden_weight={c.distill.hidden_weight:g} compares hidden states with a teacher's, got "
+            f"teacher=none; set distill.hidden_weight=0, or teacher=auto"
+        ]
+    return []
+
+
+def _problems_of_contrast(c: TrainConfig) -> list[str]:
+    contrast, problems = c.contrast, []
+    n = contrast.extra_examples
+    is_count = type(n) is int and n >= 0
+    if not is_count and not (type(n) is float and 0 < n < 1):
+        problems.append(
+            f"contrast.extra_examples must be a whole number of training rows, or a fraction of them in (0, 1), got {n}"
+        )
+    weight = contrast.supervised_weight
+    if contrast.reduction == "anchors" and weight is not None and weight > _MOST_PER_ANCHOR:
+        problems.append(
+            f"contrast.reduction=anchors averages over anchors, so that each weight counts nats beside those of the "
+            f"other terms, got contrast.supervised_weight={weight:g}, which is made for reduction=pairs, which also "
+            f"divides by the number of positives; set contrast.supervised_weight=null for the default, or 0.1, say"
+        )
+    return problems
+
+
+def _problems_of_freeze(c: TrainConfig) -> list[str]:
+    freeze = c.freeze or []
+    if not set(freeze) <= set(PARTS):
+        return [
+            f"freeze names parts of the model that keep their weights, out of {', '.join(PARTS)}, got {freeze}; "
+            f"the encoder layers, which are pruned, always train"
+        ]
+    if "head" in freeze and c.student_init == "pretrained":
+        return [
+            f"freeze={freeze} keeps a task head that nobody has trained: with student_init=pretrained it starts from "
+            f"random weights; set student_init=teacher, or leave head out"
+        ]
+    return []
+
+
+def _problems_of_unlabelled(c: TrainConfig) -> list[str]:
+    """Check that something is learned from rows without a label."""
+    if c.data.unlabelled is None and not c.data.keep_unlabelled:
+        return []
+    asked = f"data.unlabelled={c.data.unlabelled}" if c.data.unlabelled is not None else "data.keep_unlabelled=true"
+    if c.task.name in TASKS and TASKS[c.task.name].kind == "span":
+        return [
+            f"rows without a label are learned from where answers are classes or numbers, got {asked} with "
+            f"task={c.task.name}, whose answers are spans; leave it out"
+        ]
+    has_teacher = c.teacher != "none"
+    is_contrasted = c.contrast.pretrained or c.contrast.snapshots or (c.contrast.finetuned and has_teacher)
+    if (has_teacher and c.distill.weight > 0) or (is_contrasted and c.contrast.unsupervised_weight != 0):
+        return []
+    return [
+        f"rows without a label are learned from by a teacher's answers or by unsupervised contrast, got {asked} with "
+        f"teacher={c.teacher}, distill.weight={c.distill.weight:g} and no unsupervised contrast; set distill=logits "
+        f"with a teacher, or contrast=cap, or leave it out"
+    ]
+
+
+def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> list[str]:
+    """Check that pruning type, schedule and target go together."""
+    if pruner.needs_levels and plan.level_starts(1) is None:
+        return [
+            f"this pruning type prunes at levels with retraining in between: schedule must be stepwise or oneshot, or "
+            f"have schedule.n_prunings, got {type(plan).__name__.lower()}; set schedule=stepwise, or choose another "
+            f"pruning type"
+        ]
+    if pruner.learns_scores and isinstance(plan, OneShot) and plan.flat_before == 0:
+        return [
+            "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
+            "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
+        ]
+    pattern = pruner.pattern if isinstance(pruner, WeightPruner) else None
+    if pattern is not None and sparsity != pattern.sparsity:
+        return [
+            f"pruning.pattern={pattern} prunes {pattern.size - pattern.n_kept} of every {pattern.size} weights, so "
+            f"sparsity must be {pattern.sparsity:g}, got {sparsity}; set sparsity={pattern.sparsity:g}, or "
+            f"pruning.pattern=null"
+        ]
+    return []
+
+
+def problems_of_steps(plan: SchedulePlan, trainer: TrainerConfig) -> list[str]:
+    """Check the schedule against the length of the run, if ``trainer.max_steps`` sets it.
+
+    The epochs may end the run sooner; that is seen once the rows are there.
+    """
+    return plan.problems(trainer.max_steps) if trainer.max_steps > 0 else []
+
+
+def problems_of_snapshots(distill: DistillConfig, plan: SchedulePlan, n_snapshots: int) -> list[str]:
+    """Check that a run that distils from its snapshots' logits takes any, however long it is."""
+    if not distill.snapshot_weight > 0 or snapshot_steps(plan, _MANY_STEPS, n_snapshots):
+        return []
+    levels = plan.level_starts(_MANY_STEPS)
+    need = f"contrast.snapshot_count > 0, got {n_snapshots}"
+    if n_snapshots > 0 and levels is not None:  # taken before each rise after the first
+        need = f"a schedule of at least two levels, got {len(levels)}"
+    return [
+        f"distill.snapshot_weight={distill.snapshot_weight:g} distils from snapshots, which need {need}; "
+        f"change that, or set distill.snapshot_weight=0"
+    ]
+
+
+def problems_of_kept_levels(
+    levels: list[float] | None, pruner: Pruner, plan: SchedulePlan, sparsity: float
+) -> list[str]:
+    """Check that the schedule passes every level at which a model is kept."""
+    if levels is None:
+        return []
+    if isinstance(pruner, SoftMovement) and pruner.threshold == "published":
+        return [
+            "keep_levels names sparsities, and with pruning.threshold=published nobody knows the sparsity beforehand; "
+            "set pruning.threshold=target, or leave keep_levels out"
+        ]
+    if not levels or sorted(set(levels)) != levels or levels[0] <= 0 or levels[-1] > sparsity:
+        return [f"keep_levels must rise, above 0 and up to sparsity={sparsity}, like [0.5,0.7,0.9], got {levels}"]
+    known = plan.levels_reached
+    if known is not None and not set(levels) <= set(known):
+        return [
+            f"keep_levels must be levels of the schedule, which jumps from one to the next ({list(known)}), got "
+            f"{levels}; choose among them, set schedule.levels, or schedule=cubic schedule.n_prunings=null"
+        ]
+    return []
+
+
+__all__ = [
+    "HIGHEST_SEED",
+    "infinite_values",
+    "problems_of_kept_levels",
+    "problems_of_parts",
+    "problems_of_snapshots",
+    "problems_of_steps",
+    "problems_of_trainer",
+    "problems_of_values",
+    "type_problems",
+]

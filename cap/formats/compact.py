@@ -1,0 +1,167 @@
+"""Take pruned heads and FFN units physically out of a model, and save and load what is left."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import ACT2FN
+
+from cap.base.errors import InputError
+from cap.formats.folders import WEIGHTS_FILE, build, fill, read_config, read_tensors, write_folder, write_tensors
+from cap.formats.layout import LAYOUT_KEY, Layout, keep_units, read_layout
+from cap.models.families import Units, family_of, prunable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compacted:
+    """Hold a smaller model and what was taken out of it.
+
+    Args:
+        model: A stock model with smaller linear layers, in eval mode; its ``config.cap_layout`` is the layout.
+        layout: The heads and FFN units left in each layer.
+        removed_heads: By layer name, the numbers of the heads that went, counted in the model that was given.
+        removed_ffn: The same for FFN units.
+        note: Why heads were left although they could have gone; None where nothing was left.
+    """
+
+    model: PreTrainedModel
+    layout: Layout
+    removed_heads: dict[str, list[int]]
+    removed_ffn: dict[str, list[int]]
+    note: str | None
+
+    def for_record(self) -> dict[str, Any]:
+        """Return counts and numbers as plain JSON values."""
+        return {
+            "heads": _summary(self.layout.heads, self.removed_heads),
+            "ffn": _summary(self.layout.ffn, self.removed_ffn),
+            "note": self.note,
+        }
+
+
+def compact(model: PreTrainedModel) -> Compacted:
+    """Copy a model without the heads and FFN units that its zeros have killed.
+
+    A unit goes if each of its dimensions either has no outgoing weight, or holds a constant, which is then added to the
+    outgoing bias: an FFN unit without incoming weights holds the activation of its bias, and a dimension of a head
+    without value weights its value bias, because attention weights add up to 1 over the real tokens (there must be
+    one). A head without query or key weights attends to all tokens alike, so it stays. Every layer keeps at least one
+    head and one FFN unit. It makes no difference which pruning type left the zeros.
+
+    Args:
+        model: A stock model of a known family, its masks folded; it is not changed.
+
+    Returns:
+        The smaller model, whose logits in eval mode are those of ``model`` up to rounding (1e-5 in float32).
+
+    Raises:
+        InputError: If the family is not known.
+        ValueError: If the masks have not been folded.
+    """
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError("the masks must be folded into the weights before a model is compacted; call pruner.fold()")
+    family = family_of(model.config.model_type)
+    smaller = copy.deepcopy(model).eval()
+    found = prunable(smaller)
+    activation = _activation(smaller.config)
+    note = None
+    with torch.no_grad():
+        removed_ffn = {name: _remove(units, units.incoming[0], activation) for name, units in found.ffn.items()}
+        if family.has_removable_heads:
+            removed_heads = {name: _remove(units, units.incoming[2], _identity) for name, units in found.heads.items()}
+        else:
+            removed_heads = {name: [] for name in found.heads}
+            n_dead = sum(int(_is_removable(units, units.incoming[2]).sum()) for units in found.heads.values())
+            note = (
+                f"the attention of {model.config.model_type} cannot run with fewer heads: {n_dead} dead heads stay, "
+                f"and only FFN units were removed"
+            )
+    layout = Layout.of(smaller)
+    setattr(smaller.config, LAYOUT_KEY, layout.to_config())
+    return Compacted(model=smaller, layout=layout, removed_heads=removed_heads, removed_ffn=removed_ffn, note=note)
+
+
+def save_compact(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a smaller model: ``model.safetensors``, ``config.json`` with its layout, and the tokenizer.
+
+    ``config.json`` is the dense model's with the key ``cap_layout`` (see ``Layout``). Load the folder with
+    ``cap.load(folder)`` or ``load_compact``: transformers' own ``AutoModelFor….from_pretrained`` builds the dense
+    shapes and stops because the weights have others.
+
+    Args:
+        model: What ``compact`` gave, trained further or not.
+        tokenizer: The tokenizer that belongs to it.
+        folder: Where to write; files of the same names are replaced.
+    """
+    write_tensors(folder / WEIGHTS_FILE, model.state_dict(), {"format": "pt"})
+    write_folder(model, tokenizer, folder, extra={LAYOUT_KEY: Layout.of(model).to_config()})
+
+
+def load_compact(folder: Path) -> PreTrainedModel:
+    """Load what ``save_compact`` wrote, bit by bit, into the stock transformers class with smaller linear layers.
+
+    Returns:
+        The model in float32 and eval mode.
+
+    Raises:
+        InputError: If the folder holds no compact model, one of another version, or files that are damaged or do not
+            belong together.
+    """
+    config = read_config(folder)
+    if read_layout(config) is None:
+        raise InputError(
+            f"a compact model's config.json must have the key {LAYOUT_KEY}, got {folder} without it; "
+            f"load another folder with cap.load(FOLDER), or export one with format=compact"
+        )
+    return fill(build(config), read_tensors(folder / WEIGHTS_FILE)[0], folder)
+
+
+def _remove(units: Units, source: nn.Linear, activation: Callable[[Tensor], Tensor]) -> list[int]:
+    """Take out what is removable, fold constants into the outgoing bias, and return the numbers that went."""
+    is_removed = _is_removable(units, source)
+    if is_removed.all():
+        is_removed[0] = False
+    if units.outgoing.bias is not None:
+        removed = is_removed.repeat_interleave(units.size)
+        bias = source.weight.new_zeros(len(removed)) if source.bias is None else source.bias
+        # A sum over thousands of units: in float64, so that it rounds once. A silent unit adds zero.
+        added = units.outgoing.weight[:, removed].double() @ activation(bias[removed]).double()
+        units.outgoing.bias.copy_(units.outgoing.bias.double() + added)
+    keep_units(units, ~is_removed)
+    return [int(number) for number in is_removed.nonzero().flatten()]
+
+
+def _is_removable(units: Units, source: nn.Linear) -> Bool[Tensor, " units"]:
+    is_silent = (units.outgoing.weight == 0).all(dim=0)  # (columns,)
+    is_constant = (source.weight == 0).all(dim=1)  # (rows,), as many
+    # Without a bias there is no place for a constant.
+    is_dead = is_silent if units.outgoing.bias is None else is_silent | is_constant
+    return is_dead.view(units.n, units.size).all(dim=1)
+
+
+def _activation(config: PretrainedConfig) -> Callable[[Tensor], Tensor]:
+    # DistilBERT has a name of its own for it.
+    chosen = getattr(config, "hidden_act", None) or config.activation
+    function: Callable[[Tensor], Tensor] = ACT2FN[chosen] if isinstance(chosen, str) else chosen
+    return function
+
+
+def _identity(values: Tensor) -> Tensor:
+    return values
+
+
+def _summary(left: tuple[int, ...], removed: dict[str, list[int]]) -> dict[str, Any]:
+    n_removed = sum(len(numbers) for numbers in removed.values())
+    return {"before": sum(left) + n_removed, "after": sum(left), "left_by_layer": list(left), "removed": removed}
+
+
+__all__ = ["Compacted", "compact", "load_compact", "save_compact"]

@@ -1,0 +1,188 @@
+"""What an export is made of and checked on: the run's model, and rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cap.base.errors import InputError
+from cap.config.export import ExportConfig
+from cap.config.schema import TaskConfig
+from cap.data.datamodule import CapDataModule
+from cap.data.sources import Rows, load_rows
+from cap.data.tasks import Task
+from cap.formats.load import load
+from cap.models.encoders import ModelSource, load_tokenizer
+from cap.models.outputs import output_order
+from cap.runs.card import CARD_KEYS
+from cap.runs.finished import FinishedRun, require_keys
+from cap.runs.folder import MODEL
+from cap.training.preparation import data_terms, scoring_rows, task_of
+
+log = logging.getLogger("cap.export")
+
+_READ_KEYS = (
+    "config.data_dir",
+    "config.data.eval_batch_size",
+    "config.data.max_eval_rows",
+    "config.data.max_train_rows",
+    "config.max_length",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Hold a run's model and the rows that an export of it is compared on.
+
+    Args:
+        run: The finished run.
+        task: Its task.
+        model: Its model, in eval mode.
+        tokenizer: The model's.
+        rows: As they are now.
+        data: The validation rows as tokens.
+        traced: Inputs of two rows, the longest and the shortest, to follow a model's computation with.
+        batches: Inputs to compare logits on.
+        n_checked: Rows in these.
+    """
+
+    run: FinishedRun
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: Rows
+    data: CapDataModule
+    traced: dict[str, Tensor]
+    batches: list[dict[str, Tensor]]
+    n_checked: int
+
+    @property
+    def has_rows_of_run(self) -> bool:
+        """True if the rows are those that the run was trained and scored on."""
+        return bool(self.rows.fingerprint == self.run.record["data"]["fingerprint"])
+
+    @property
+    def terms(self) -> str:
+        """Under which terms the run's rows may be used."""
+        return data_terms(self.task, self.run.record["config"]["data_dir"])
+
+    def output_order(self) -> tuple[list[int] | None, list[str]]:
+        """Find which of the model's outputs belongs to which label of the rows as they are now.
+
+        Raises:
+            InputError: If the labels are others.
+        """
+        return output_order(
+            self.model.config,
+            head=self.task.head,
+            name=f"the model of {self.run.name}",
+            key="run",
+            hint="give data_dir=DIR with the rows that it was trained on",
+        )
+
+
+def read_source(run: FinishedRun, config: ExportConfig) -> Source:
+    """Load a run's model and rows; train rows are read too, since the record has one fingerprint for all of them.
+
+    Raises:
+        InputError: If the record lacks something, the model is damaged, or the rows cannot be loaded.
+    """
+    require_keys(run, (*CARD_KEYS, *_READ_KEYS))
+    settings = run.record["config"]
+    data_dir = settings["data_dir"] if config.data_dir is None else config.data_dir
+    model = load(run.folder / MODEL)
+    tokenizer = load_tokenizer(ModelSource(str(run.folder / MODEL), f"{MODEL}/ of {run.name}"))
+    node = _task_config(settings["task"])
+    task, rows = _rows_of(run, node, data_dir)
+    data = scoring_rows(
+        task,
+        rows,
+        tokenizer,
+        max_length=settings["max_length"],
+        stride=node.stride,
+        eval_batch_size=settings["data"]["eval_batch_size"],
+        cache_dir=Path(config.cache_dir),
+    )
+    examples: list[Any] = [loader.dataset for loader in data.eval_dataloaders().values()]
+
+    chosen = [choose_rows(one.lengths, config.check_rows) for one in examples]
+    longest, shortest = chosen[0][0][0], chosen[0][-1][-1]
+    return Source(
+        run=run,
+        task=task,
+        model=model,
+        tokenizer=tokenizer,
+        rows=rows,
+        data=data,
+        traced=_inputs(examples[0], [longest, shortest], tokenizer),
+        batches=[
+            _inputs(one, numbers, tokenizer)
+            for one, batches in zip(examples, chosen, strict=True)
+            for numbers in batches
+        ],
+        n_checked=sum(min(config.check_rows, len(one)) for one in examples),
+    )
+
+
+def choose_rows(lengths: Int[Tensor, " rows"], n_rows: int) -> list[list[int]]:
+    """Choose the rows on which logits are compared: a graph may be right for one shape of batch and wrong for others.
+
+    Args:
+        lengths: Tokens of every row, one at least.
+        n_rows: How many rows, at least 1.
+
+    Returns:
+        Row numbers by batch: the longest, the shortest, both padded together, and the very shortest alone. Batches
+        that would be empty, or come twice, are left out.
+    """
+    order = lengths.argsort(descending=True, stable=True).tolist()
+    n_chosen = min(n_rows, len(order))
+    n_shortest = n_chosen // 2
+    longest, shortest = order[: n_chosen - n_shortest], order[len(order) - n_shortest :]
+    batches = [longest, shortest, longest + shortest, [(shortest or longest)[-1]]]
+    return [list(batch) for batch in dict.fromkeys(map(tuple, batches)) if batch]
+
+
+def _inputs(examples: Any, numbers: list[int], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    batch: Mapping[str, Tensor] = examples.__getitems__(numbers)
+    return {name: batch[name] for name in tokenizer.model_input_names if name in batch}
+
+
+def _task_config(given: Mapping[str, Any]) -> TaskConfig:
+    known = {field.name for field in dataclasses.fields(TaskConfig)}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        log.warning("the run's task has keys that this version does not know; left out: %s", ", ".join(unknown))
+    return TaskConfig(**{key: value for key, value in given.items() if key in known})
+
+
+def _rows_of(run: FinishedRun, node: TaskConfig, data_dir: str | None) -> tuple[Task, Rows]:
+    limits = run.record["config"]["data"]
+    folder = None if data_dir is None else Path(data_dir)
+    keep_unlabelled = bool(limits.get("keep_unlabelled"))
+    try:
+        task = task_of(node, folder, keep_unlabelled=keep_unlabelled)
+        rows = load_rows(
+            task,
+            data_dir=folder,
+            max_train_rows=limits["max_train_rows"],
+            max_eval_rows=limits["max_eval_rows"],
+            keep_unlabelled=keep_unlabelled,
+        )
+    except InputError as error:
+        raise InputError(
+            f"an export is checked on rows of the run's task, which could not be read ({error}); "
+            f"give data_dir=DIR with them"
+        ) from error
+    return task, rows
+
+
+__all__ = ["Source", "choose_rows", "read_source"]

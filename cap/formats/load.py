@@ -1,0 +1,77 @@
+"""Load any folder that this program or transformers saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedModel
+
+from cap.base.errors import InputError
+from cap.formats.compact import load_compact
+from cap.formats.folders import WEIGHTS_FILE, model_class, read_config
+from cap.formats.layout import LAYOUT_KEY
+from cap.formats.onnx import ONNX_FILE, is_onnx_folder
+from cap.formats.sparse import ENCODER_FILE, load_sparse
+from cap.models.encoders import quiet_transformers
+
+
+def load(folder: str | Path) -> PreTrainedModel:
+    """Load a saved model into its stock transformers class, whatever format it is in.
+
+    Args:
+        folder: A compact or sparse export, or a plain folder as transformers saves it, such as a run's ``model/``.
+
+    Returns:
+        The model in float32 and eval mode; a compact one has smaller linear layers, and can be trained on.
+
+    Raises:
+        InputError: If the folder holds no model, more than one, a damaged one, or an ONNX graph.
+    """
+    folder = Path(folder)
+    if is_onnx_folder(folder):
+        raise InputError(
+            f"cap.load gives torch models, got {folder} with {ONNX_FILE}, a graph that onnxruntime runs; take the "
+            f"lines under Load in its README.md (onnxruntime.InferenceSession), or load an export with format=compact"
+        )
+    config = read_config(folder)
+    if (folder / ENCODER_FILE).is_file():
+        if (folder / WEIGHTS_FILE).is_file():
+            raise InputError(
+                f"a folder must hold one model, got {folder} with both {ENCODER_FILE} and {WEIGHTS_FILE}; "
+                f"remove the one that does not belong to its config.json, or export to an empty folder"
+            )
+        return load_sparse(folder)
+    if hasattr(config, LAYOUT_KEY):
+        return load_compact(folder)
+    return _load_plain(folder, config)
+
+
+def _load_plain(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
+    chosen = model_class(config)
+    try:
+        with quiet_transformers():
+            loaded: Any = chosen.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"a plain model must be a whole folder that {chosen.__name__}.from_pretrained loads, got {folder} "
+            f"({reason}); save or export the model again"
+        ) from error
+    model: PreTrainedModel
+    model, info = loaded
+    if info["missing_keys"]:
+        # transformers would make them up.
+        raise InputError(
+            f"a plain model must have all weights of {chosen.__name__}, got {folder} without "
+            f"{', '.join(sorted(info['missing_keys']))}; save the model again, or fine-tune it first"
+        )
+    model.eval()
+    return model
+
+
+__all__ = ["load"]

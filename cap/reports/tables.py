@@ -1,0 +1,265 @@
+"""The table of a report: a row per configuration, over its seeds, as markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cap.base.files import content_key
+from cap.runs.identity import Run, number
+
+NONE = "\N{EN DASH}"
+_MAX_DIFFERENCES = 3
+
+
+@dataclass(frozen=True)
+class Column:
+    """Describe a column.
+
+    Args:
+        key: The attribute of a run or a group.
+        title: What stands in the table's head.
+        digits: Behind the decimal point of a number that every run has; None for what is the same for all runs.
+    """
+
+    key: str
+    title: str
+    digits: int | None = None
+
+
+COLUMNS = (
+    Column("task", "task"),
+    Column("model", "model"),
+    Column("pruning", "pruning"),
+    Column("contrast", "contrast"),
+    Column("asked", "sparsity asked"),
+    Column("reached", "sparsity reached", 4),
+    Column("metric", "metric"),
+    Column("teacher", "teacher", 3),
+    Column("score", "pruned", 3),
+    Column("best", "best", 3),
+    Column("retention", "retention", 3),
+    Column("above_majority", "above majority", 3),
+    Column("path_after_target", "P", 3),
+    Column("seconds_per_step", "s/step", 2),
+    Column("minutes_per_epoch", "min/epoch", 1),
+    Column("seeds", "seeds"),
+    Column("note", "note"),
+)
+CAPTION = (
+    "Mean \N{PLUS-MINUS SIGN} sample standard deviation over seeds, where there are several. Sparsity is the fraction "
+    "of prunable weights that are zero; retention is pruned / teacher, and above majority counts both from the "
+    "majority class. Pruned is the score of the model that was saved, the last; best is the highest validation at the "
+    "final sparsity, chosen on the very rows it is scored on. P is the sum of the learning rate over the steps after "
+    "the final sparsity; min/epoch holds training, validation, importance and snapshots."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Hold the runs that differ in their seed only.
+
+    Args:
+        runs: At least one, by seed.
+        note: What a reader of the row must know.
+    """
+
+    runs: tuple[Run, ...]
+    note: str = ""
+
+    @property
+    def first(self) -> Run:
+        """The run that speaks for what all have in common."""
+        return self.runs[0]
+
+    @property
+    def seeds(self) -> int:
+        """How many runs there are."""
+        return len(self.runs)
+
+    def values(self, key: str) -> list[float]:
+        """Return a number of every run; empty unless all have it, since a mean over some would mislead."""
+        found = [value for run in self.runs if (value := number(getattr(run, key))) is not None]
+        return found if len(found) == len(self.runs) else []
+
+    def mean(self, key: str) -> float | None:
+        """Average a number over the runs; None where one of them lacks it."""
+        values = self.values(key)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, key: str) -> float | None:
+        """Return the sample standard deviation; None for a single run."""
+        values = self.values(key)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def group_runs(runs: Iterable[Run]) -> list[Group]:
+    """Put runs that differ in their seed only into one group.
+
+    Args:
+        runs: Completed runs, each once.
+
+    Returns:
+        Groups by task, model, pruning type, sparsity and contrast. Rows that would look alike say in their note which
+        settings differ.
+    """
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[content_key(run.identity)].append(run)
+    groups = [sorted(group, key=lambda run: (run.seed is None, run.seed or 0, run.shown)) for group in found.values()]
+    groups.sort(key=lambda group: (*map(str, _visible(group[0])[:3]), group[0].asked or 0.0, group[0].contrast))
+    looks = defaultdict(list)
+    for group in groups:
+        looks[_visible(group[0])].append(group[0].identity)
+    return [Group(tuple(group), _note(group, looks[_visible(group[0])])) for group in groups]
+
+
+def distinguish(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """Name the settings that tell one configuration from others, the first few as ``key=value``."""
+    keys = dict.fromkeys(key for other in (settings, *others) for key in other)
+    differing = [key for key in keys if any(other.get(key) != settings.get(key) for other in others)]
+    named = [f"{key}={settings.get(key)}" for key in differing[:_MAX_DIFFERENCES]]
+    return ", ".join([*named, "..."] if len(differing) > _MAX_DIFFERENCES else named)
+
+
+def cells(group: Group, columns: Sequence[Column] = COLUMNS) -> list[str]:
+    """Write a row; a dash stands for what has no value."""
+    return [_cell(group, column) for column in columns]
+
+
+def commands(groups: Iterable[Group]) -> list[tuple[str, str]]:
+    """List what was typed, once a configuration: its name in words, and the command of its first seed."""
+    found = []
+    for group in groups:
+        run = group.first
+        words = [
+            run.task,
+            run.model,
+            run.pruning,
+            f"contrast {run.contrast}",
+            "" if run.asked is None else f"{run.asked:g}",
+        ]
+        command = run.record.get("command")
+        if isinstance(command, str):
+            found.append((", ".join(filter(None, [*words, group.note])), command))
+    return found
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table in markdown, its cells escaped."""
+    head, *body = ("".join(f"| {escape_markdown(cell)} " if cell else "| " for cell in row) for row in (header, *rows))
+    return "\n".join([f"{head}|", f"|{' --- |' * len(header)}", *(f"{row}|" for row in body)])
+
+
+def csv_text(groups: Iterable[Group]) -> str:
+    """Write the rows with all digits: mean and standard deviation apart, the seeds by name, the records' paths."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    names = [name for c in COLUMNS for name in ([c.key] if c.digits is None else [c.key, f"{c.key}_std"])]
+    writer.writerow([*names, "seed_list", "records"])
+    for group in groups:
+        row: list[Any] = []
+        for column in COLUMNS:
+            row += [_text(group, column.key)] if column.digits is None else _mean_and_deviation(group, column.key)
+        seeds = " ".join(str(run.seed) for run in group.runs if run.seed is not None)
+        writer.writerow([*row, seeds, " ".join(run.shown for run in group.runs)])
+    return lines.getvalue()
+
+
+def latex(groups: Iterable[Group]) -> str:
+    r"""Write the rows as a ``tabular`` that a paper takes with ``\input``."""
+    layout = "".join("l" if column.digits is None else "r" for column in COLUMNS)
+    rows = [[column.title for column in COLUMNS], *map(cells, groups)]
+    head, *body = (f"{' & '.join(map(escape_latex, row))} \\\\" for row in rows)
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            f"\\begin{{tabular}}{{{layout}}}",
+            "\\toprule",
+            head,
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "",
+        ]
+    )
+
+
+def escape_markdown(text: str) -> str:
+    """Keep a text from ending its cell or becoming markup; underscores within words are none."""
+    text = re.sub(r"([\\`*|\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text).replace("<", "&lt;")
+
+
+_LATEX = {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "\N{PLUS-MINUS SIGN}": "$\\pm$",
+    NONE: "--",
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def escape_latex(text: str) -> str:
+    """Write a text so that LaTeX prints it as it is."""
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _visible(run: Run) -> tuple[str, str, str, str, float | None]:
+    return run.task, run.model, run.pruning, run.contrast, run.asked
+
+
+def _note(group: Sequence[Run], alike: Sequence[Mapping[str, Any]]) -> str:
+    rows = group[0].settings.get("data.max_eval_rows")
+    parts = [
+        "smoke" if group[0].is_smoke else "",
+        f"scored on the first {rows} rows" if rows is not None else "",
+        distinguish(group[0].identity, alike),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _cell(group: Group, column: Column) -> str:
+    if column.digits is None:
+        return _text(group, column.key) or ("" if column.key == "note" else NONE)
+    mean, deviation = group.mean(column.key), group.deviation(column.key)
+    if mean is None:
+        return NONE
+    spread = "" if deviation is None else f" \N{PLUS-MINUS SIGN} {deviation:.{column.digits}f}"
+    return f"{mean:.{column.digits}f}{spread}"
+
+
+def _text(group: Group, key: str) -> str:
+    value = getattr(group if key in ("seeds", "note") else group.first, key)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _mean_and_deviation(group: Group, key: str) -> list[Any]:
+    return ["" if value is None else value for value in (group.mean(key), group.deviation(key))]
+
+
+__all__ = [
+    "CAPTION",
+    "COLUMNS",
+    "NONE",
+    "Column",
+    "Group",
+    "cells",
+    "commands",
+    "csv_text",
+    "distinguish",
+    "escape_latex",
+    "escape_markdown",
+    "group_runs",
+    "latex",
+    "markdown",
+]

@@ -1,0 +1,269 @@
+"""A run's folder: claimed before anything is written, and never complete by accident."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cap.base.errors import InputError
+from cap.base.files import atomic_file, ensure_writable, locked, read_json
+from cap.runs.record import write_record
+
+RECORD = "record.json"
+CONFIG = "config.yaml"
+MODEL = "model"
+LEVELS = "levels"
+CHECKPOINTS = "checkpoints"
+# What a run may leave in its folder; anything else was put there by somebody else.
+_OURS = {
+    RECORD,
+    CONFIG,
+    MODEL,
+    LEVELS,
+    CHECKPOINTS,
+    "report.md",
+    "pictures",
+    "logs",
+    "train.log",
+    "wandb",
+    "tensorboard",
+}
+
+# What a run leaves that failed before it had anything to show.
+_OF_A_START = {RECORD, CONFIG, CHECKPOINTS, "logs", "train.log", "wandb", "tensorboard"}
+
+log = logging.getLogger(__name__)
+
+
+def require_free(run_dir: Path, config_hash: str) -> None:
+    """Check that a folder is new, empty, or holds a run of this very configuration, or a failed start of another one.
+
+    Args:
+        run_dir: The run's folder; need not exist.
+        config_hash: Of the run that wants it.
+
+    Raises:
+        InputError: If it is a file, holds another configuration, or holds something that is no run.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"output_dir must be a folder, got the file {run_dir}; choose another output_dir")
+    # A file whose name begins with a dot may be one that another process of the same run is about to rename.
+    found = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")] if run_dir.exists() else []
+    if not found:
+        return
+    if not (run_dir / RECORD).is_file():
+        raise InputError(
+            f"output_dir must be new, empty, or hold a run of this configuration, got {run_dir} with "
+            f"{', '.join(sorted(found)[:3])}; "
+            f"choose another output_dir"
+        )
+    try:
+        record = read_json(run_dir / RECORD)
+        other = record.get("config_hash")
+    except (ValueError, AttributeError):
+        record, other = {}, "unreadable"
+    if other != config_hash and not _is_failed_start(run_dir, record, found):
+        raise InputError(
+            f"output_dir must be new, empty, or hold a run of this configuration ({config_hash}), "
+            f"got {run_dir} with a run of another one ({other}); choose another output_dir"
+        )
+
+
+def _is_failed_start(run_dir: Path, record: dict[str, Any], found: list[str]) -> bool:
+    """Tell whether a run ended before it had a checkpoint or a model; one that still runs holds the folder's lock."""
+    has_ended = record.get("status") in ("failed", "interrupted")
+    return has_ended and set(found) <= _OF_A_START and not any((run_dir / CHECKPOINTS).glob("step-*"))
+
+
+def require_empty(folder: Path) -> None:
+    """Check that a folder is new or empty.
+
+    Raises:
+        InputError: If it is a file, or holds anything.
+    """
+    found = sorted(path.name for path in folder.iterdir())[:3] if folder.is_dir() else []
+    if found or (folder.exists() and not folder.is_dir()):
+        what = f"with {', '.join(found)}" if found else "which is a file"
+        raise InputError(f"output_dir must be new or empty, got {folder} {what}; choose another, or remove it")
+
+
+def read_record(run_dir: Path, config_hash: str) -> dict[str, Any] | None:
+    """Read what an earlier run of this configuration has left in a folder.
+
+    Args:
+        run_dir: The run's folder; need not exist.
+        config_hash: Of the run that wants it.
+
+    Returns:
+        Its record; None if the folder is new or empty, or holds a failed start of another configuration.
+
+    Raises:
+        InputError: As ``require_free``.
+    """
+    require_free(run_dir, config_hash)
+    record: dict[str, Any] | None = read_json(run_dir / RECORD) if (run_dir / RECORD).is_file() else None
+    return record if record is not None and record.get("config_hash") == config_hash else None
+
+
+def length_of_run(model_dir: Path) -> int | None:
+    """Say how many tokens a run read whose model lies in a folder.
+
+    Args:
+        model_dir: ``model/`` of a run, or one of its ``levels/``.
+
+    Returns:
+        The run's ``max_length``; None if no record of a run lies where it would.
+    """
+    run_dir = model_dir.parent.parent if model_dir.parent.name == LEVELS else model_dir.parent
+    try:
+        length = read_json(run_dir / RECORD)["config"]["max_length"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return length if isinstance(length, int) else None
+
+
+def claim(run_dir: Path, record: dict[str, Any], config_yaml: str, *, goes_on: bool = False) -> None:
+    """Take a folder for a run; from here on its record says ``interrupted`` until the run is over.
+
+    Args:
+        run_dir: The run's folder, held by ``hold``.
+        record: What is known already; needs ``config_hash``.
+        config_yaml: The resolved configuration.
+        goes_on: True keeps what an interrupted run has left there; else it is removed.
+
+    Raises:
+        InputError: If the folder holds something else.
+    """
+    require_free(run_dir, record["config_hash"])
+    if (run_dir / RECORD).is_file() and not goes_on:
+        log.warning("%s holds an earlier run; this run replaces it", run_dir)
+    write_record(run_dir, {**record, "status": "interrupted"})
+    for path in run_dir.iterdir():
+        is_left_over = any(path.name.startswith(f".{name}.") for name in _OURS)  # by a write that was killed
+        if is_left_over or (not goes_on and path.name in _OURS - {RECORD}):
+            _remove(path)
+    with atomic_file(run_dir / CONFIG) as temporary:
+        temporary.write_text(config_yaml, encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replacement_of(run_dir: Path) -> Path:
+    """Name the folder in which a run is made that replaces a finished one."""
+    return run_dir.parent / f".{run_dir.name}.replacement"
+
+
+def put_in_place(run_dir: Path) -> None:
+    """Let a replacement, which is complete, take the place of the run that it replaces.
+
+    Args:
+        run_dir: The run's folder, held by ``hold``.
+    """
+    new = replacement_of(run_dir)
+    old = new.with_suffix(".old")
+    # No call replaces a folder. A kill between the two renames leaves both whole; ``settle_replacement`` then ends it.
+    if run_dir.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        run_dir.rename(old)
+    new.rename(run_dir)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settle_replacement(run_dir: Path, config_hash: str) -> bool:
+    """Put a complete replacement in its place if its process was killed before it could.
+
+    Args:
+        run_dir: The run's folder.
+        config_hash: Of the run that wants it.
+
+    Returns:
+        True if it was.
+    """
+
+    def is_complete() -> bool:
+        return _claims(replacement_of(run_dir), config_hash=config_hash, status="completed")
+
+    if not is_complete():
+        return False
+    lock = hold(run_dir)
+    try:
+        # The process that made it may have put it there meanwhile.
+        was_complete = is_complete()
+        if was_complete:
+            put_in_place(run_dir)
+        return was_complete
+    finally:
+        lock.release()
+
+
+def drop_other_replacement(run_dir: Path, config_hash: str) -> None:
+    """Remove what an interrupted replacement of another configuration has left beside a run's folder."""
+    new = replacement_of(run_dir)
+    if new.exists() and not _claims(new, config_hash=config_hash):
+        shutil.rmtree(new)
+
+
+def _claims(folder: Path, **expected: str) -> bool:
+    """Tell whether a folder holds a record, and one that says what is expected."""
+    try:
+        record = read_json(folder / RECORD)
+        return all(record[key] == value for key, value in expected.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def hold(run_dir: Path, *, patience: float = 0.0) -> FileLock:
+    """Keep other processes out of a run's folder until the lock is released or this process ends.
+
+    Args:
+        run_dir: The run's folder.
+        patience: Seconds to wait for another process that is there; that it is waited for is said.
+
+    Raises:
+        InputError: If another process runs in this folder, or it cannot be written.
+    """
+    ensure_writable(run_dir, "output_dir")
+    lock = locked(run_dir)
+    ensure_writable(Path(lock.lock_file).parent, "output_dir")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if patience > 0:
+                log.info("another process is in %s; waiting for it up to %.0f s", run_dir, patience)
+            lock.acquire(timeout=patience)
+    except Timeout as error:
+        raise InputError(
+            f"output_dir must not be in use, but another process is running this configuration in {run_dir}; "
+            f"wait for it or choose another output_dir"
+        ) from error
+    return lock
+
+
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "LEVELS",
+    "MODEL",
+    "RECORD",
+    "claim",
+    "drop_other_replacement",
+    "hold",
+    "length_of_run",
+    "put_in_place",
+    "read_record",
+    "replacement_of",
+    "require_empty",
+    "require_free",
+    "settle_replacement",
+]

@@ -1,0 +1,391 @@
+"""What ``cap.train`` assembles: the memory, the module with its loss terms, the callbacks' settings."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from cap.base.errors import InputError
+from cap.config.schema import Checked, contrast_weights
+from cap.models.encoders import PooledModel, weights_key
+from cap.models.families import PARTS, parameters_of, prunable
+from cap.objectives.memory import Memory, Source
+from cap.runs.folder import CHECKPOINTS, LEVELS
+from cap.training.callbacks.agreement import MaskAgreement
+from cap.training.callbacks.gradient_shares import GradientShares
+from cap.training.callbacks.keep import KeepCallback
+from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback, RestartCallback, StepTimer
+from cap.training.callbacks.scores import ScoreCallback
+from cap.training.callbacks.snapshots import SnapshotCallback, snapshot_steps
+from cap.training.dynamics import Dynamics, EstimateCallback, count_parameters, path_length, planned_steps
+from cap.training.encode import computation_of, frozen_outputs
+from cap.training.module import CapModule, Contrast, Distill, Optimisation
+from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.strategy import make_strategy
+from cap.training.preparation import Prepared, Teacher
+from cap.training.resume.checkpoint import CheckpointCallback
+from cap.training.trainer import build_trainer
+
+_BYTES_PER_VALUE = 2  # encodings are float16
+_BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
+
+
+def require_possible(checked: Checked, prepared: Prepared) -> int:
+    """Check what the configuration alone could not say: the target against the model, the schedule against the rows.
+
+    Returns:
+        The optimizer steps of the run.
+
+    Raises:
+        InputError: If the model cannot meet the target, or the run is too short for its schedule.
+    """
+    trainer = checked.config.trainer
+    n_batches = -(-prepared.datamodule.n_train // (checked.config.batch_size * checked.n_processes))
+    n_steps = planned_steps(
+        n_batches,
+        limit=trainer.limit_train_batches,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+    )
+    problems = checked.plan.problems(n_steps)
+    try:
+        checked.pruner.check(prunable(prepared.pretrained.model))
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return n_steps
+
+
+def planned_dynamics(checked: Checked, prepared: Prepared, n_steps: int) -> Dynamics:
+    """Say what a run is going to do.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and the pre-trained model.
+        n_steps: Optimizer steps of the run.
+    """
+    config = checked.config
+    # A student that is thrown away: what is trained and what is frozen does not depend on the teacher.
+    module = new_module(
+        dataclasses.replace(checked, pruner=copy.deepcopy(checked.pruner)),
+        prepared,
+        None,
+        Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget),
+        ALONE,
+        warn=lambda message: None,
+    )
+    target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0
+    n_encodings = int(config.contrast.pretrained)
+    n_encodings += config.teacher != "none" and (config.contrast.finetuned or config.distill.weight > 0)
+    if config.contrast.snapshots:
+        n_encodings += len(snapshot_steps(checked.plan, n_steps, config.contrast.snapshot_count))
+    n_bytes = prepared.datamodule.n_train * int(module.student.model.config.hidden_size) * _BYTES_PER_VALUE
+    n_read = prepared.budget.bytes_to_read(n_bytes, n_encodings) * config.trainer.devices
+    return Dynamics(
+        steps=n_steps,
+        steps_after_target=n_steps - target_step,
+        path=path_length(module.optimisation, n_steps),
+        path_after_target=path_length(module.optimisation, n_steps, start=target_step),
+        encodings=n_encodings,
+        bank_disk_gb=n_bytes * n_encodings / _BYTES_PER_GB,
+        bank_memory_gb=n_read / _BYTES_PER_GB,
+        **count_parameters(module, config.sparsity),
+    )
+
+
+def filled_memory(
+    checked: Checked, prepared: Prepared, teacher: Teacher | None, trainer: Trainer, ranks: Ranks
+) -> tuple[Memory, dict[str, str]]:
+    """Encode the training rows with the frozen models that take part, or find that done, and open the results.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and the pre-trained model.
+        teacher: The fine-tuned model; None if the run has none.
+        trainer: Says where and in which precision to encode.
+        ranks: The processes, which share the rows; each then reads what all have encoded.
+
+    Returns:
+        The memory, and by source a key of the content of what it was filled with.
+    """
+    config = checked.config
+    memory = Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget)
+    keys: dict[str, str] = {}
+    wanted: list[tuple[Source, PooledModel]] = []
+    if config.contrast.pretrained:
+        wanted.append(("pretrained", prepared.pretrained))
+    distill = _distill_settings(checked)
+    if teacher is not None and (config.contrast.finetuned or distill.reads_teachers_outputs):
+        wanted.append(("finetuned", teacher.model))
+    for source, model in wanted:
+        outputs = frozen_outputs(
+            model,
+            prepared.datamodule.encoding_dataloader(ranks.rank, ranks.size),
+            data_key=prepared.datamodule.key,
+            cache_dir=prepared.cache_dir,
+            computation=computation_of(trainer),
+            description=f"encoding the training rows with the {source} model",
+            with_logits=source == "finetuned",
+            with_hidden=source == "finetuned" and distill.hidden_weight > 0 and not distill.runs_teacher,
+            ranks=ranks,
+        )
+        model.cpu()
+        memory.add_encodings(source, outputs.encodings)
+        keys[source] = outputs.encodings.parent.name
+        if outputs.logits is not None:
+            memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)
+        if outputs.hidden is not None:
+            memory.set_hidden(outputs.hidden)
+    if teacher is not None and distill.runs_teacher:
+        keys["teacher"] = weights_key(teacher.model.model.base_model)
+    return memory, keys
+
+
+def new_module(
+    checked: Checked,
+    prepared: Prepared,
+    teacher: Teacher | None,
+    memory: Memory,
+    ranks: Ranks,
+    *,
+    warn: Callable[[str], None],
+) -> CapModule:
+    """Make the module of a run: a student with its masks on, beside the models that it learns from.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and the pre-trained model.
+        teacher: The fine-tuned model; None if the run has none.
+        memory: What the frozen models gave.
+        ranks: The processes that share every batch.
+        warn: Told of what a reader of the result must know.
+    """
+    config = checked.config
+    student = prepared.new_student(config.seed)
+    if config.student_init == "teacher" and teacher is not None:
+        student.load_state_dict(teacher.model.state_dict())
+    pruner = checked.pruner
+    pruner.attach(prunable(student.model), seed=config.seed)
+    return CapModule(
+        student,
+        distill=_distill(checked, teacher, warn),
+        optimisation=Optimisation(
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup=checked.plan.warmup,
+            floor=config.learning_rate_floor,
+            start=config.learning_rate_start,
+            plan=checked.plan,
+        ),
+        metrics=prepared.metrics(),
+        contrast=_contrast(checked, student, teacher, n_examples=prepared.datamodule.n_train),
+        memory=memory,
+        train_labels=prepared.datamodule.train_labels,
+        train_groups=prepared.datamodule.train_groups,
+        pruner=pruner,
+        freeze=parameters_of(student.model, [part for part in PARTS if part in (config.freeze or [])]),
+        pretrained=prepared.pretrained,
+        teacher=teacher.model if teacher is not None else None,
+        ranks=ranks,
+    )
+
+
+def new_trainer(checked: Checked, run_dir: Path, *, devices: int | list[int]) -> Trainer:
+    """Make the trainer of a run, without callbacks and other loggers: those need to know its processes.
+
+    Args:
+        checked: The configuration.
+        run_dir: The run's folder.
+        devices: How many, or which.
+    """
+    options = dataclasses.asdict(checked.config.trainer)
+    options.update(devices=devices, strategy=make_strategy(options["strategy"], n_processes=checked.n_processes))
+    return build_trainer(options, run_dir=run_dir)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Hold the callbacks of a run.
+
+    Those that write or read the state of a run stand first, so that a checkpoint holds the run as it was before a step;
+    then those that look at the student before its masks move, those that move them, and what follows from that.
+    """
+
+    checkpoint: CheckpointCallback
+    scores: ScoreCallback
+    importance: ImportanceCallback
+    snapshots: list[SnapshotCallback]
+    gradients: GradientShares
+    keep: KeepCallback | None
+    timer: StepTimer
+    estimate: EstimateCallback
+    pruning: PruningCallback
+    agreement: MaskAgreement
+    restart: RestartCallback
+
+    @property
+    def in_order(self) -> list[Callback]:
+        """The order in which they act at the start of a step."""
+        return [
+            self.checkpoint,
+            self.scores,
+            self.importance,
+            *self.snapshots,
+            self.gradients,
+            *([] if self.keep is None else [self.keep]),
+            self.timer,
+            self.estimate,
+            self.pruning,
+            self.agreement,
+            self.restart,
+        ]
+
+
+def new_callbacks(
+    checked: Checked,
+    prepared: Prepared,
+    run_dir: Path,
+    ranks: Ranks,
+    *,
+    frozen: Mapping[str, str],
+    note_kept: Callable[[list[dict[str, Any]]], None],
+    note_gradients: Callable[[dict[str, float]], None],
+    warn: Callable[[str], None],
+) -> Callbacks:
+    """Make the callbacks of a run.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and tokenizer.
+        run_dir: The run's folder.
+        ranks: The processes of the run.
+        frozen: Keys of what the memory was filled with, which a checkpoint refers to.
+        note_kept: Told of the models that ``keep_levels`` has kept so far.
+        note_gradients: Told of how hard each loss term pulls on the encoder.
+        warn: Told of what a reader of the result must know.
+    """
+    config, rows, wanted = checked.config, prepared.datamodule, checked.pruner.importance_pass
+    needs_labels = wanted is not None and wanted.loss == "task"
+    pruning = PruningCallback(checked.plan, every_n_steps=checked.every_n_steps, warn=warn)
+    timer = StepTimer()
+    loaders = partial(rows.eval_dataloaders, ranks.rank, ranks.size)
+    snapshots = SnapshotCallback(
+        checked.plan,
+        n_snapshots=config.contrast.snapshot_count,
+        loader=partial(rows.encoding_dataloader, ranks.rank, ranks.size),
+        folder=run_dir / CHECKPOINTS / "snapshots",
+        with_encodings=config.contrast.snapshots,
+        with_logits=config.distill.snapshot_weight > 0,
+        ranks=ranks,
+    )
+    # The final level is the run's own model.
+    levels = [level for level in config.keep_levels or [] if level < config.sparsity]
+    keep = KeepCallback(
+        levels,
+        pruning=pruning,
+        folder=run_dir / LEVELS,
+        tokenizer=prepared.tokenizer,
+        kind=prepared.task.kind,
+        loaders=loaders,
+        metrics=prepared.metrics,
+        note=note_kept,
+        warn=warn,
+        ranks=ranks,
+    )
+    return Callbacks(
+        checkpoint=CheckpointCallback(
+            run_dir / CHECKPOINTS,
+            config_hash=checked.hash,
+            frozen=frozen,
+            ranks=ranks,
+            **dataclasses.asdict(config.checkpoint),
+        ),
+        scores=ScoreCallback(
+            pruning,
+            plan=checked.plan,
+            loaders=rows.limited_dataloaders,
+            share=rows.limited_share,
+            metric=prepared.task.monitored,
+            ranks=ranks,
+        ),
+        importance=ImportanceCallback(
+            pruning,
+            loader=rows.labelled_dataloader if needs_labels else rows.train_dataloader,
+            batch_size=config.batch_size,
+            n_examples=rows.n_labelled if needs_labels else rows.n_train,
+            warn=warn,
+        ),
+        snapshots=[snapshots] if snapshots.terms else [],
+        gradients=GradientShares(
+            pruning,
+            # Half of the way a student that starts from its teacher has something to learn from it.
+            from_sparsity=config.sparsity / 2 if config.student_init == "teacher" else 0.0,
+            note=note_gradients,
+            warn=warn,
+        ),
+        keep=keep if config.keep_levels is not None else None,
+        timer=timer,
+        estimate=EstimateCallback(timer),
+        pruning=pruning,
+        agreement=MaskAgreement(ranks),
+        restart=RestartCallback(checked.plan),
+    )
+
+
+def _distill_settings(checked: Checked) -> Distill:
+    distill = checked.config.distill
+    return Distill(
+        weight=distill.weight,
+        ce_weight=distill.ce_weight,
+        temperature=distill.temperature,
+        hidden_weight=distill.hidden_weight,
+        hidden="tokens" if distill.hidden == "tokens" else "pooled",
+        snapshot_weight=distill.snapshot_weight,
+    )
+
+
+def _distill(checked: Checked, teacher: Teacher | None, warn: Callable[[str], None]) -> Distill:
+    distill = _distill_settings(checked)
+    if teacher is not None:
+        return distill
+    if distill.weight == 0:
+        return dataclasses.replace(distill, hidden_weight=0.0)
+    warn("There is no teacher to distil from: the labels weigh 1, as with distill=none.")
+    return dataclasses.replace(distill, weight=0.0, ce_weight=1.0, hidden_weight=0.0)
+
+
+def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None, *, n_examples: int) -> Contrast | None:
+    contrast = checked.config.contrast
+    unsupervised_weight, supervised_weight = contrast_weights(contrast)
+    extras = contrast.extra_examples
+    switches: dict[Source, bool] = {
+        "pretrained": contrast.pretrained,
+        "snapshots": contrast.snapshots,
+        "finetuned": contrast.finetuned and teacher is not None,
+    }
+    sources = tuple(source for source, is_on in switches.items() if is_on)
+    if not sources:
+        return None
+    return Contrast(
+        sources=sources,
+        unsupervised_weight=unsupervised_weight,
+        supervised_weight=supervised_weight,
+        temperature=contrast.temperature,
+        extra_examples=extras if isinstance(extras, int) else max(1, round(extras * n_examples)),
+        reduction="anchors" if contrast.reduction == "anchors" else "pairs",
+        anchor_dropout=student.head_dropout() if contrast.anchor_dropout else 0.0,
+        seed=checked.config.seed,
+        ignore_same_label=contrast.ignore_same_label,
+    )
+
+
+__all__ = ["Callbacks", "filled_memory", "new_callbacks", "new_module", "new_trainer"]

@@ -1,0 +1,246 @@
+"""The processes of one run, and the few ways they talk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Num, Shaped
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from cap.base.errors import RunError
+
+T = TypeVar("T")
+
+# The first process may train a teacher for hours while the others wait. One that died is noticed at once all the same:
+# its sockets close.
+_PATIENCE = timedelta(days=30)
+# What gloo, nccl and the rendezvous store say when a process is gone; torch does not give all of it a type.
+_SIGNS_OF_LOSS = (
+    "gloo",
+    "nccl",
+    "connection",
+    "broken pipe",
+    "socket",
+    "recv",
+    "timed out",
+    "timeout",
+    "communicator",
+    "peer",
+)
+# How messages without a type begin that come from nowhere else: gloo's with the place in its source.
+_ONLY_LOSS = re.compile(r"(\[enforce fail at |\[)[^\]\s]*\bgloo/|nccl|tcpstore", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Say which part of a batch that all processes share this one has.
+
+    Args:
+        rank: Of this process, from 0.
+        counts: Rows of every process, in their order.
+    """
+
+    rank: int
+    counts: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """Return the place of this process's first row among all rows."""
+        return sum(self.counts[: self.rank])
+
+    @property
+    def weight(self) -> float:
+        """Return the factor that makes the mean over processes of means over their rows the mean over all rows."""
+        return self.counts[self.rank] * len(self.counts) / max(1, sum(self.counts))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Describe the processes of a run; every method is called by all of them, in the same order.
+
+    Args:
+        rank: Of this process, from 0.
+        size: Processes of the run.
+        control: What small values travel over, on the CPU and without hurry; None in a run of one process.
+    """
+
+    rank: int
+    size: int
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Say whether this is the process that writes what is written once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            with naming_lost_peers(self.rank):
+                dist.barrier(group=self.control)
+
+    def broadcast(self, value: T) -> T:
+        """Give every process the first one's value.
+
+        Args:
+            value: Small and picklable; only the first process's matters.
+        """
+        if self.size == 1:
+            return value
+        box = [value]
+        with naming_lost_peers(self.rank):
+            dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Give every process the values of all.
+
+        Args:
+            value: Small and picklable.
+
+        Returns:
+            One value per process, in their order.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[T] = [value] * self.size
+        with naming_lost_peers(self.rank):
+            dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def share(self, n_rows: int, *, device: torch.device) -> Share:
+        """Say which part of all processes' rows this one has.
+
+        Args:
+            n_rows: How many rows it has.
+            device: Where the rows are; what moves them is asked.
+        """
+        return Share(self.rank, tuple(self._counts(n_rows, device)))
+
+    def gather_rows(
+        self, rows: Shaped[Tensor, "rows ..."], *, counts: Sequence[int] | None = None
+    ) -> Shaped[Tensor, "all ..."]:
+        """Give every process the rows of all.
+
+        Args:
+            rows: Any number of rows; gets no gradient.
+            counts: Rows of every process where that is known already, which saves asking.
+
+        Returns:
+            Detached rows in the order of the processes, on the device of ``rows``.
+        """
+        if self.size == 1:
+            return rows.detach()
+        counts = self._counts(len(rows), rows.device) if counts is None else counts
+        most = max(counts)
+        # Every process must send equally much; what is padded is cut off again.
+        sent = rows.new_zeros((most, *rows.shape[1:]))
+        sent[: len(rows)] = rows.detach()
+        received = [torch.empty_like(sent) for _ in counts]
+        with naming_lost_peers(self.rank):
+            dist.all_gather(received, sent, group=self._group_of(rows))
+        return torch.cat([part[:n] for part, n in zip(received, counts, strict=True)])
+
+    def total(self, values: Num[Tensor, "*shape"]) -> Num[Tensor, "*shape"]:
+        """Add up every process's values, element by element; gets no gradient."""
+        if self.size == 1:
+            return values.detach()
+        result = values.detach().clone(memory_format=torch.contiguous_format)
+        with naming_lost_peers(self.rank):
+            dist.all_reduce(result, group=self._group_of(values))
+        return result
+
+    def mean(self, values: Num[Tensor, "*shape"]) -> Num[Tensor, "*shape"]:
+        """Average every process's values, element by element; gets no gradient."""
+        return values.detach() if self.size == 1 else self.total(values) / self.size
+
+    def highest(self, values: Sequence[int]) -> list[int]:
+        """Find the largest of every process's values, element by element."""
+        return [max(column) for column in zip(*self.gather(list(values)), strict=True)]
+
+    def _counts(self, n_rows: int, device: torch.device) -> list[int]:
+        if self.size == 1:
+            return [n_rows]
+        sent = torch.tensor([n_rows], device=device)
+        received = sent.new_empty(self.size, 1)
+        with naming_lost_peers(self.rank):
+            dist.all_gather(list(received), sent, group=self._group_of(sent))
+        return [int(n) for n in received.flatten().tolist()]
+
+    def _group_of(self, values: Tensor) -> dist.ProcessGroup | None:
+        # nccl moves nothing that is on the CPU. None is the default group.
+        return self.control if values.device.type == "cpu" and "gloo" not in dist.get_backend() else None
+
+
+ALONE = Ranks(rank=0, size=1)
+
+
+def join(trainer: Trainer) -> Ranks:
+    """Meet the other processes of a run.
+
+    Args:
+        trainer: Its strategy has set up its environment, so that the processes know of each other.
+
+    Returns:
+        ``ALONE`` where there is one process.
+
+    Raises:
+        ValueError: If the processes do not know of each other yet.
+    """
+    if trainer.world_size == 1:
+        return ALONE
+    if not dist.is_initialized():
+        raise ValueError(
+            f"{trainer.world_size} processes must know of each other before they can talk: "
+            f"call trainer.strategy.setup_environment() first"
+        )
+    with naming_lost_peers(trainer.global_rank):
+        control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return Ranks(rank=trainer.global_rank, size=trainer.world_size, control=control)
+
+
+@contextmanager
+def naming_lost_peers(rank: int, *, is_certain: bool = False) -> Iterator[None]:
+    """Turn the errors of a connection that broke into one that says what to do.
+
+    Args:
+        rank: Of this process.
+        is_certain: Whether only what can mean nothing else counts. Required where more than talk happens in the block:
+            a data loader times out and other connections break too.
+
+    Raises:
+        RunError: If another process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_loss(error, is_certain=is_certain):
+            raise
+        raise RunError(
+            f"rank {rank}: a process of this run ended, or could no longer be reached, so that this one ends too. "
+            f"The reason stands in the output of the other ({_first_line(error)}). "
+            f"Repeat the command with resume=true to continue from the last checkpoint"
+        ) from error
+
+
+def _is_loss(error: RuntimeError, *, is_certain: bool) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | RunError):
+        return False
+    if isinstance(error, dist.DistError) or _ONLY_LOSS.match(str(error).lstrip()):
+        return True
+    return not is_certain and any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS)
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+
+
+__all__ = ["ALONE", "Ranks", "Share", "join", "naming_lost_peers"]

@@ -1,0 +1,414 @@
+"""What ``cap.train`` writes down: the record from its first line to its last, the log, and what loggers are told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from cap.base.errors import InputError, StoppedError
+from cap.config.schema import Checked
+from cap.launch.cli import typed_line
+from cap.models.encoders import AUTO_CLASS
+from cap.models.families import prunable_linears
+from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
+from cap.runs.card import record_of_level, write_card
+from cap.runs.folder import (
+    CHECKPOINTS,
+    MODEL,
+    claim,
+    drop_other_replacement,
+    hold,
+    put_in_place,
+    read_record,
+    replacement_of,
+)
+from cap.runs.page import summary_table, write_report
+from cap.runs.record import environment, forget_peak_memory, peak_memory_gb, retention, write_record
+from cap.training.dynamics import Dynamics
+from cap.training.inputs import hashes_of_rows, hashes_of_weights
+from cap.training.preparation import Prepared, Teacher, data_terms
+from cap.training.resume.checkpoint import Checkpoint
+from cap.training.resume.curves import cut_curves
+
+# A process that was killed with its grid may still be writing its last checkpoint in the folder.
+_PATIENCE_SECONDS = 150.0
+# What a reached sparsity may differ from the one that was asked for without a word.
+_TOLERATED = 0.005
+
+log = logging.getLogger("cap.train")
+
+
+class RunRecord:
+    """Keep the record of a run from the moment it takes its folder to its end.
+
+    Args:
+        checked: The configuration.
+        run_dir: The run's folder.
+        is_first: Whether this process writes; the others of the same run only keep count.
+        replaces: True if a finished run lies there, which stays until this one is complete.
+    """
+
+    def __init__(self, checked: Checked, run_dir: Path, *, is_first: bool = True, replaces: bool = False) -> None:
+        self.checked = checked
+        self.home = run_dir
+        self.is_replacement = replaces
+        self.run_dir = replacement_of(run_dir) if replaces else run_dir
+        self.is_first = is_first
+        self.started = time.perf_counter()
+        forget_peak_memory()  # a multirun runs many jobs in one process
+        self.seconds: dict[str, float] = {}
+        self.warnings: list[str] = list(checked.notes)
+        self.loggers: list[Logger] = []
+        self._earlier: dict[str, Any] = {}
+        self._is_complete = False
+        self._lock: FileLock | None = None
+        self._log_file: logging.FileHandler | None = None
+        self._seconds_before = 0.0
+        self.content: dict[str, Any] = {
+            "status": "interrupted",
+            "error": None,
+            "command": typed_line("train"),
+            "config": checked.resolved,
+            "config_hash": checked.hash,
+            "environment": environment(),
+            "seed": checked.config.seed,
+        }
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+    def begin(self, prepared: Prepared, *, find: Callable[[], Checkpoint | None], goes_on: bool) -> Checkpoint | None:
+        """Claim the folder; from here on it holds a record that does not look complete.
+
+        Args:
+            prepared: What the run starts from.
+            find: Looks for the checkpoint to go on from, once nobody else writes in the folder.
+            goes_on: Whether what an earlier attempt left counts; whoever may still be writing there is then waited for.
+
+        Returns:
+            The checkpoint; None to start, and on all processes but the first.
+        """
+        self.content["metric"] = prepared.task.monitored
+        self.content["data"] = {
+            "source": prepared.rows.source,
+            "fingerprint": prepared.rows.fingerprint,
+            "n_rows": prepared.n_rows(),
+        }
+        if prepared.rows.unlabelled is not None:
+            self.content["data"]["unlabelled"] = prepared.rows.unlabelled.describe()
+        self.content["model"] = prepared.source.label
+        self.content["pooling"] = prepared.pooling
+        self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
+        if not self.is_first:
+            return None
+        self.content["data"]["files"] = hashes_of_rows(self.checked.config)
+        self.content["weights_sha256"] = hashes_of_weights(self.checked.config)
+        for note in self.checked.notes:
+            log.warning(note)
+        lock = self._lock = hold(self.home, patience=_PATIENCE_SECONDS if goes_on else 0.0)
+        try:
+            if self.is_replacement:
+                drop_other_replacement(self.home, self.checked.hash)
+            checkpoint = find()
+            if goes_on:
+                self._take_over(checkpoint)
+            config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.checked.resolved))
+            claim(self.run_dir, self.content, config_yaml, goes_on=checkpoint is not None)
+        except BaseException:
+            lock.release()
+            raise
+        return checkpoint
+
+    def _take_over(self, checkpoint: Checkpoint | None) -> None:
+        """Keep of an interrupted attempt's record what this one cannot know.
+
+        Raises:
+            InputError: If that attempt read other rows.
+        """
+        earlier = read_record(self.run_dir, self.checked.hash)
+        if earlier is None:
+            return
+        self._earlier = earlier
+        self.content |= {key: earlier[key] for key in ("wandb_id", "teacher") if key in earlier}
+        if checkpoint is None:
+            return
+        # Not the files: written again, they may still hold the same rows.
+        if any(
+            earlier.get("data", {}).get(key) != self.content["data"].get(key)
+            for key in ("fingerprint", "n_rows", "unlabelled")
+        ):
+            raise InputError(
+                f"a run goes on with the rows it began with, but those of {self.content['data']['source']} have "
+                f"changed since; give another output_dir, or remove {self.run_dir / CHECKPOINTS} to start this run anew"
+            )
+        self.content["resumed_at"] = [*earlier.get("resumed_at", []), checkpoint.step]
+        cut_curves(self.run_dir, checkpoint.n_rows)
+        log.info("going on after step %d, in %s", checkpoint.step, self.run_dir)
+
+    def start_loggers(self) -> list[Logger]:
+        """Write the log into the folder, too, and start what ``logger=`` chose."""
+        if self.is_first:
+            self._log_file = logging.FileHandler(self.run_dir / "train.log", encoding="utf-8")
+            self._log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logging.getLogger("cap").addHandler(self._log_file)
+        node = self.checked.config.logger
+        if node:
+            self.loggers.append(instantiate(node, save_dir=str(self.run_dir), **self._same_run(node)))
+            self.loggers[0].log_hyperparams(self.checked.resolved)
+        return self.loggers
+
+    def _same_run(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        """Name what makes a logger that is not ours go on where it was."""
+        last = self.content.get("resumed_at", [None])[-1]
+        if str(node["_target_"]).endswith("TensorBoardLogger"):
+            return {} if last is None else {"purge_step": last}
+        if not str(node["_target_"]).endswith("WandbLogger"):
+            return {}
+        # A sweep's agent has named the run already.
+        by_agent = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        run_id = by_agent or node.get("id") or self._earlier.get("wandb_id") or uuid.uuid4().hex[:8]
+        self.content["wandb_id"] = run_id
+        self._write_interim()
+        return {"id": run_id}
+
+    def note_dynamics(self, dynamics: Dynamics) -> None:
+        """Say and write down what the run is going to do, and what about it looks too short."""
+        self.content["dynamics"] = dynamics.record()
+        warning = dynamics.say(self.checked.config.sparsity)
+        if warning is not None:
+            self.warnings.append(warning)
+        self._write_interim()
+
+    def note_teacher(self, teacher: Teacher) -> None:
+        """Write down who the teacher is; an interrupted attempt may have trained the one that is cached now."""
+        was_cached = (self._earlier.get("teacher") or {}).get("was_cached", teacher.was_cached)
+        self.content["scores"]["teacher"] = teacher.scores
+        self.content["teacher"] = {"name": teacher.label, "was_cached": was_cached}
+        self._write_interim()
+
+    def note_kept(self, kept: list[dict[str, Any]]) -> None:
+        """Write down which models are kept so far, whatever becomes of the run."""
+        self.content["kept"] = list(kept)
+        self._write_interim()
+
+    def note_gradients(self, shares: dict[str, float]) -> None:
+        """Write down how hard each loss term pulls on the encoder."""
+        self.content["gradient_shares"] = shares
+        self._write_interim()
+
+    def note_training(
+        self,
+        *,
+        levels: list[dict[str, Any]],
+        kept: list[dict[str, Any]] | None,
+        steps: int,
+        seconds_per_step: float | None,
+        minutes_estimated: float | None,
+        seconds_before: float,
+        seconds_within: Mapping[str, float],
+    ) -> None:
+        """Write down what training was.
+
+        Args:
+            levels: Scores over the run.
+            kept: What ``keep_levels`` kept; None if it was not asked for.
+            steps: Optimizer steps.
+            seconds_per_step: Median of a step.
+            minutes_estimated: Of all steps, from the first ones; None if there were too few.
+            seconds_before: Of training before this attempt.
+            seconds_within: By name, what is part of training and shown apart from it; over all attempts.
+        """
+        self.content["levels"] = levels
+        if kept is not None:
+            self.content["kept"] = kept
+        self.content["steps"] = steps
+        self.content["seconds_per_step"] = seconds_per_step
+        self.content["dynamics"]["minutes_estimated"] = minutes_estimated
+        self.seconds["fit"] += seconds_before
+        self._seconds_before = seconds_before
+        for name, seconds in seconds_within.items():
+            if seconds:
+                self.seconds[name] = seconds
+                self.seconds["fit"] -= seconds  # so that the phases add up
+
+    def _write_interim(self) -> None:
+        if self.is_first:
+            write_record(self.run_dir, self.content)
+
+    def warn(self, message: str) -> None:
+        """Say something that a reader of the result must know, in the log and in the record."""
+        log.warning(message)
+        self.warnings.append(message)
+
+    def fail(self, error: BaseException) -> None:
+        """Write down why the run ended early; whatever happens, its folder does not look complete."""
+        is_interrupted = isinstance(error, KeyboardInterrupt | SystemExit | StoppedError)
+        status = "interrupted" if is_interrupted else "failed"
+        message = f"{type(error).__name__}: {error}".strip(": ")
+        if is_interrupted:
+            message = str(error) if isinstance(error, StoppedError) else "stopped from outside"
+        if self._is_complete:
+            # What stopped it came after the end: the record stands.
+            self._close_loggers(succeeded=True)
+            return
+        if self.is_first:
+            self._to_file(f"{status}: {message}")  # the door says it on the terminal
+            try:
+                content = {**self.content, "status": status, "error": message, "warnings": self.warnings}
+                write_record(self.run_dir, content)
+            except (OSError, ValueError) as problem:
+                log.error("the record of this run could not be written, and still says interrupted: %s", problem)
+        self._close_loggers(succeeded=False, is_stopped=isinstance(error, StoppedError))
+
+    def _to_file(self, message: str) -> None:
+        if self._log_file is not None:
+            self._log_file.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None))
+
+    def complete(self, prepared: Prepared, saved: PreTrainedModel, pruned: dict[str, float]) -> float:
+        """Write card, report and, last of all, the record of a run that has reached its end.
+
+        Args:
+            prepared: What the run started from.
+            saved: The saved model, on the CPU.
+            pruned: Its scores.
+
+        Returns:
+            The score on the task's first metric.
+        """
+        metric = prepared.task.monitored
+        scores = self.content["scores"]
+        scores["pruned"] = pruned
+        self.seconds["total"] = time.perf_counter() - self.started + self._seconds_before
+        if not self.is_first:
+            self._close_loggers(succeeded=True)
+            return pruned[metric]
+        teacher_score = scores["teacher"][metric] if scores["teacher"] else None
+        majority = scores["majority"][metric] if prepared.task.kind == "classes" else None
+        self.content.update(retention(pruned[metric], teacher_score, majority))
+        self.content["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
+        self._check_sparsity()
+        self._note_not_retrained()
+        self._note_final_level(pruned)
+        self._note_last_kept(pruned)
+        self.content["matrices"] = {name: list(count) for name, count in count_zeros(prunable_linears(saved)).items()}
+        self.content["units"] = count_pruned_units(saved)
+        self.content["seconds"] = {name: round(value, 3) for name, value in self.seconds.items()}
+        self.content["peak_memory_gb"] = peak_memory_gb()
+        self.content["warnings"] = self.warnings
+        self.content["status"] = "completed"
+        self._log_final()
+        # The record comes last: it alone says that a run is complete.
+        card_options = {
+            "auto_class": AUTO_CLASS[prepared.task.kind],
+            "terms": data_terms(prepared.task, self.checked.config.data_dir),
+        }
+        write_card(self.run_dir / MODEL, self.content, **card_options)
+        for line in self.content.get("kept") or []:
+            if line["folder"] != MODEL:
+                kept = retention(line["scores"][metric], teacher_score, majority)
+                write_card(self.run_dir / line["folder"], record_of_level(self.content, line) | kept, **card_options)
+        write_report(self.run_dir, self.content)
+        write_record(self.run_dir, self.content)
+        self._is_complete = True
+        shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
+        self._close_loggers(succeeded=True)
+        Console().print(summary_table(self.content, str(self.home)))
+        return pruned[metric]
+
+    def repeat(self, earlier: dict[str, Any]) -> None:
+        """Tell a sweep, which has made a run of its own for it, what a run that was found done had reached."""
+        if "WANDB_SWEEP_ID" not in os.environ or not self.checked.config.logger:
+            return
+        self.content = {**earlier}
+        logger = instantiate(self.checked.config.logger, save_dir=str(self.run_dir))
+        logger.log_hyperparams(self.checked.resolved)
+        self.loggers.append(logger)
+        self._log_final()
+        self._close_loggers(succeeded=True)
+
+    def _log_final(self) -> None:
+        final = {f"final/{name}": value for name, value in self.content["scores"]["pruned"].items()}
+        for logger in self.loggers:
+            logger.log_metrics({**final, "final/sparsity": self.content["sparsity"]["prunable"]}, self.content["steps"])
+
+    def _check_sparsity(self) -> None:
+        """Warn if the sparsity that was asked for was missed."""
+        asked, reached = self.content["sparsity"]["asked"], self.content["sparsity"]["prunable"]
+        if abs(reached - asked) <= _TOLERATED:
+            return
+        pruning = self.checked.resolved["pruning"]
+        reason = (
+            f": with pruning.threshold=published it follows from pruning.regularizer_weight, which was "
+            f"{pruning['regularizer_weight']:g}; {'raise' if reached < asked else 'lower'} that, or set "
+            f"pruning.threshold=target"
+        )
+        self.warn(
+            f"Sparsity {asked:g} was asked for and {reached:.4f} was reached"
+            f"{reason if pruning.get('threshold') == 'published' else ''}."
+        )
+
+    def _note_final_level(self, pruned: dict[str, float]) -> None:
+        """Add the end of the run to the levels, unless a validation on the last step was like it."""
+        levels, step = self.content["levels"], self.content["steps"]
+        kind = {"share": 1.0, "precision": "32-true"}
+        if not levels or levels[-1]["step"] != step or any(levels[-1].get(key) != kind[key] for key in kind):
+            asked, reached = self.checked.config.sparsity, self.content["sparsity"]["prunable"]
+            levels.append({"step": step, "target": asked, "sparsity": reached, "scores": pruned, **kind})
+
+    def _note_not_retrained(self) -> None:
+        kept = self.content.get("kept") or []
+        levels = [f"{line['sparsity']['asked']:g}" for line in kept if not line.get("is_retrained", False)]
+        if levels:
+            self.warnings.append(
+                f"The models kept at {', '.join(levels)} were saved as the schedule passed these sparsities, without "
+                f"training at them: a run of its own may score higher there."
+            )
+
+    def _note_last_kept(self, pruned: dict[str, float]) -> None:
+        """End the list of kept models with the run's own, if its sparsity was asked for."""
+        kept, asked = self.content.get("kept"), self.content["sparsity"]["asked"]
+        if kept is not None and asked in (self.checked.config.keep_levels or []):
+            sparsity = self.content["sparsity"]
+            line = {"step": self.content["steps"], "sparsity": sparsity, "scores": pruned, "folder": MODEL}
+            kept.append({**line, "is_retrained": True})
+
+    def _close_loggers(self, *, succeeded: bool, is_stopped: bool = False) -> None:
+        for logger in self.loggers:
+            logger.finalize("success" if succeeded else "failed")
+        wandb = sys.modules.get("wandb")
+        if not self.is_first:
+            return
+        if wandb is not None and wandb.run is not None:
+            if is_stopped and "WANDB_SWEEP_ID" in os.environ:
+                wandb.run.mark_preempting()  # the sweep's next agent takes the run up again
+            # Otherwise the next job of a multirun would write into this one's W&B run.
+            wandb.finish(exit_code=0 if succeeded else 1)
+        if self._log_file is not None:
+            logging.getLogger("cap").removeHandler(self._log_file)
+            self._log_file.close()
+        if self._lock is not None:
+            if self._is_complete and self.is_replacement:
+                put_in_place(self.home)  # last, since loggers write into the folder until they are closed
+            self._lock.release()
+
+
+__all__ = ["RunRecord"]
