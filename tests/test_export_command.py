@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.made_exports import QUICK, lines_of_card, make_export, make_run, read, write_rows
+from tests.formats.made_exports import QUICK, lines_of_card, make_export, make_run, read, write_rows
 
 FORMATS = ["compact", "sparse", "onnx", "int8"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.results.made_records import made_exports, made_record, write_grid, write_run
+from tests.reports.made_records import made_exports, made_record, write_grid, write_run
 
 FILES = {"index.html", "table.md", "table.csv", "table.tex"}
 

@@ -1,0 +1,183 @@
+"""What the records of the bake-off say, against what a hand computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.reports.made_records import SWITCHES, made_record
+
+LIST = """
+defaults: {pruning: movement, sparsity: 0.9, contrast: [cap, none], seeds: [1, 2, 3]}
+blocks:
+  - {name: main, priority: 1, task: sst2}
+  - {name: other, priority: 2, task: mrpc}
+  - name: changes
+    priority: 3
+    task: sst2
+    contrast: cap
+    shown: ablation
+    variants: {no rewind: [a=1], no floor: [a=2]}
+"""
+# By arm: the scores of its seeds; the differences of contrast are 0.02, 0.01 and 0.03.
+SCORES = {
+    "sst2_movement_0.9_cap": [0.82, 0.80, 0.84],
+    "sst2_movement_0.9_none": [0.80, 0.79, 0.81],
+    "sst2_movement_0.9_cap_no-rewind": [0.72],
+    "sst2_movement_0.9_cap_no-floor": [0.81, 0.80],
+}
+
+
+@pytest.fixture
+def listed(tmp_path):
+    from benchmarks.bake_off.cells import read_cells
+
+    (tmp_path / "bake_off.yaml").write_text(LIST)
+    return read_cells(tmp_path / "bake_off.yaml")
+
+
+def write_records(listed, folder: Path, scores=SCORES, **changes) -> Path:
+    from benchmarks.bake_off.records import small_record
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for cell in listed:
+        known = scores.get(cell.arm, [])
+        if cell.seed > len(known):
+            continue
+        terms = SWITCHES if cell.contrast == "cap" else ()
+        record = made_record(task=cell.task, terms=terms, seed=cell.seed, score=known[cell.seed - 1])
+        record["config"]["learning_rate"] = {"no rewind": 1.0, "no floor": 2.0}.get(cell.variant, 5e-5)
+        record["dynamics"] = {"path_after_target": 0.25}
+        record |= changes
+        (folder / f"{cell.name}.json").write_text(json.dumps(small_record(record, cell, data_root=None)))
+    return folder
+
+
+@pytest.fixture
+def arms(listed, tmp_path):
+    from benchmarks.bake_off.summary import read_arms
+
+    return read_arms(listed, write_records(listed, tmp_path / "records"))[0]
+
+
+def test_the_table_has_mean_and_deviation_over_the_seeds_that_are_there(arms):
+    from benchmarks.bake_off.summary import summary_table
+
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in summary_table(arms).splitlines()
+    )
+    assert len(rows) == 2  # mrpc has no record, and a change from the recipe is no row
+    first = dict(zip(header, rows[0], strict=True))
+    assert first["pruned"] == "0.820 ± 0.020"
+    assert first["above majority"] == "0.800 ± 0.050"  # (0.82 - 0.5) / (0.9 - 0.5)
+    assert (first["P"], first["seeds"], first["task"]) == ("0.250 ± 0.000", "3", "sst2, 8,000 rows")
+
+
+def test_the_difference_is_paired_by_seed_and_has_a_standard_error(arms):
+    from benchmarks.bake_off.summary import contrast_differences, contrast_sentence
+
+    ((arm, difference),) = contrast_differences(arms)
+    assert arm.first.arm == "sst2_movement_0.9_cap"
+    assert difference.mean == pytest.approx(0.02)
+    assert difference.standard_error == pytest.approx(0.01 / 3**0.5)
+    assert difference.is_clear
+    assert contrast_sentence(arms).endswith(
+        "sst2, 8,000 rows, movement at 0.9: +2.00 ± 0.58 points (3 seeds); each of these differences is as large as "
+        "two standard errors."
+    )
+
+
+def test_one_seed_has_no_standard_error_and_claims_nothing(listed, tmp_path):
+    from benchmarks.bake_off.summary import contrast_sentence, read_arms, summary_table
+
+    scores = {"sst2_movement_0.9_cap": [0.9], "sst2_movement_0.9_none": [0.7, 0.7]}
+    arms, _ = read_arms(listed, write_records(listed, tmp_path / "one", scores))
+    assert "+20.00 points (one seed); none of these differences is" in contrast_sentence(arms)
+    assert [line.split(" | ")[-1] for line in summary_table(arms).splitlines()[2:]] == ["1 of 3 |", "2 of 3 |"]
+
+
+def test_changes_from_the_recipe_are_compared_on_the_seeds_of_both(arms):
+    from benchmarks.bake_off.summary import ablation_table, ablations
+
+    found = {arm.first.variant: difference for arm, difference in ablations(arms)}
+    assert list(found) == ["no rewind", "no floor"]  # the largest loss first
+    assert found["no rewind"].by_seed == {1: pytest.approx(-0.1)}
+    assert found["no floor"].by_seed == {1: pytest.approx(-0.01), 2: pytest.approx(0.0)}
+    assert "| no rewind | -10.00 points (one seed) | 1 of 3 |" in ablation_table(arms)
+
+
+def test_without_records_everything_says_so(listed, tmp_path):
+    from benchmarks.bake_off.pictures import plot_ablations, plot_arms
+    from benchmarks.bake_off.summary import NOTHING, ablation_table, commands, contrast_sentence, page_part, read_arms
+
+    arms, found = read_arms(listed, tmp_path / "nothing")
+    assert [page_part(arms, found), ablation_table(arms), commands(arms), contrast_sentence(arms)] == [NOTHING] * 3 + [
+        ""
+    ]
+    assert (plot_arms(arms, tmp_path / "a.png"), plot_ablations(arms, tmp_path / "b.png")) == (None, None)
+
+
+def test_pictures_are_drawn(arms, tmp_path):
+    from benchmarks.bake_off.pictures import plot_ablations, plot_arms
+
+    drawn = [plot_arms(arms, tmp_path / "a.png"), plot_ablations(arms, tmp_path / "b.png")]
+    assert [path.read_bytes()[:4] for path in drawn] == [b"\x89PNG"] * 2
+
+
+def test_other_commits_and_settings_are_noted(listed, tmp_path):
+    from benchmarks.bake_off.summary import notes, read_arms
+
+    folder = write_records(listed, tmp_path / "records")
+    path = folder / "sst2_movement_0.9_none_seed2.json"
+    record = json.loads(path.read_text())
+    record["environment"]["git_commit"] = "feedfacefeedface-dirty"
+    record["config"]["batch_size"] = 64
+    path.write_text(json.dumps(record))
+    said = notes(*read_arms(listed, folder))
+    assert said[0] == "sst2_movement_0.9_none: its seeds were run with different settings."
+    assert said[1] == "9 of 18 runs of the list are there."
+    assert said[2] == "The runs were made at 2 commits: 727b4edf5 (8), feedfacef (1)."
+    assert said[3].endswith("sst2_movement_0.9_none_seed2.json was made with changes that are in no commit.")
+
+
+def test_a_report_reads_small_records(listed, tmp_path):
+    from cap.report import report
+    from cap.reports.tables import NONE
+
+    records = write_records(listed, tmp_path / "records")
+    said = report([records], output=tmp_path / "report", title="Bake-off")
+    assert said == "9 completed runs of 4 configurations."
+    text = (tmp_path / "report" / "table.md").read_text()
+    (row,) = [line for line in text.splitlines() if "| all three |" in line and "0.820 ± 0.020" in line]
+    head = next(line for line in text.splitlines() if line.startswith("| task"))
+    found = dict(zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in (head, row)), strict=True))
+    assert (found["s/step"], found["min/epoch"], found["seeds"]) == (NONE, NONE, "3")
+    assert (found["best"], found["P"]) == (NONE, "0.250 ± 0.000")
+    assert "```\npython -m cap.train task=sst2" in text
+    assert "<code>python -m cap.train task=sst2" in (tmp_path / "report" / "index.html").read_text()
+    assert "does not know" not in text
+
+
+def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_path):
+    from benchmarks.results_table import ABLATION, BAKE_OFF, draw, write
+
+    folder = tmp_path / "benchmarks"
+    records = write_records(listed, folder / "records" / "bake_off")
+    (folder / "bake_off.yaml").write_text(LIST)
+    (folder / "README.md").write_text("\n".join(ABLATION))
+    (tmp_path / "README.md").write_text("\n".join(["above", *BAKE_OFF, "below"]))
+    write(tmp_path)
+    draw(tmp_path)
+    assert {path.name for path in records.glob("*.png")} == {"arms.png", "ablation.png"}
+    assert "| no floor | -0.50 ± 0.50 points (2 seeds) | 2 of 3 |" in (folder / "README.md").read_text()
+    page = (tmp_path / "README.md").read_text()
+    words = [
+        "above\n",
+        "0.820 ± 0.020",
+        "Contrast on minus off",
+        "9 of 18 runs of the list",
+        "```\npython -m cap.train",
+    ]
+    assert [word in page for word in [*words, "below"]] == [True] * 6
