@@ -25,7 +25,7 @@ from rich.table import Table
 from transformers import AutoModel, AutoTokenizer
 
 from cap.base.files import read_json, write_json
-from cap.models.encoders import resolve_source
+from cap.models.sources import resolve_source
 from cap.runs.record import environment
 
 RESULTS = Path(__file__).parent / "results" / "processes.json"

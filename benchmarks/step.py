@@ -31,9 +31,11 @@ from cap.base.kinds import Head
 from cap.base.memory import MemoryBudget
 from cap.config.schema import check, contrast_weights, register
 from cap.launch.cli import conf_dir, door
-from cap.models.encoders import PooledModel, load_model, resolve_source
+from cap.models.encoders import load_model
 from cap.models.families import prunable
+from cap.models.pooled import PooledModel
 from cap.models.pooling import resolve_pooling
+from cap.models.sources import resolve_source
 from cap.objectives.memory import Memory
 from cap.pruning.pruner import Pruner
 from cap.runs.record import environment, peak_memory_gb

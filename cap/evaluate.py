@@ -32,16 +32,11 @@ from cap.data.tasks import Task
 from cap.formats.load import load
 from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
 from cap.launch.cli import door, typed_line
-from cap.models.encoders import (
-    ModelSource,
-    PooledModel,
-    load_config,
-    load_model,
-    load_tokenizer,
-    weights_key,
-)
+from cap.models.encoders import load_model, weights_key
 from cap.models.families import FAMILIES, longest_input
 from cap.models.outputs import output_order
+from cap.models.pooled import PooledModel
+from cap.models.sources import ModelSource, load_config, load_tokenizer
 from cap.runs.folder import hold, length_of_run, require_free
 from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
 from cap.runs.record import environment, write_record

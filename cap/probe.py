@@ -20,9 +20,7 @@ from cap.data.datamodule import CapDataModule
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
 from cap.launch.cli import door
-from cap.models.encoders import (
-    PooledModel,
-)
+from cap.models.pooled import PooledModel
 from cap.reports.probe_table import console_table, require_free, summary, write_probe
 from cap.runs.finished import read_runs
 from cap.runs.record import environment

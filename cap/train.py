@@ -23,7 +23,8 @@ from cap.launch import grid
 from cap.launch.cli import door, quoted, typed_command
 from cap.launch.devices import leased_devices
 from cap.launch.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
-from cap.models.encoders import PooledModel, load_saved_model, save_model
+from cap.models.encoders import load_saved_model, save_model
+from cap.models.pooled import PooledModel
 from cap.runs.folder import CHECKPOINTS, MODEL, read_record, settle_replacement
 from cap.runs.page import summary_table
 from cap.training.assembly import (

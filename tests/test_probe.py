@@ -86,7 +86,7 @@ def result(place, tiny_data) -> dict[str, Any]:
 
 @pytest.fixture
 def n_forward_passes(monkeypatch) -> Iterator[list[int]]:
-    from cap.models.encoders import PooledModel
+    from cap.models.pooled import PooledModel
 
     passes: list[int] = []
     forward = PooledModel.forward

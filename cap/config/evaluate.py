@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from cap.base.errors import InputError
 from cap.base.kinds import Head, Kind
 from cap.config.schema import TaskConfig
-from cap.models.encoders import ModelSource, resolve_source
+from cap.models.sources import ModelSource, resolve_source
 
 _WANTED: dict[Kind, str] = {
     "classes": "ForSequenceClassification",

@@ -20,8 +20,8 @@ from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.formats.load import load
-from cap.models.encoders import ModelSource, load_tokenizer
 from cap.models.outputs import output_order
+from cap.models.sources import ModelSource, load_tokenizer
 from cap.runs.card import CARD_KEYS
 from cap.runs.finished import FinishedRun, require_keys
 from cap.runs.folder import MODEL

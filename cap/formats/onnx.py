@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cap.base.errors import InputError
-from cap.models.encoders import evaluating
+from cap.models.pooled import evaluating
 
 ONNX_FILE = "model.onnx"
 _TORCH_WEIGHTS = ("*.safetensors", "*.bin")

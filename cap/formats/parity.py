@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cap.models.encoders import PooledModel, evaluating
+from cap.models.pooled import PooledModel, evaluating
 
 Batch = Mapping[str, Tensor]
 LogitsOf = Callable[[Batch], Tensor]

@@ -10,7 +10,8 @@ import httpx
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from cap.models.encoders import ModelSource, Pooling, where_from
+from cap.models.pooled import Pooling
+from cap.models.sources import ModelSource, where_from
 
 # Modes of sentence-transformers that a run can use; the square root of the length goes when vectors are normalised.
 _MODES: dict[str, Pooling] = {"cls": "first_token", "mean": "mean", "mean_sqrt_len_tokens": "mean"}

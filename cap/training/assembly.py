@@ -14,8 +14,9 @@ from lightning.pytorch import Callback, Trainer
 
 from cap.base.errors import InputError
 from cap.config.schema import Checked, contrast_weights
-from cap.models.encoders import PooledModel, weights_key
+from cap.models.encoders import weights_key
 from cap.models.families import PARTS, parameters_of, prunable
+from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory, Source
 from cap.runs.folder import CHECKPOINTS, LEVELS
 from cap.training.callbacks.agreement import MaskAgreement

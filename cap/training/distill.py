@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cap.models.encoders import EncoderOutput, PooledModel, mean_over_tokens
+from cap.models.pooled import EncoderOutput, PooledModel, mean_over_tokens
 from cap.objectives.distillation import distillation_loss, hidden_loss, mean_squares, span_rows
 from cap.objectives.memory import Memory
 from cap.training.parallel.ranks import Ranks, Share

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cap.base.files import atomic_file, atomic_folder, content_key, file_sha256, making, read_json, write_json
-from cap.models.encoders import PooledModel, evaluating, mean_over_tokens, model_key, normalise
+from cap.models.encoders import model_key
+from cap.models.pooled import PooledModel, evaluating, mean_over_tokens, normalise
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.parallel.shares import ENCODINGS, HIDDEN, LENGTHS, LOGITS, Shares, ShareWriter, share_folder, together
 from cap.training.progress import tracked

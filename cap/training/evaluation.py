@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cap.base.kinds import Metrics
-from cap.models.encoders import evaluating
+from cap.models.pooled import evaluating
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.progress import tracked
 

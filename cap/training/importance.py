@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from cap.models.encoders import evaluating
+from cap.models.pooled import evaluating
 from cap.pruning.pruner import ImportancePass, Pruner
 from cap.training.module import CapModule
 from cap.training.parallel.ranks import Ranks

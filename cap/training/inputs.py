@@ -12,7 +12,7 @@ from cap.config.schema import TrainConfig
 from cap.data.docstrings import docstring_source
 from cap.data.files import file_hashes
 from cap.data.tasks import get_task
-from cap.models.encoders import resolve_source
+from cap.models.sources import resolve_source
 from cap.models.weight_files import weight_hashes
 from cap.training.preparation import configured_task, rows_of
 

@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cap.base.errors import RunError
 from cap.base.kinds import Metrics
-from cap.models.encoders import EncoderOutput, PooledModel, normalise, tensors_key
+from cap.models.encoders import tensors_key
+from cap.models.pooled import EncoderOutput, PooledModel, normalise
 from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
 from cap.objectives.distillation import label_loss
 from cap.objectives.memory import Memory, Source, moved

@@ -22,20 +22,11 @@ from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
 from cap.data.unlabelled import with_unlabelled
-from cap.models.encoders import (
-    LoadedModel,
-    ModelSource,
-    PooledModel,
-    Pooling,
-    load_config,
-    load_model,
-    load_tokenizer,
-    model_key,
-    resolve_source,
-    tokenizer_key,
-)
+from cap.models.encoders import LoadedModel, load_model, model_key
 from cap.models.families import PARTS, family_of, longest_input, parameters_of
+from cap.models.pooled import PooledModel, Pooling
 from cap.models.pooling import resolve_pooling
+from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
 from cap.training.evaluation import evaluate
 from cap.training.module import Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks

@@ -20,16 +20,9 @@ from cap.base.files import content_key
 from cap.base.kinds import Head
 from cap.config.probe import ProbeConfig
 from cap.launch.cli import conf_dir
-from cap.models.encoders import (
-    ModelSource,
-    PooledModel,
-    Pooling,
-    load_model,
-    load_tokenizer,
-    resolve_source,
-    tokenizer_key,
-    weights_key,
-)
+from cap.models.encoders import load_model, weights_key
+from cap.models.pooled import PooledModel, Pooling
+from cap.models.sources import ModelSource, load_tokenizer, resolve_source, tokenizer_key
 from cap.runs.finished import FinishedRun
 from cap.runs.folder import MODEL, RECORD
 

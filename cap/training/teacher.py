@@ -18,7 +18,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from cap.base.errors import InputError
 from cap.base.files import content_key, file_sha256, making, read_json, settle, write_json
 from cap.base.kinds import Head, Kind, Metrics
-from cap.models.encoders import PooledModel, load_saved_model, save_model
+from cap.models.encoders import load_saved_model, save_model
+from cap.models.pooled import PooledModel
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule, Distill, Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks

@@ -12,18 +12,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from cap.models.encoders import (
-    PooledModel,
-    evaluating,
-    load_saved_model,
-    mean_over_tokens,
-    model_key,
-    normalise,
-    save_model,
-    tokenizer_key,
-    weights_key,
-)
+from cap.models.encoders import load_saved_model, model_key, save_model, weights_key
 from cap.models.families import encoder_layers, prunable_linears
+from cap.models.pooled import PooledModel, evaluating, mean_over_tokens, normalise
+from cap.models.sources import tokenizer_key
 from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, LAYERS, tiny_batch, tiny_classifier, tiny_tokenizer
 
 

@@ -11,8 +11,9 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from cap.base.kinds import Head
-from cap.models.encoders import ModelSource, load_model, resolve_source
+from cap.models.encoders import load_model
 from cap.models.pooling import resolve_pooling, sentence_pooling
+from cap.models.sources import ModelSource, resolve_source
 from tests.hub_cache import hub_environment, make_hub_model
 
 CLASSES = Head("classes", ("no", "yes"))
@@ -111,7 +112,7 @@ def test_a_bert_whose_pooler_has_a_bias_is_pooled_by_it(tiny_model: Path) -> Non
 
 
 PROGRAM = """
-from cap.models.encoders import ModelSource
+from cap.models.sources import ModelSource
 from cap.models.pooling import sentence_pooling
 print(sentence_pooling(ModelSource("owner/sentences", "a")), sentence_pooling(ModelSource("owner/plain", "b")))
 """

@@ -13,15 +13,8 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from cap.base.errors import InputError
 from cap.base.kinds import Head
-from cap.models.encoders import (
-    LoadedModel,
-    ModelSource,
-    load_config,
-    load_model,
-    load_tokenizer,
-    resolve_source,
-    tokenizer_key,
-)
+from cap.models.encoders import LoadedModel, load_model
+from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
 from tests.models.tiny_models import FAMILY_NAMES, tiny_classifier, tiny_tokenizer
 
 HEAD = Head("classes", ("no", "yes"))

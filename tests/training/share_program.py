@@ -20,8 +20,8 @@ from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceCl
 
 from cap.base.errors import RunError
 from cap.base.memory import MemoryBudget
-from cap.models.encoders import PooledModel
 from cap.models.families import prunable
+from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory
 from cap.pruning.first_order import FirstOrder
 from cap.pruning.magnitude import Magnitude

@@ -14,8 +14,10 @@ def tiny_module(tiny_model):
 
     def make(pruner=None):
         from cap.base.kinds import Head
-        from cap.models.encoders import ModelSource, PooledModel, load_model
+        from cap.models.encoders import load_model
         from cap.models.families import prunable
+        from cap.models.pooled import PooledModel
+        from cap.models.sources import ModelSource
         from cap.pruning.movement import Movement
         from cap.training.module import CapModule, Distill, Optimisation
 
@@ -530,7 +532,9 @@ def test_student_trains_with_dropout_although_it_was_loaded_in_eval_mode(tiny_mo
 
 def test_contrast_without_memory_is_refused(tiny_model):
     from cap.base.kinds import Head
-    from cap.models.encoders import ModelSource, PooledModel, load_model
+    from cap.models.encoders import load_model
+    from cap.models.pooled import PooledModel
+    from cap.models.sources import ModelSource
     from cap.training.module import CapModule, Distill, Optimisation
 
     loaded = load_model(ModelSource(str(tiny_model), "tiny"), head=Head("classes", ("no", "yes")))

@@ -64,7 +64,7 @@ def memory_of(teacher: nn.Module, folder: Path):
 
 
 def module_of(student: nn.Module, teacher: nn.Module, form: str, folder: Path, **weights: Any):
-    from cap.models.encoders import PooledModel
+    from cap.models.pooled import PooledModel
     from cap.training.module import CapModule, Distill, Optimisation
 
     return CapModule(
@@ -151,7 +151,7 @@ def test_half_precision_changes_the_term_little(form, dtype, tmp_path):
     ("form", "missing"), [("pooled", "a memory is required"), ("tokens", "runs the teacher: it is required")]
 )
 def test_what_the_hidden_states_come_from_is_required(form, missing):
-    from cap.models.encoders import PooledModel
+    from cap.models.pooled import PooledModel
     from cap.training.module import CapModule, Distill, Optimisation
 
     with pytest.raises(ValueError, match=missing):
@@ -169,7 +169,7 @@ def test_what_the_hidden_states_come_from_is_required(form, missing):
 def snapshot_module(folder: Path, logits: Tensor, *, weight: float, **sizes: Any):
     """Make a module that is distilled from these logits alone, given in the order of the batch."""
     from cap.base.memory import MemoryBudget
-    from cap.models.encoders import PooledModel
+    from cap.models.pooled import PooledModel
     from cap.objectives.memory import Memory
     from cap.training.module import CapModule, Distill, Optimisation
 

@@ -13,7 +13,9 @@ import torch
 @pytest.fixture
 def model(tiny_model):
     from cap.base.kinds import Head
-    from cap.models.encoders import ModelSource, PooledModel, load_model
+    from cap.models.encoders import load_model
+    from cap.models.pooled import PooledModel
+    from cap.models.sources import ModelSource
 
     torch.manual_seed(0)
     loaded = load_model(ModelSource(str(tiny_model), "tiny"), head=Head("classes", ("no", "yes")))
@@ -23,7 +25,9 @@ def model(tiny_model):
 @pytest.fixture
 def reader(tiny_model):
     from cap.base.kinds import Head
-    from cap.models.encoders import ModelSource, PooledModel, load_model
+    from cap.models.encoders import load_model
+    from cap.models.pooled import PooledModel
+    from cap.models.sources import ModelSource
 
     torch.manual_seed(0)
     loaded = load_model(ModelSource(str(tiny_model), "tiny"), head=Head("span"))

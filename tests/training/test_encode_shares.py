@@ -36,7 +36,9 @@ def model(request, tiny_model):
 
 def _pooled(folder, kind, labels):
     from cap.base.kinds import Head
-    from cap.models.encoders import ModelSource, PooledModel, load_model
+    from cap.models.encoders import load_model
+    from cap.models.pooled import PooledModel
+    from cap.models.sources import ModelSource
 
     torch.manual_seed(0)
     loaded = load_model(ModelSource(str(folder), "tiny"), head=Head(kind, labels))

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from cap.base.files import read_json, write_json
 from cap.data.metrics import TaskMetrics
 from cap.data.tasks import get_task
-from cap.models.encoders import PooledModel
+from cap.models.pooled import PooledModel
 from cap.training.evaluation import evaluate
 from cap.training.parallel.ranks import ALONE
 from cap.training.teacher import cached_scores

@@ -8,8 +8,8 @@ from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 def module_of(family: str, freeze: list[str]):
     """Make a module that learns from labels, with movement scores, and say which names were frozen."""
-    from cap.models.encoders import PooledModel
     from cap.models.families import parameters_of, prunable
+    from cap.models.pooled import PooledModel
     from cap.pruning.movement import Movement
     from cap.training.module import CapModule, Distill, Optimisation
 

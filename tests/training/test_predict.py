@@ -53,7 +53,7 @@ def loader(*order: list[int]) -> DataLoader:
 
 
 def pooled():
-    from cap.models.encoders import PooledModel
+    from cap.models.pooled import PooledModel
 
     return PooledModel(tiny_classifier(num_labels=3), "first_token")
 
@@ -61,7 +61,7 @@ def pooled():
 def reader():
     from transformers import AutoModelForQuestionAnswering
 
-    from cap.models.encoders import PooledModel
+    from cap.models.pooled import PooledModel
 
     return PooledModel(AutoModelForQuestionAnswering.from_config(tiny_classifier().config), "first_token")
 

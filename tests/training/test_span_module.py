@@ -63,7 +63,7 @@ def make_module(memory):
     def make(**changes: Any):
         from transformers import BertConfig, BertForQuestionAnswering
 
-        from cap.models.encoders import PooledModel
+        from cap.models.pooled import PooledModel
         from cap.training.module import CapModule, Contrast, Distill, Optimisation
 
         torch.manual_seed(0)

@@ -102,8 +102,8 @@ def pruners():
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_labels_alone_give_every_trained_parameter_a_gradient(family, pruning, answer):
     # Otherwise processes would have to search for those without in every step.
-    from cap.models.encoders import PooledModel
     from cap.models.families import prunable
+    from cap.models.pooled import PooledModel
     from cap.training.module import CapModule, Distill, Optimisation
 
     classifier = tiny_classifier(family)

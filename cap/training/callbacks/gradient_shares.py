@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from cap.models.encoders import evaluating
 from cap.models.families import encoder_layers
+from cap.models.pooled import evaluating
 from cap.training.callbacks.pruning import PruningCallback, cap_module
 from cap.training.encode import Computation, computation_of
 from cap.training.module import CapModule

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.files import atomic_folder
 from cap.base.kinds import Kind, Metrics
-from cap.models.encoders import PooledModel, load_saved_model, save_model
+from cap.models.encoders import load_saved_model, save_model
+from cap.models.pooled import PooledModel
 from cap.pruning.masks import sparsity_fractions
 from cap.pruning.pruner import Pruner
 from cap.training.callbacks.pruning import PruningCallback, cap_module

@@ -1,0 +1,173 @@
+"""Where a model comes from, and what of it is read without its weights: configuration and tokenizer."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from cap.base.errors import InputError
+from cap.base.files import content_key, file_sha256
+from cap.base.network import hub_is_reachable
+
+_CALL_OPTIONS = ("truncation", "padding")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Say where a model comes from, resolved to a folder or a Hub name.
+
+    Args:
+        name_or_path: A Hub name or a folder, as transformers takes it.
+        label: How a record names it; never an absolute path.
+        revision: The Hub's branch, tag or commit; None is the default branch.
+        role: What a message calls it.
+    """
+
+    name_or_path: str
+    label: str
+    revision: str | None = None
+    role: str = "model"
+
+    @property
+    def is_folder(self) -> bool:
+        """True if the model lies in a folder of this machine."""
+        return Path(self.name_or_path).is_dir()
+
+
+def resolve_source(
+    name_or_path: str | None, *, package: str | None, sha256: str | None, revision: str | None
+) -> ModelSource:
+    """Turn the ``model`` node of the configuration into a source, and check its weights.
+
+    Args:
+        name_or_path: A folder or Hub name; wins over ``package``.
+        package: An installed Python package with ``get_model_path()`` that carries the model.
+        sha256: Expected hash of ``model.safetensors``; None checks nothing.
+        revision: The Hub's branch, tag or commit.
+
+    Returns:
+        The source, ready to load.
+
+    Raises:
+        InputError: If nothing is named, the package is missing, or the weights differ from ``sha256``.
+    """
+    if name_or_path is not None:
+        folder = Path(name_or_path)
+        label = f"folder {folder.name}" if folder.is_dir() else name_or_path
+        source = ModelSource(str(name_or_path), label, revision)
+    elif package is not None:
+        try:
+            module = importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(
+                f"this model comes with the Python package {package.replace('_', '-')}, which is not installed; "
+                f"run `pip install {package.replace('_', '-')}` or give model.name_or_path=FOLDER"
+            ) from error
+        source = ModelSource(str(module.get_model_path()), f"package {package.replace('_', '-')}")
+    else:
+        raise InputError(
+            "model.name_or_path must be a folder or a Hub name, got nothing; set it or choose model=bert_base"
+        )
+    if sha256 is not None:
+        _check_weights(Path(source.name_or_path), sha256)
+    return source
+
+
+def _check_weights(folder: Path, expected: str) -> None:
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(
+            f"model.sha256 is set, so {weights.name} must lie in the model's folder, got {folder.name} without it; "
+            f"set model.sha256=null to use other weights"
+        )
+    found = file_sha256(weights)
+    if found != expected:
+        raise InputError(
+            f"the weights must have sha256 {expected}, got {found}: the file is damaged or another version; "
+            f"install the model again, or set model.sha256=null to use these weights"
+        )
+
+
+def load_config(source: ModelSource) -> Any:
+    """Read a model's configuration without its weights.
+
+    Raises:
+        InputError: If the model is neither a folder nor on the Hub or in its cache.
+    """
+    with errors_of(source):
+        return AutoConfig.from_pretrained(source.name_or_path, **where_from(source))
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Load the fast tokenizer that belongs to a model.
+
+    Raises:
+        InputError: If it is neither a folder nor on the Hub or in its cache.
+    """
+    with errors_of(source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.name_or_path, **where_from(source))
+    return tokenizer
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Name a tokenizer by what it does: its vocabulary, special tokens and options."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules: Any = sorted(tokenizer.get_vocab().items())
+    if backend is not None:
+        # Truncation and padding are what the last call asked for, not what the tokenizer is.
+        rules = {name: rule for name, rule in json.loads(backend.to_str()).items() if name not in _CALL_OPTIONS}
+    special = sorted(map(str, tokenizer.all_special_tokens))
+    # Of a row that is too long one end is cut; token types are kept where a model reads them.
+    options = [tokenizer.truncation_side, tokenizer.model_input_names]
+    return content_key([type(tokenizer).__name__, rules, special, *options])
+
+
+def where_from(source: ModelSource) -> dict[str, Any]:
+    """Return what the Hub's libraries need beside a model's name; nothing for a folder."""
+    if source.is_folder:
+        return {}
+    return {"revision": source.revision or "main", "local_files_only": not hub_is_reachable()}
+
+
+@contextmanager
+def errors_of(source: ModelSource) -> Iterator[None]:
+    """Turn what transformers says of a model that it cannot load into what is required and what to do.
+
+    Raises:
+        InputError: In place of errors of files, values and safetensors.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if source.is_folder:
+            raise InputError(
+                f"the {source.role} must be a whole folder saved by transformers, got {source.label!r} ({reason}); "
+                f"save it again with save_pretrained, or give another"
+            ) from error
+        raise InputError(
+            f"the {source.role} must be a folder saved by transformers, or a Hub name that can be downloaded or is in "
+            f"the Hub cache, got {source.label!r} ({reason}). Either give a FOLDER, or run "
+            f"`hf download {source.label}` once where there is a network, and take the folder HF_HOME along"
+        ) from error
+
+
+__all__ = [
+    "ModelSource",
+    "errors_of",
+    "load_config",
+    "load_tokenizer",
+    "resolve_source",
+    "tokenizer_key",
+    "where_from",
+]
