@@ -29,8 +29,9 @@ from transformers import get_linear_schedule_with_warmup
 from cap.base.files import read_json, write_json
 from cap.base.kinds import Head
 from cap.base.memory import MemoryBudget
+from cap.config.places import conf_dir
 from cap.config.schema import check, contrast_weights, register
-from cap.launch.cli import conf_dir, door
+from cap.launch.cli import door
 from cap.models.encoders import load_model
 from cap.models.families import prunable
 from cap.models.pooled import PooledModel

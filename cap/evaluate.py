@@ -26,7 +26,9 @@ from cap.config.evaluate import (
     require_head,
     saved_model,
 )
+from cap.data.custom import task_of
 from cap.data.metrics import majority_scores, split_suffixes
+from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.formats.load import load
@@ -36,12 +38,11 @@ from cap.models.encoders import load_model, weights_key
 from cap.models.families import FAMILIES, longest_input
 from cap.models.outputs import output_order
 from cap.models.pooled import PooledModel
-from cap.models.sources import ModelSource, load_config, load_tokenizer
+from cap.models.sources import ModelSource, load_config, load_tokenizer, tokenizer_key
 from cap.runs.folder import hold, length_of_run, require_free
 from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
 from cap.runs.record import environment, write_record
 from cap.training.predict import Answers, predict
-from cap.training.preparation import scoring_rows, task_of
 from cap.training.trainer import idle_trainer
 
 log = logging.getLogger("cap.evaluate")  # as a command, __name__ is __main__
@@ -66,7 +67,7 @@ def evaluate(cfg: DictConfig) -> float:
     ensure_writable(Path(config.cache_dir), "cache_dir")
     data_dir = None if config.data_dir is None else Path(config.data_dir)
     # Nothing is trained here: training rows may lack labels, whether the model has learned from such rows or not.
-    task = task_of(config.task, data_dir, keep_unlabelled=True)
+    task = task_of(config.task.name, data_dir, config.task.own(), keep_unlabelled=True)
     seconds = _Seconds()
     with seconds.of("load"):
         source = saved_model(model_dir)
@@ -87,10 +88,12 @@ def evaluate(cfg: DictConfig) -> float:
     with seconds.of("data"):
         limit = config.data.max_eval_rows
         rows = load_rows(task, data_dir=data_dir, max_train_rows=None, max_eval_rows=limit, keep_unlabelled=True)
+        tokenizer = load_tokenizer(source)
         module = scoring_rows(
             task,
             rows,
-            load_tokenizer(source),
+            tokenizer,
+            tokenizer_key=tokenizer_key(tokenizer),
             max_length=max_length,
             stride=config.task.stride,
             eval_batch_size=config.data.eval_batch_size,

@@ -20,7 +20,7 @@ from cap.base.files import atomic_folder, full_disk_reason, read_json
 from cap.config.rules import HIGHEST_SEED
 from cap.config.schema import Checked, check
 from cap.launch import grid
-from cap.launch.cli import door, quoted, typed_command
+from cap.launch.cli import door, quoted, typed_command, typed_line
 from cap.launch.devices import leased_devices
 from cap.launch.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
 from cap.models.encoders import load_saved_model, save_model
@@ -100,7 +100,7 @@ def _train_or_find(cfg: DictConfig) -> float | None:
             return _score_of(record)
         try:
             with stop.listening():
-                record = RunRecord(checked, run_dir, is_first=is_first, replaces=replaces)
+                record = RunRecord(checked, run_dir, command=typed_line("train"), is_first=is_first, replaces=replaces)
                 return _train(checked, record, goes_on=goes_on, devices=devices.places)
         except _CompletedMeanwhile as found:
             return _found_done(checked, found.record, run_dir, is_first=is_first)
@@ -281,7 +281,7 @@ def _found_done(checked: Checked, record: dict[str, Any], run_dir: Path, *, is_f
         )
     if is_first:
         shutil.rmtree(run_dir / CHECKPOINTS, ignore_errors=True)
-        RunRecord(checked, run_dir).repeat(record)
+        RunRecord(checked, run_dir, command=typed_line("train")).repeat(record)
     log.info("%s: this run is complete; nothing to do", run_dir)
     grid.note(folder=run_dir, outcome="skipped")
     if is_first and not is_multirun():

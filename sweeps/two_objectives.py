@@ -25,8 +25,9 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from cap.base.errors import InputError, RunError
+from cap.config.places import conf_dir
 from cap.config.schema import check, register
-from cap.launch.cli import conf_dir, explain, known_keys, set_up_log
+from cap.launch.cli import explain, known_keys, set_up_log
 from sweeps.front import draw_front, front_table, write_trials
 from sweeps.space import Space, read_space
 from sweeps.trials import Reached, TrialError, run_trial

@@ -77,8 +77,8 @@ def compose_config():
     def compose_with(*overrides: str):
         from hydra import compose, initialize_config_dir
 
+        from cap.config.places import conf_dir
         from cap.config.schema import register
-        from cap.launch.cli import conf_dir
 
         register()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

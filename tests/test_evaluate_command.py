@@ -22,7 +22,7 @@ def compose(*overrides: str):
     from hydra.core.global_hydra import GlobalHydra
 
     import cap.evaluate  # noqa: F401 - registers its schema
-    from cap.launch.cli import conf_dir
+    from cap.config.places import conf_dir
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -159,8 +159,8 @@ def test_a_graph_is_evaluated_with_the_scores_that_were_measured_of_it(
 ) -> None:
     from hydra import compose, initialize_config_dir
 
+    from cap.config.places import conf_dir
     from cap.evaluate import evaluate
-    from cap.launch.cli import conf_dir
 
     folder = exported("structured", name)
     given = [f"model_dir={folder}", f"data_dir={tiny_data}", "accelerator=cpu", "max_length=32"]
@@ -322,8 +322,7 @@ def test_the_longest_and_shortest_rows_are_checked_apart_together_and_alone(leng
     ids=["from the Hub", "from a folder"],
 )
 def test_a_tasks_own_terms_hold_for_its_own_rows_only(data_dir, terms: str) -> None:
-    from cap.data.tasks import get_task
-    from cap.training.preparation import data_terms
+    from cap.data.tasks import data_terms, get_task
 
     assert data_terms(get_task("qqp"), data_dir) == terms
 

@@ -12,15 +12,13 @@ from hydra.utils import get_class
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
-from cap.base.errors import InputError
+from cap.base.strategies import problem_of_strategy
 from cap.data.tasks import TASKS
 from cap.models.families import PARTS
 from cap.pruning.pruner import Pruner
-from cap.pruning.schedule import OneShot, SchedulePlan
+from cap.pruning.schedule import OneShot, SchedulePlan, snapshot_steps
 from cap.pruning.soft_movement import SoftMovement
 from cap.pruning.weights import WeightPruner
-from cap.training.callbacks.snapshots import snapshot_steps
-from cap.training.parallel.strategy import make_strategy
 
 if TYPE_CHECKING:
     from cap.config.schema import DistillConfig, TrainConfig, TrainerConfig
@@ -194,10 +192,9 @@ def problems_of_trainer(trainer: TrainerConfig) -> list[str]:
         value = options[key]
         if value is not None and not value > 0:
             problems.append(f"trainer.{key} must be > 0, got {value}")
-    try:
-        make_strategy(trainer.strategy, n_processes=trainer.devices * trainer.num_nodes)
-    except InputError as error:
-        return [*problems, str(error)]
+    strategy = problem_of_strategy(trainer.strategy)
+    if strategy is not None:
+        return [*problems, strategy]
     # The processes are not there yet, and other machines never are: one of them stands for all.
     options.update(devices=1, num_nodes=1, strategy="auto")
     try:

@@ -44,6 +44,10 @@ class TaskConfig:
     label_type: str | None = None
     metrics: list[str] | None = None
 
+    def own(self) -> dict[str, Any]:
+        """Return what describes a user's own files."""
+        return {key: getattr(self, key) for key in ("text_columns", "label_column", "label_type", "metrics")}
+
 
 @dataclass
 class ModelConfig:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -14,7 +15,7 @@ from cap.base.kinds import Kind
 from cap.data.files import read_columns, split_file
 from cap.data.labels import LabelColumn, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
-from cap.data.tasks import Task
+from cap.data.tasks import Task, get_task
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,29 @@ _MOSTLY = 0.9
 _SCORES_OF_TWO = ("accuracy", "f1")
 _SCORES_OF_MORE = ("accuracy", "macro_f1")
 _SCORES_OF_NUMBERS = ("pearson", "spearman")
+
+
+def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_unlabelled: bool = False) -> Task:
+    """Look up a task, or describe the user's own by its files.
+
+    Args:
+        name: Of the task table, or ``custom``.
+        data_dir: The folder of files; None is the Hub.
+        own: What describes a user's own files: the arguments of ``custom_task`` by name, None where not given.
+        keep_unlabelled: Whether training rows may lack a label.
+
+    Raises:
+        InputError: If there is no such task, or keys are given that it does not use.
+    """
+    if name == "custom":
+        return custom_task(data_dir=data_dir, keep_unlabelled=keep_unlabelled, **own)
+    given = [f"task.{key}={value}" for key, value in own.items() if value is not None]
+    if given:
+        raise InputError(
+            f"task.{', task.'.join(own)} describe your own files and belong to task=custom, got {', '.join(given)} "
+            f"with task={name}, whose columns and scores are fixed; leave them out, or set task=custom"
+        )
+    return get_task(name)
 
 
 def custom_task(
@@ -241,4 +265,4 @@ def _shown(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
 
-__all__ = ["custom_task"]
+__all__ = ["custom_task", "task_of"]

@@ -170,4 +170,9 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Task", "get_task"]
+def data_terms(task: Task, data_dir: str | None) -> str:
+    """Say under which terms the rows may be used: a task's own hold for its own rows, not for those of a folder."""
+    return task.terms if data_dir is None else Task.terms
+
+
+__all__ = ["TASKS", "Task", "data_terms", "get_task"]

@@ -16,16 +16,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cap.base.errors import InputError
 from cap.config.export import ExportConfig
 from cap.config.schema import TaskConfig
+from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
+from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
-from cap.data.tasks import Task
+from cap.data.tasks import Task, data_terms
 from cap.formats.load import load
 from cap.models.outputs import output_order
-from cap.models.sources import ModelSource, load_tokenizer
+from cap.models.sources import ModelSource, load_tokenizer, tokenizer_key
 from cap.runs.card import CARD_KEYS
 from cap.runs.finished import FinishedRun, require_keys
 from cap.runs.folder import MODEL
-from cap.training.preparation import data_terms, scoring_rows, task_of
 
 log = logging.getLogger("cap.export")
 
@@ -106,6 +107,7 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
         task,
         rows,
         tokenizer,
+        tokenizer_key=tokenizer_key(tokenizer),
         max_length=settings["max_length"],
         stride=node.stride,
         eval_batch_size=settings["data"]["eval_batch_size"],
@@ -169,7 +171,7 @@ def _rows_of(run: FinishedRun, node: TaskConfig, data_dir: str | None) -> tuple[
     folder = None if data_dir is None else Path(data_dir)
     keep_unlabelled = bool(limits.get("keep_unlabelled"))
     try:
-        task = task_of(node, folder, keep_unlabelled=keep_unlabelled)
+        task = task_of(node.name, folder, node.own(), keep_unlabelled=keep_unlabelled)
         rows = load_rows(
             task,
             data_dir=folder,

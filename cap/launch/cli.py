@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -29,6 +28,7 @@ from rich.logging import RichHandler
 
 from cap.base.errors import InputError, RunError, StoppedError, nearest_first
 from cap.base.files import full_disk_reason
+from cap.config.places import conf_dir
 from cap.config.schema import TrainConfig, register
 from cap.launch.arguments import as_overrides
 from cap.launch.grid import LineFormatter, listed, watched
@@ -42,12 +42,6 @@ _N_SUGGESTIONS = 3
 _RECIPES = ("experiment", "debug")
 # What a value must be, by OmegaConf's name of its type.
 _REQUIRED = {"Integer": "a whole number, like 10", "Float": "a number, like 0.5 or 3e-5", "bool": "true or false"}
-
-
-def conf_dir() -> Path:
-    """Find conf/: beside the package in a checkout, inside it in an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def door(
@@ -269,4 +263,4 @@ def set_up_log() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # debug=profile is about its table
 
 
-__all__ = ["conf_dir", "door", "explain", "known_keys", "quoted", "set_up_log", "typed_command", "typed_line"]
+__all__ = ["door", "explain", "known_keys", "quoted", "set_up_log", "typed_command", "typed_line"]

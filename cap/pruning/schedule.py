@@ -389,9 +389,43 @@ class OneShot(_Plan):
         return round(self.flat_before * n_steps)
 
 
+def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[int]:
+    """Choose the optimizer steps at which snapshots are taken.
+
+    Args:
+        plan: The schedule.
+        n_steps: Optimizer steps of the run.
+        n_snapshots: How many at most. Of a gradual schedule these are equally spaced over the run; of one with levels
+            they lie before its rises after the first, as evenly among these as can be and with the last one.
+
+    Returns:
+        Rising steps, none of them 0: the student is the pre-trained model there, whose encodings exist already.
+
+    Source: CAP's released scripts: before each rise of sparsity after the first (structured; at most nine), at the
+    start of each epoch after the first of ten (unstructured).
+    """
+    starts = plan.level_starts(n_steps)
+    if starts is None:
+        steps = [round(i * n_steps / (n_snapshots + 1)) for i in range(1, n_snapshots + 1)]
+        return sorted({step for step in steps if 0 < step < n_steps})
+    rises = sorted({step for step in starts[1:] if 0 < step < n_steps})
+    n_taken = min(n_snapshots, len(rises))
+    return [rises[i * len(rises) // n_taken - 1] for i in range(1, n_taken + 1)]
+
+
 def _ten_point_levels(sparsity: float) -> tuple[float, ...]:
     tens = [round(0.1 * i, 10) for i in range(1, 10)]
     return (*[level for level in tens if level < sparsity - 1e-9], sparsity)
 
 
-__all__ = ["Cubic", "CubicSchedule", "OneShot", "Rewind", "Schedule", "SchedulePlan", "StepSchedule", "Stepwise"]
+__all__ = [
+    "Cubic",
+    "CubicSchedule",
+    "OneShot",
+    "Rewind",
+    "Schedule",
+    "SchedulePlan",
+    "StepSchedule",
+    "Stepwise",
+    "snapshot_steps",
+]

@@ -18,13 +18,14 @@ from cap.models.encoders import weights_key
 from cap.models.families import PARTS, parameters_of, prunable
 from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory, Source
+from cap.pruning.schedule import snapshot_steps
 from cap.runs.folder import CHECKPOINTS, LEVELS
 from cap.training.callbacks.agreement import MaskAgreement
 from cap.training.callbacks.gradient_shares import GradientShares
 from cap.training.callbacks.keep import KeepCallback
 from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback, RestartCallback, StepTimer
 from cap.training.callbacks.scores import ScoreCallback
-from cap.training.callbacks.snapshots import SnapshotCallback, snapshot_steps
+from cap.training.callbacks.snapshots import SnapshotCallback
 from cap.training.dynamics import Dynamics, EstimateCallback, count_parameters, path_length, planned_steps
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.module import CapModule, Contrast, Distill, Optimisation

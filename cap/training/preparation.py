@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
@@ -16,11 +15,11 @@ from cap.base.errors import InputError
 from cap.base.files import content_key, ensure_writable
 from cap.base.kinds import Kind, Metrics
 from cap.base.memory import MemoryBudget
-from cap.config.schema import Checked, TaskConfig, TrainConfig
-from cap.data.custom import custom_task
+from cap.config.schema import Checked, TrainConfig
+from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
-from cap.data.tasks import Task, get_task
+from cap.data.tasks import Task
 from cap.data.unlabelled import with_unlabelled
 from cap.models.encoders import LoadedModel, load_model, model_key
 from cap.models.families import PARTS, family_of, longest_input, parameters_of
@@ -157,7 +156,8 @@ def configured_task(config: TrainConfig) -> Task:
         InputError: As ``task_of``.
     """
     data_dir = Path(config.data_dir) if config.data_dir is not None else None
-    return task_of(config.task, data_dir, keep_unlabelled=config.data.keep_unlabelled)
+    own = config.task.own()
+    return task_of(config.task.name, data_dir, own, keep_unlabelled=config.data.keep_unlabelled)
 
 
 def rows_of(config: TrainConfig, task: Task) -> Rows:
@@ -239,67 +239,6 @@ def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
             f"freeze={freeze} keeps weights that nobody has trained: the {' and the '.join(drawn)} of the checkpoint "
             f"is absent or untrained, and starts at random; set student_init=teacher, or leave that out"
         )
-
-
-def task_of(node: TaskConfig, data_dir: Path | None, *, keep_unlabelled: bool = False) -> Task:
-    """Look up the task, or describe the user's own by its files, whose training rows may lack labels if so asked.
-
-    Raises:
-        InputError: If there is no such task, or keys are given that it does not use.
-    """
-    own: dict[str, Any] = {key: getattr(node, key) for key in ("text_columns", "label_column", "label_type", "metrics")}
-    if node.name == "custom":
-        return custom_task(data_dir=data_dir, keep_unlabelled=keep_unlabelled, **own)
-    given = [f"task.{key}={value}" for key, value in own.items() if value is not None]
-    if given:
-        raise InputError(
-            f"task.{', task.'.join(own)} describe your own files and belong to task=custom, got {', '.join(given)} "
-            f"with task={node.name}, whose columns and scores are fixed; leave them out, or set task=custom"
-        )
-    return get_task(node.name)
-
-
-def data_terms(task: Task, data_dir: str | None) -> str:
-    """Say under which terms the rows may be used: a task's own hold for its own rows, not for those of a folder."""
-    return task.terms if data_dir is None else Task.terms
-
-
-def scoring_rows(
-    task: Task,
-    rows: Rows,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    stride: int | None,
-    eval_batch_size: int,
-    cache_dir: Path,
-) -> CapDataModule:
-    """Tokenise the validation rows alone, for a model that is scored and not trained.
-
-    Raises:
-        InputError: If ``max_length`` does not fit the tokenizer or the rows.
-    """
-    # Rows that are tokenised anyway stand in for those that the data module would train on.
-    origin = {**{split: split for split in task.validation_splits}, "train": task.validation_splits[0]}
-    scored = Rows(
-        {split: rows.splits[source] for split, source in origin.items()},
-        rows.source,
-        {split: rows.fingerprints[source] for split, source in origin.items()},
-    )
-    module = CapDataModule(
-        rows=scored,
-        task=task,
-        tokenizer=tokenizer,
-        tokenizer_key=tokenizer_key(tokenizer),
-        max_length=max_length,
-        stride=stride,
-        batch_size=eval_batch_size,
-        eval_batch_size=eval_batch_size,
-        seed=0,
-        cache_dir=cache_dir,
-    )
-    module.setup()
-    return module
 
 
 @dataclass(frozen=True)
@@ -446,10 +385,7 @@ __all__ = [
     "Teacher",
     "chance_message",
     "configured_task",
-    "data_terms",
     "get_teacher",
     "prepare",
     "rows_of",
-    "scoring_rows",
-    "task_of",
 ]

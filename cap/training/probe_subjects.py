@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import Head
+from cap.config.places import conf_dir
 from cap.config.probe import ProbeConfig
-from cap.launch.cli import conf_dir
 from cap.models.encoders import load_model, weights_key
 from cap.models.pooled import PooledModel, Pooling
 from cap.models.sources import ModelSource, load_tokenizer, resolve_source, tokenizer_key

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from cap.base.errors import InputError, StoppedError
 from cap.config.schema import Checked
-from cap.launch.cli import typed_line
+from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
 from cap.models.families import prunable_linears
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
@@ -41,7 +41,7 @@ from cap.runs.page import summary_table, write_report
 from cap.runs.record import environment, forget_peak_memory, peak_memory_gb, retention, write_record
 from cap.training.dynamics import Dynamics
 from cap.training.inputs import hashes_of_rows, hashes_of_weights
-from cap.training.preparation import Prepared, Teacher, data_terms
+from cap.training.preparation import Prepared, Teacher
 from cap.training.resume.checkpoint import Checkpoint
 from cap.training.resume.curves import cut_curves
 
@@ -59,11 +59,14 @@ class RunRecord:
     Args:
         checked: The configuration.
         run_dir: The run's folder.
+        command: What was typed.
         is_first: Whether this process writes; the others of the same run only keep count.
         replaces: True if a finished run lies there, which stays until this one is complete.
     """
 
-    def __init__(self, checked: Checked, run_dir: Path, *, is_first: bool = True, replaces: bool = False) -> None:
+    def __init__(
+        self, checked: Checked, run_dir: Path, *, command: str, is_first: bool = True, replaces: bool = False
+    ) -> None:
         self.checked = checked
         self.home = run_dir
         self.is_replacement = replaces
@@ -82,7 +85,7 @@ class RunRecord:
         self.content: dict[str, Any] = {
             "status": "interrupted",
             "error": None,
-            "command": typed_line("train"),
+            "command": command,
             "config": checked.resolved,
             "config_hash": checked.hash,
             "environment": environment(),

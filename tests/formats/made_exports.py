@@ -13,8 +13,8 @@ def make_run(folder: Path, *overrides: str) -> Path:
     """Train, and leave the run in ``folder`` beside its cache."""
     from hydra import compose, initialize_config_dir
 
+    from cap.config.places import conf_dir
     from cap.config.schema import register
-    from cap.launch.cli import conf_dir
     from cap.train import train
 
     common = [
@@ -40,8 +40,8 @@ def make_export(run: Path, name: str, target: Path, *overrides: str) -> Path:
     from hydra.core.config_store import ConfigStore
 
     from cap.config.export import ExportConfig
+    from cap.config.places import conf_dir
     from cap.export import export
-    from cap.launch.cli import conf_dir
 
     ConfigStore.instance().store(name="export_schema", node=ExportConfig)
     given = [f"run={run}", f"format={name}", f"output_dir={target}", f"cache_dir={run.parent / 'cache'}"]

@@ -207,7 +207,7 @@ def test_known_keys_of_the_probe_are_its_own():
 @pytest.fixture
 def own_conf(tmp_path):
     """Write a user's own conf/: a recipe, and a file to compose from instead of train.yaml."""
-    from cap.launch.cli import conf_dir
+    from cap.config.places import conf_dir
 
     folder = tmp_path / "mine"
     (folder / "experiment").mkdir(parents=True)
@@ -255,7 +255,7 @@ def test_process_of_its_own_trains_the_configuration_that_was_typed(composed, ow
 def test_process_of_its_own_composes_from_the_folder_that_was_typed(composed, own_conf):
     import shutil
 
-    from cap.launch.cli import conf_dir
+    from cap.config.places import conf_dir
 
     whole = own_conf.parent / "whole"
     shutil.copytree(conf_dir(), whole)

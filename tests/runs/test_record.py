@@ -227,5 +227,5 @@ def test_peak_memory_of_a_run_is_not_that_of_an_earlier_job(compose_config, tmp_
     held = np.ones(50_000_000)
     with_held = peak_memory_gb()["host"]
     del held
-    RunRecord(checked, tmp_path)
+    RunRecord(checked, tmp_path, command="python -m cap.train")
     assert peak_memory_gb()["host"] < with_held - 0.3

@@ -196,16 +196,14 @@ def test_log_names_target_reached_and_counts(tiny_module, tmp_path, caplog):
     [(100, 9, [10, 20, 30, 40, 50, 60, 70, 80, 90]), (5, 9, [1, 2, 3, 4]), (1, 9, []), (100, 0, []), (10, 1, [5])],
 )
 def test_gradual_schedule_takes_equally_spaced_snapshots(n_steps, n_snapshots, expected):
-    from cap.pruning.schedule import Cubic
-    from cap.training.callbacks.snapshots import snapshot_steps
+    from cap.pruning.schedule import Cubic, snapshot_steps
 
     plan = Cubic(sparsity=0.5, warmup=0.1, flat_before=0.2, flat_after=0.3)
     assert snapshot_steps(plan, n_steps, n_snapshots) == expected
 
 
 def test_levels_take_a_snapshot_before_each_rise_after_the_first():
-    from cap.pruning.schedule import Stepwise
-    from cap.training.callbacks.snapshots import snapshot_steps
+    from cap.pruning.schedule import Stepwise, snapshot_steps
 
     plan = Stepwise(sparsity=0.3, warmup=0.1)
     assert snapshot_steps(plan, 30, 9) == [10, 20]
@@ -217,8 +215,7 @@ def test_levels_take_a_snapshot_before_each_rise_after_the_first():
     ids=lambda value: str(value),
 )
 def test_levels_take_no_more_snapshots_than_asked_for(n_snapshots, expected):
-    from cap.pruning.schedule import Cubic
-    from cap.training.callbacks.snapshots import snapshot_steps
+    from cap.pruning.schedule import Cubic, snapshot_steps
 
     plan = Cubic(sparsity=0.9, warmup=0.0, flat_before=0.1, flat_after=0.5, initial_sparsity=0.3, n_prunings=5)
     assert plan.level_starts(100) == [10, 20, 30, 40, 50]

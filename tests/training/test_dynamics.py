@@ -43,8 +43,8 @@ def finished(request, tiny_model, tiny_data, tmp_path_factory):
     """Run a configuration once for all tests of this module that look at its record."""
     from hydra import compose, initialize_config_dir
 
+    from cap.config.places import conf_dir
     from cap.config.schema import register
-    from cap.launch.cli import conf_dir
 
     folder = tmp_path_factory.mktemp("dynamics")
     overrides, n_encodings = request.param

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from cap.base.errors import RunError
 from cap.base.files import file_sha256
 from cap.objectives.memory import Memory
-from cap.pruning.schedule import SchedulePlan
+from cap.pruning.schedule import SchedulePlan, snapshot_steps
 from cap.training.callbacks.pruning import cap_module
 from cap.training.encode import computation_of, snapshot_files, take_snapshot
 from cap.training.module import CapModule
@@ -141,28 +141,4 @@ def _memory(module: CapModule) -> Memory:
     return module.memory
 
 
-def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[int]:
-    """Choose the optimizer steps at which snapshots are taken.
-
-    Args:
-        plan: The schedule.
-        n_steps: Optimizer steps of the run.
-        n_snapshots: How many at most. Of a gradual schedule these are equally spaced over the run; of one with levels
-            they lie before its rises after the first, as evenly among these as can be and with the last one.
-
-    Returns:
-        Rising steps, none of them 0: the student is the pre-trained model there, whose encodings exist already.
-
-    Source: CAP's released scripts: before each rise of sparsity after the first (structured; at most nine), at the
-    start of each epoch after the first of ten (unstructured).
-    """
-    starts = plan.level_starts(n_steps)
-    if starts is None:
-        steps = [round(i * n_steps / (n_snapshots + 1)) for i in range(1, n_snapshots + 1)]
-        return sorted({step for step in steps if 0 < step < n_steps})
-    rises = sorted({step for step in starts[1:] if 0 < step < n_steps})
-    n_taken = min(n_snapshots, len(rises))
-    return [rises[i * len(rises) // n_taken - 1] for i in range(1, n_taken + 1)]
-
-
-__all__ = ["SnapshotCallback", "snapshot_steps"]
+__all__ = ["SnapshotCallback"]

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cap.base.errors import InputError
+from cap.base.strategies import FIND_UNUSED, problem_of_strategy
 from cap.training.parallel.ranks import naming_lost_peers
-
-_FIND_UNUSED = {"ddp": False, "ddp_find_unused_parameters_false": False, "ddp_find_unused_parameters_true": True}
 
 
 class ReplicatedStrategy(DDPStrategy):
@@ -76,17 +75,13 @@ def make_strategy(name: str, *, n_processes: int) -> str | Strategy:
     Raises:
         InputError: If the strategy splits the model, or starts its processes in a way that cannot work here.
     """
-    known = {"auto": False, **_FIND_UNUSED}
-    if name not in known:
-        raise InputError(
-            f"trainer.strategy must be auto, ddp or ddp_find_unused_parameters_true, got {name!r}: masks and scores "
-            f"lie on whole matrices, which every process must hold complete, and a process must be a command of its "
-            f"own. Use trainer.strategy=ddp with trainer.devices=N"
-        )
+    problem = problem_of_strategy(name)
+    if problem is not None:
+        raise InputError(problem)
     if n_processes == 1:
         # Lightning's launcher of processes would leave its variables in the environment, for the next job to find.
         return "auto"
-    return ReplicatedStrategy(find_unused_parameters=known[name])
+    return ReplicatedStrategy(find_unused_parameters=FIND_UNUSED[name])
 
 
 def _without_buffers() -> dict[str, Any]:
