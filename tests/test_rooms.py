@@ -53,7 +53,7 @@ def test_room_imports_only_along_the_arrows(room):
 
 
 def test_arrows_form_no_circle():
-    assert list(TopologicalSorter(ARROWS).static_order())[0] in {room for room, wanted in ARROWS.items() if not wanted}
+    assert next(iter(TopologicalSorter(ARROWS).static_order())) in {"base", "data", "models", "objectives", "runs"}
 
 
 @pytest.mark.parametrize("room", PLAIN)

@@ -78,6 +78,13 @@ def test_record_and_card_say_whether_a_kept_model_was_trained_at_its_sparsity(ke
     assert f"{level['sparsity']['prunable']:.4f} of the prunable weights are zero (0.5 was asked for)" in card
 
 
+def test_a_jump_of_a_cubic_schedule_is_kept_at_the_end_of_its_retraining(kept):
+    prunings = ["schedule.n_prunings=2", "schedule.initial_sparsity=0.2", "schedule.flat_after=0.5"]
+    _, record = kept("pruning=movement", *prunings, "keep_levels=[0.2,0.5]")
+    assert [line["step"] for line in record["kept"]] == [4, 8]  # of 8 steps: jumps at 2 and 4
+    assert [line["sparsity"]["prunable"] for line in record["kept"]] == pytest.approx([0.2, 0.5], abs=1e-3)
+
+
 def test_kept_levels_change_nothing_of_the_run(kept, compose_config, tiny_overrides, tmp_path):
     from cap.train import train
 
