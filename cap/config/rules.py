@@ -265,7 +265,8 @@ def _problems_of_unlabelled(c: TrainConfig) -> list[str]:
         ]
     has_teacher = c.teacher != "none"
     is_contrasted = c.contrast.pretrained or c.contrast.snapshots or (c.contrast.finetuned and has_teacher)
-    if (has_teacher and c.distill.weight > 0) or (is_contrasted and c.contrast.unsupervised_weight != 0):
+    has_answers = has_teacher and (c.distill.weight > 0 or c.distill.hidden_weight > 0)
+    if has_answers or c.distill.snapshot_weight > 0 or (is_contrasted and c.contrast.unsupervised_weight != 0):
         return []
     return [
         f"rows without a label are learned from by a teacher's answers or by unsupervised contrast, got {asked} with "

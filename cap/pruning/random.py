@@ -1,4 +1,4 @@
-"""The control: keep weights by lot."""
+"""The random baseline."""
 
 from __future__ import annotations
 

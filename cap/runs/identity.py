@@ -37,7 +37,7 @@ _REPEATS = {"schedule.sparsity": "sparsity", "pruning.final_sparsity": "sparsity
 # What of a pruning type is not our default.
 _PRUNING_NOTES = (
     ("score_init", "zero", "scores from 0"),
-    ("importance", "random", "units by lot"),
+    ("importance", "random", "random units"),
     ("threshold", "published", "published threshold"),
 )
 

@@ -272,7 +272,14 @@ def test_hash_is_that_of_what_is_frozen_however_it_was_said(compose_config):
 
 @pytest.mark.parametrize(
     "overrides",
-    [["contrast=none"], ["distill=none"], ["teacher=none"], ["teacher=none", "contrast.snapshots=false"]],
+    [
+        ["contrast=none"],
+        ["distill=none"],
+        ["teacher=none"],
+        ["teacher=none", "contrast.snapshots=false"],
+        ["contrast=none", "distill=none", "distill.hidden_weight=1"],
+        ["contrast=none", "distill=none", "distill.snapshot_weight=1"],
+    ],
     ids=" ".join,
 )
 def test_one_way_to_learn_from_rows_without_a_label_is_enough(compose_config, overrides):

@@ -352,7 +352,7 @@ def test_contrast_is_named_by_its_terms(tmp_path: Path, terms: tuple[str, ...], 
     ("setting", "words"),
     [
         ({"score_init": "zero"}, "movement, scores from 0"),
-        ({"importance": "random"}, "movement, units by lot"),
+        ({"importance": "random"}, "movement, random units"),
         ({"threshold": "published", "score_init": "zero"}, "movement, scores from 0, published threshold"),
         ({"pattern": "2:4"}, "movement, 2:4"),
         ({"pattern": None, "score_init": "magnitude"}, "movement"),
