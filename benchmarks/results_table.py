@@ -28,6 +28,7 @@ COST = ("<!-- cost: python -m benchmarks.results_table -->", "<!-- end of cost -
 BAKE_OFF = ("<!-- bake-off: python -m benchmarks.results_table -->", "<!-- end of bake-off -->")
 ABLATION = ("<!-- bake-off, ablation: python -m benchmarks.results_table -->", "<!-- end of bake-off, ablation -->")
 COMMANDS = ("<!-- bake-off, commands: python -m benchmarks.results_table -->", "<!-- end of bake-off, commands -->")
+SEARCH = ("<!-- search: python -m benchmarks.results_table -->", "<!-- end of search -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
 LEFT_OUT = ("model", "asked", "metric", "best", "path_after_target", "note")
@@ -135,6 +136,18 @@ _TRIALS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 }
 
 
+def search_table(found: dict[str, Any]) -> str:
+    """Show what was tried before the recipe stood: each run's score on its way, and above the majority class."""
+    rows = []
+    for run in found["runs"]:
+        on_the_way = ", ".join(f"{one['score']:.3f} at {one['sparsity']:.0%}" for one in run["validations"])
+        last = run["validations"][-1]
+        above = (last["score"] - found["majority"]) / (found["teacher"] - found["majority"])
+        end = f"{above:.3f}" if run["is_finished"] else f"stopped after {last['step']:,} steps"
+        rows.append([run["pruning"], run["setting"], on_the_way, end])
+    return markdown(["pruning", "setting", "score at sparsity, every 200 steps", "above majority at the end"], rows)
+
+
 def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
     """Read the list and the records of the bake-off."""
     return read_arms(read_cells(folder / "bake_off.yaml"), folder / "records" / "bake_off")
@@ -171,6 +184,7 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         BAKE_OFF: lambda: page_part(*bake_off(folder)),
         ABLATION: lambda: ablation_table(bake_off(folder)[0]),
         COMMANDS: lambda: commands(bake_off(folder)[0]),
+        SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }
     return [(markers, make()) for markers, make in made.items() if markers[0] in text]
