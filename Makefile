@@ -1,6 +1,7 @@
 # Two commands do all the set-up on a machine with Python >= 3.11 and make.
 #   make demo    install, then run the main job on offline data, or go on with it: report in outputs/demo/report.md
 #   make test    install, then format check, lint, types, tests
+#   make test-all  the same with the tests that start real launchers, agents and loggers; what CI runs
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,12 +9,14 @@ BIN := $(VENV)/bin
 # e.g. make demo DEMO_ARGS="sparsity=0.7 output_dir=outputs/demo-0.7"
 DEMO_ARGS ?=
 
-.PHONY: demo test check format types unit clean
+.PHONY: demo test test-all check format types unit unit-all clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m cap.train experiment=demo output_dir=outputs/demo resume=true $(DEMO_ARGS)
 
 test: check types unit
+
+test-all: check types unit-all
 
 # What CI and pre-commit run, one by one.
 check: $(VENV)/.installed-dev
@@ -25,6 +28,9 @@ types: $(VENV)/.installed-dev
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2
+
+unit-all: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2 -m "not slow and not gpu"
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -13,6 +13,8 @@ from subprocess import CalledProcessError
 import pytest
 import yaml
 
+pytestmark = pytest.mark.ends
+
 ROOT = Path(__file__).parents[2]
 SWEEP_ID, RUN_ID = "sweep0", "run0"
 # One of each kind; the tiny data has the columns of SST-2.

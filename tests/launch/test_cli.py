@@ -271,7 +271,7 @@ def test_line_in_a_record_names_the_configuration_that_was_typed(composed, own_c
     assert line == "python -m cap.train --config-dir mine --config-name other sparsity=0.7"
 
 
-@pytest.mark.parametrize("door", ["train_record", "evaluate", "export"])
+@pytest.mark.parametrize("door", ["train", "evaluate", "export"])
 def test_what_was_typed_is_read_in_one_way(door, monkeypatch):
     from importlib import import_module
 

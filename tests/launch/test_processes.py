@@ -153,6 +153,7 @@ def test_process_knows_whether_a_launcher_started_it(monkeypatch, variables, exp
     assert is_one_of_many() is expected
 
 
+@pytest.mark.ends
 def test_two_processes_prune_one_student_in_a_job_of_a_multirun(tiny_overrides, tmp_path):
     devices = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "keep_levels=[0.25]"]
     done = subprocess.run(

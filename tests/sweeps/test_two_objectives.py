@@ -305,6 +305,7 @@ def test_run_is_told_its_folder_that_it_may_go_on_and_whom_to_watch(stub, tmp_pa
         run_trial(["seed=3"], Path("run"), tmp_path / "log")
 
 
+@pytest.mark.ends
 def test_study_of_a_real_trial(tiny_overrides, tmp_path):
     """Start the command as a user does: a process for the study and one for its trial."""
     tiny = [argument for argument in tiny_overrides if not argument.startswith("output_dir=")]

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.hub_cache import hub_environment, make_hub_dataset, make_hub_model
+
+pytestmark = pytest.mark.ends
 
 COMMAND = "cap.train task=qqp sparsity=0.97 trainer.max_steps=5 finetune.max_steps=5"
 
