@@ -41,7 +41,6 @@ class MemoryBudget:
             )
         if n_processes < 1:
             raise ValueError(f"a memory budget is shared by at least one process, got n_processes={n_processes}")
-        # Not rounded to whole bytes: .inf is a budget, too.
         self._limit = gb * _BYTES_PER_GB / n_processes
         self._bytes_in_memory = 0
         self._bytes_mapped = 0

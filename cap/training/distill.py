@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from cap.models.pooled import EncoderOutput, PooledModel, mean_over_tokens
 from cap.objectives.distillation import distillation_loss, hidden_loss, mean_squares, span_rows
-from cap.objectives.memory import Memory
+from cap.objectives.memory import Memory, moved
 from cap.training.parallel.ranks import Ranks, Share
 
 HiddenForm = Literal["pooled", "tokens"]
@@ -100,13 +100,13 @@ def distillation_terms(
         yield "hidden", distill.hidden_weight * _hidden_term(_tokens(output.hidden, index), wanted, tokens, ranks)
     elif distill.hidden_weight > 0 and memory is not None:
         means = [mean_over_tokens(states.float(), batch["attention_mask"]) for states in output.hidden]
-        stored = memory.hidden(example_id).to(means[0].device, non_blocking=True)
+        stored = moved(memory.hidden(example_id), means[0].device)
         yield "hidden", distill.hidden_weight * _hidden_term(means, stored.unbind(dim=1), share, ranks)
 
 
 def _logit_term(logits: Tensor, stored: Tensor, batch: Mapping[str, Tensor], distill: Distill) -> Tensor:
     student = logit_rows(logits, batch)
-    wanted = logit_rows(stored.to(student.device), batch)
+    wanted = logit_rows(moved(stored, student.device), batch)
     return distillation_loss(student, wanted, temperature=distill.temperature)
 
 
