@@ -165,7 +165,7 @@ def test_a_level_is_ranked_before_its_snapshot_is_taken_and_pruned_afterwards(
     compose_config, tiny_overrides, monkeypatch
 ):
     from cap.pruning.structured import Structured
-    from cap.training.callbacks import pruning as callbacks
+    from cap.training.callbacks import importance as callbacks
 
     events: list[str] = []
     real_measure, real_move = callbacks.measure_importance, Structured.update_masks

@@ -22,10 +22,13 @@ from cap.pruning.schedule import snapshot_steps
 from cap.runs.folder import CHECKPOINTS, LEVELS
 from cap.training.callbacks.agreement import MaskAgreement
 from cap.training.callbacks.gradient_shares import GradientShares
+from cap.training.callbacks.importance import ImportanceCallback
 from cap.training.callbacks.keep import KeepCallback
-from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback, RestartCallback, StepTimer
+from cap.training.callbacks.pruning import PruningCallback
+from cap.training.callbacks.restart import RestartCallback
 from cap.training.callbacks.scores import ScoreCallback
 from cap.training.callbacks.snapshots import SnapshotCallback
+from cap.training.callbacks.timer import StepTimer
 from cap.training.dynamics import Dynamics, EstimateCallback, count_parameters, path_length, planned_steps
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.module import CapModule, Contrast, Distill, Optimisation

@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cap.pruning.masks import n_to_prune
-from cap.training.callbacks.pruning import StepTimer
+from cap.training.callbacks.timer import StepTimer
 from cap.training.module import CapModule, Optimisation
 
 log = logging.getLogger(__name__)

@@ -448,4 +448,28 @@ class CapModule(LightningModule):
         return float(scaler.get_scale()) if scaler is not None else None
 
 
-__all__ = ["CapModule", "Contrast", "Distill", "Optimisation"]
+def cap_module(pl_module: LightningModule) -> CapModule:
+    """Return the module as what it is.
+
+    Raises:
+        TypeError: If it is another one.
+    """
+    if not isinstance(pl_module, CapModule):
+        raise TypeError(f"this callback works on a CapModule, got {type(pl_module).__name__}")
+    return pl_module
+
+
+def pruner_of(pl_module: LightningModule) -> Pruner:
+    """Return the pruner of a module.
+
+    Raises:
+        TypeError: If it is no ``CapModule``.
+        ValueError: If it has none.
+    """
+    pruner = cap_module(pl_module).pruner
+    if pruner is None:
+        raise ValueError("masks move on a module with a pruner, but it has none")
+    return pruner
+
+
+__all__ = ["CapModule", "Contrast", "Distill", "Optimisation", "cap_module", "pruner_of"]

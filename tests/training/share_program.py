@@ -32,7 +32,8 @@ from cap.pruning.soft_movement import SoftMovement
 from cap.pruning.structured import Structured
 from cap.training.callbacks.agreement import MaskAgreement, hash_masks
 from cap.training.callbacks.gradient_shares import GradientShares
-from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback
+from cap.training.callbacks.importance import ImportanceCallback
+from cap.training.callbacks.pruning import PruningCallback
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks, join
 from cap.training.parallel.strategy import make_strategy

@@ -316,7 +316,9 @@ def structured(**options):
 
 
 def structured_callbacks(n_rows: int = 32, **options):
-    from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback, RestartCallback
+    from cap.training.callbacks.importance import ImportanceCallback
+    from cap.training.callbacks.pruning import PruningCallback
+    from cap.training.callbacks.restart import RestartCallback
 
     pruning = PruningCallback(levels(), every_n_steps=1)
     importance = ImportanceCallback(pruning, loader=lambda: loader(8), batch_size=4, n_examples=n_rows)

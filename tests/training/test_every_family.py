@@ -36,7 +36,8 @@ def fitted(model, checked, tmp_path):
     """Train ten steps with the callbacks of a run."""
     from cap.models.families import prunable
     from cap.models.pooled import PooledModel
-    from cap.training.callbacks.pruning import ImportanceCallback, PruningCallback
+    from cap.training.callbacks.importance import ImportanceCallback
+    from cap.training.callbacks.pruning import PruningCallback
     from cap.training.module import CapModule, Distill, Optimisation
     from cap.training.trainer import build_trainer
 

@@ -111,7 +111,7 @@ def test_a_run_that_goes_on_takes_each_step_at_that_rate_too(
     compose_config, tiny_overrides, tmp_path, monkeypatch, step
 ):
     from cap.train import train
-    from cap.training.callbacks import pruning as callbacks
+    from cap.training.callbacks import timer as callbacks
     from cap.training.resume import checkpoint
 
     def die(self, trainer, pl_module, batch, batch_idx):

@@ -42,7 +42,7 @@ def run(compose_config, overrides: list[str]) -> float:
 
 def killed_at(monkeypatch, step: int) -> None:
     """Let the process die when an optimizer step begins, after whatever is due there has been written."""
-    from cap.training.callbacks import pruning as callbacks
+    from cap.training.callbacks import timer as callbacks
     from cap.training.resume import checkpoint
 
     def die(self, trainer, pl_module, batch, batch_idx):

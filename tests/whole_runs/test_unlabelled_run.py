@@ -94,7 +94,7 @@ def test_importance_is_measured_on_rows_that_its_loss_knows(
     compose_config, tiny_overrides, more, monkeypatch, loss, n_rows
 ):
     from cap.training import importance
-    from cap.training.callbacks import pruning as callbacks
+    from cap.training.callbacks import importance as callbacks
 
     seen: list[list[int]] = []
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from cap.models.families import encoder_layers
 from cap.models.pooled import evaluating
-from cap.training.callbacks.pruning import PruningCallback, cap_module
+from cap.training.callbacks.pruning import PruningCallback
 from cap.training.encode import Computation, computation_of
-from cap.training.module import CapModule
+from cap.training.module import CapModule, cap_module
 from cap.training.resume.randomness import random_state, set_random_state
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from cap.models.encoders import load_saved_model, save_model
 from cap.models.pooled import PooledModel
 from cap.pruning.masks import sparsity_fractions
 from cap.pruning.pruner import Pruner
-from cap.training.callbacks.pruning import PruningCallback, cap_module
+from cap.training.callbacks.pruning import PruningCallback
 from cap.training.evaluation import evaluate
+from cap.training.module import cap_module
 from cap.training.parallel.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)

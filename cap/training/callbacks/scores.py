@@ -14,8 +14,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from cap.pruning.schedule import SchedulePlan
-from cap.training.callbacks.pruning import PruningCallback, cap_module
+from cap.training.callbacks.pruning import PruningCallback
 from cap.training.evaluation import evaluate
+from cap.training.module import cap_module
 from cap.training.parallel.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)

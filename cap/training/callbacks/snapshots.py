@@ -15,9 +15,8 @@ from cap.base.errors import RunError
 from cap.base.files import file_sha256
 from cap.objectives.memory import Memory
 from cap.pruning.schedule import SchedulePlan, snapshot_steps
-from cap.training.callbacks.pruning import cap_module
 from cap.training.encode import computation_of, snapshot_files, take_snapshot
-from cap.training.module import CapModule
+from cap.training.module import CapModule, cap_module
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.parallel.shares import ENCODINGS, LENGTHS, LOGITS
 

@@ -1,0 +1,80 @@
+"""When importance is measured, for a pruner that needs a pass over the training rows."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from cap.training.callbacks.pruning import PruningCallback
+from cap.training.importance import measure_importance
+from cap.training.module import cap_module, pruner_of
+
+log = logging.getLogger(__name__)
+
+
+class ImportanceCallback(Callback):
+    """Measure importance before the masks move, for a pruner that needs a pass over the training rows.
+
+    It stands before the snapshots: a level's importance is measured against the banks as they were before its snapshot,
+    and that of the first level against none, as in the released code, which makes its banks after it.
+
+    Args:
+        pruning: Knows when the masks move.
+        loader: Makes a loader of training batches.
+        batch_size: Training examples of a batch.
+        n_examples: Training examples there are: rows, or windows where answers are spans.
+        warn: Told of what a reader of the result must know.
+    """
+
+    def __init__(
+        self,
+        pruning: PruningCallback,
+        *,
+        loader: Callable[[], DataLoader],
+        batch_size: int,
+        n_examples: int,
+        warn: Callable[[str], None] = log.warning,
+    ) -> None:
+        self.pruning = pruning
+        self.loader = loader
+        self.batch_size = batch_size
+        self.n_examples = n_examples
+        self.warn = warn
+        self.seconds = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if more rows are asked for than there are."""
+        wanted = pruner_of(pl_module).importance_pass
+        if wanted is not None and wanted.rows is not None and wanted.rows > self.n_examples:
+            self.warn(f"pruning.importance_rows={wanted.rows}, but there are {self.n_examples}: all are used.")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Run the pass if the masks are about to move."""
+        pruner = pruner_of(pl_module)
+        wanted = pruner.importance_pass
+        if wanted is None or not self.pruning.is_due(trainer.global_step, pruner):
+            return
+        started = time.perf_counter()
+        measure_importance(
+            cap_module(pl_module),
+            self.loader(),
+            wanted,
+            batch_size=self.batch_size,
+            trainer=trainer,
+            with_contrast=self.pruning.target > 0,  # the masks have moved before
+        )
+        self.seconds += time.perf_counter() - started
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
+        self.seconds = state_dict["seconds"]
+
+
+__all__ = ["ImportanceCallback"]
