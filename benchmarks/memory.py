@@ -236,7 +236,7 @@ _SOURCES: tuple[Source, ...] = ("pretrained", "finetuned", "snapshots")
 def _memory(banks: list[Path], budget: MemoryBudget, n_rows: int) -> Memory:
     memory = Memory(n_examples=n_rows, budget=budget)
     for number, path in enumerate(banks):
-        memory.add_encodings(_SOURCES[min(number, 2)], path)
+        memory.add(_SOURCES[min(number, 2)], path)
     return memory
 
 
@@ -331,7 +331,7 @@ def _time_cold(files: list[Path], draws: list[torch.Tensor], n_rows: int) -> dic
 def _snapshots(files: list[Path], budget_gb: float, n_rows: int) -> Memory:
     memory = Memory(n_examples=n_rows, budget=MemoryBudget(budget_gb))
     for path in files:
-        memory.add_encodings("snapshots", path)
+        memory.add("snapshots", path)
     return memory
 
 

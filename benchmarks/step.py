@@ -206,10 +206,10 @@ def made_up_memory(folder: Path, *, dim: int) -> Memory:
     path = folder / "encodings.npy"
     rows = generator.standard_normal((N_EXAMPLES, dim))
     np.save(path, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
-    memory.add_encodings("pretrained", path)
-    memory.add_encodings("finetuned", path)
+    memory.add("pretrained", path)
+    memory.add("finetuned", path)
     for _ in range(N_SNAPSHOTS):
-        memory.add_encodings("snapshots", path)
+        memory.add("snapshots", path)
     np.save(folder / "logits.npy", generator.standard_normal((N_EXAMPLES, 2)).astype(np.float16))
     memory.set_teacher_logits(folder / "logits.npy")
     return memory

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -54,17 +55,17 @@ class Memory:
 
     Args:
         n_examples: Rows of the training set.
-        budget: Decides what is read into memory; shared with the tokenised rows.
+        budget: Decides what is read into memory; shared with the tokenised rows. None reads everything.
 
     Raises:
         ValueError: If there is no example.
     """
 
-    def __init__(self, *, n_examples: int, budget: MemoryBudget) -> None:
+    def __init__(self, n_examples: int, *, budget: MemoryBudget | None = None) -> None:
         if n_examples < 1:
             raise ValueError(f"a memory needs at least one training example, got {n_examples}")
         self.n_examples = n_examples
-        self._budget = budget
+        self._budget = budget if budget is not None else MemoryBudget(math.inf)
         self._encodings: dict[Source, list[Float[Tensor, "examples dim"]]] = {}
         self._teacher_logits: _Logits | None = None
         self._snapshot_logits: _Logits | None = None
@@ -74,19 +75,33 @@ class Memory:
         """Count the encodings per example of a source; 0 if it is not filled."""
         return len(self._encodings.get(source, []))
 
-    def add_encodings(self, source: Source, path: Path) -> None:
-        """Take an array of encodings from disk.
+    def add(self, source: Source, encodings: Float[Tensor, "examples dim"] | Path | str) -> None:
+        """Take encodings of all examples, ordered by example_id.
 
         Args:
             source: ``pretrained`` and ``finetuned`` hold one encoding per example, ``snapshots`` a growing number.
-            path: An ``.npy`` file of shape (examples, dim), float16, ordered by example_id.
+            encodings: L2-normalised, of shape (examples, dim): a tensor, of which a float16 copy is kept on the CPU, or
+                an ``.npy`` file of float16, which is mapped where it does not fit into the budget.
 
         Raises:
-            ValueError: If the rows are not those of this training set.
+            ValueError: If the source is unknown, or the rows are not those of this training set.
         """
-        # First: a refused file must neither count against the budget nor leave an empty source behind.
-        self._require_rows(path, self.n_examples, "training examples")
-        self._encodings.setdefault(source, []).append(torch.from_numpy(self._budget.open_array(path)))
+        if source not in get_args(Source):
+            raise ValueError(f"a memory has the sources {', '.join(get_args(Source))}, got {source!r}")
+        # First: what is refused must neither count against the budget nor leave an empty source behind.
+        if isinstance(encodings, Path | str):
+            path = Path(encodings)
+            self._require_rows(path, self.n_examples, "training examples")
+            bank = torch.from_numpy(self._budget.open_array(path))
+        else:
+            if encodings.ndim != 2 or len(encodings) != self.n_examples:
+                raise ValueError(
+                    f"a bank needs one row for each of the {self.n_examples} training examples, "
+                    f"got shape {tuple(encodings.shape)}"
+                )
+            bank = encodings.detach().to("cpu", torch.float16, copy=True)
+            self._budget.hold(bank)
+        self._encodings.setdefault(source, []).append(bank)
 
     def set_teacher_logits(self, path: Path, *, lengths: Path | None = None) -> None:
         """Take the teacher's logits from disk.

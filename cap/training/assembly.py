@@ -144,7 +144,7 @@ def filled_memory(
             ranks=ranks,
         )
         model.cpu()
-        memory.add_encodings(source, outputs.encodings)
+        memory.add(source, outputs.encodings)
         keys[source] = outputs.encodings.parent.name
         if outputs.logits is not None:
             memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)

@@ -50,7 +50,7 @@ def _is_mapped(path: Path) -> bool:
 def test_gather_gives_the_rows_that_were_asked_for(tmp_path: Path, budget_gb: float, ids: list[int]) -> None:
     array = _array(1)
     memory = _memory(budget_gb=budget_gb)
-    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", array))
+    memory.add("pretrained", _saved(tmp_path / "a.npy", array))
     rows = memory.gather("pretrained", torch.tensor(ids, dtype=torch.int64))
     np.testing.assert_array_equal(rows.numpy(), array[np.array(ids, dtype=np.int64)][:, None])
 
@@ -59,15 +59,15 @@ def test_snapshots_stack_in_the_order_they_came(tmp_path: Path) -> None:
     arrays = [_array(seed) for seed in range(3)]
     memory = _memory()
     for k, array in enumerate(arrays):
-        memory.add_encodings("snapshots", _saved(tmp_path / f"{k}.npy", array))
+        memory.add("snapshots", _saved(tmp_path / f"{k}.npy", array))
     rows = memory.gather("snapshots", torch.tensor([8, 2]))
     np.testing.assert_array_equal(rows.numpy(), np.stack([array[[8, 2]] for array in arrays], axis=1))
 
 
 def test_sources_are_kept_apart(tmp_path: Path) -> None:
     memory = _memory()
-    memory.add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
-    memory.add_encodings("finetuned", _saved(tmp_path / "f.npy", _array(2)))
+    memory.add("pretrained", _saved(tmp_path / "p.npy", _array(1)))
+    memory.add("finetuned", _saved(tmp_path / "f.npy", _array(2)))
     np.testing.assert_array_equal(memory.gather("finetuned", torch.tensor([4]))[0, 0].numpy(), _array(2)[4])
 
 
@@ -75,20 +75,20 @@ def test_sources_are_kept_apart(tmp_path: Path) -> None:
 def test_counts_the_encodings_of_a_source(tmp_path: Path, n_snapshots: int) -> None:
     memory = _memory()
     for k in range(n_snapshots):
-        memory.add_encodings("snapshots", _saved(tmp_path / f"{k}.npy", _array(k)))
+        memory.add("snapshots", _saved(tmp_path / f"{k}.npy", _array(k)))
     assert memory.n_encodings("snapshots") == n_snapshots
 
 
 @pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
 def test_float16_stays_float16(tmp_path: Path, budget_gb: float) -> None:
     memory = _memory(budget_gb=budget_gb)
-    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    memory.add("pretrained", _saved(tmp_path / "a.npy", _array(1)))
     assert memory.gather("pretrained", torch.tensor([0])).dtype == torch.float16
 
 
 def test_encodings_are_gathered_as_float16_under_autocast(tmp_path: Path) -> None:
     memory = _memory()
-    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    memory.add("pretrained", _saved(tmp_path / "a.npy", _array(1)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rows = memory.gather("pretrained", torch.tensor([5, 2]))
     assert (rows.dtype, rows[:, 0].tolist()) == (torch.float16, _array(1)[[5, 2]].tolist())
@@ -96,7 +96,7 @@ def test_encodings_are_gathered_as_float16_under_autocast(tmp_path: Path) -> Non
 
 def test_an_example_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     memory = _memory()
-    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    memory.add("pretrained", _saved(tmp_path / "a.npy", _array(1)))
     with pytest.raises(IndexError, match="out of range"):
         memory.gather("pretrained", torch.tensor([N]))
 
@@ -104,7 +104,7 @@ def test_an_example_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("budget_gb", [1.0, 0.0], ids=["in-memory", "mapped"])
 def test_writing_to_gathered_rows_changes_no_bank(tmp_path: Path, budget_gb: float) -> None:
     memory = _memory(budget_gb=budget_gb)
-    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    memory.add("pretrained", _saved(tmp_path / "a.npy", _array(1)))
     memory.gather("pretrained", torch.tensor([3])).zero_()
     np.testing.assert_array_equal(memory.gather("pretrained", torch.tensor([3]))[0, 0].numpy(), _array(1)[3])
 
@@ -118,7 +118,7 @@ def test_ids_beyond_float16_find_their_own_row(tmp_path: Path) -> None:
     ids = np.arange(5000)
     array = np.stack([ids // 64, ids % 64], axis=1).astype(np.float16)  # both halves are exact in float16
     memory = _memory(n_examples=5000)
-    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", array))
+    memory.add("pretrained", _saved(tmp_path / "a.npy", array))
     asked = torch.tensor([2047, 2048, 2049, 4097, 4999])
     found = memory.gather("pretrained", asked)[:, 0].long()
     assert (found[:, 0] * 64 + found[:, 1]).tolist() == asked.tolist()
@@ -135,8 +135,8 @@ def test_ids_beyond_float16_find_their_own_row(tmp_path: Path) -> None:
 def test_two_arrays_hold_what_the_budget_allows(tmp_path: Path, budget_bytes: int, expected: int) -> None:
     budget = MemoryBudget(budget_bytes / GIB)
     memory = Memory(n_examples=N, budget=budget)
-    memory.add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
-    memory.add_encodings("finetuned", _saved(tmp_path / "f.npy", _array(2)))
+    memory.add("pretrained", _saved(tmp_path / "p.npy", _array(1)))
+    memory.add("finetuned", _saved(tmp_path / "f.npy", _array(2)))
     assert budget.bytes_in_memory == expected
 
 
@@ -144,28 +144,28 @@ def test_teacher_logits_count_against_the_budget(tmp_path: Path) -> None:
     budget = MemoryBudget(ARRAY_BYTES / GIB)
     memory = Memory(n_examples=N, budget=budget)
     memory.set_teacher_logits(_saved(tmp_path / "t.npy", _array(3, dim=2)))
-    memory.add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
+    memory.add("pretrained", _saved(tmp_path / "p.npy", _array(1)))
     assert (budget.bytes_in_memory, budget.bytes_mapped) == (N * 2 * 2, ARRAY_BYTES)
 
 
 def test_what_others_hold_leaves_less_for_the_banks(tmp_path: Path) -> None:
     budget = MemoryBudget(ARRAY_BYTES / GIB)
     budget.hold(np.zeros(1, dtype=np.int8))
-    Memory(n_examples=N, budget=budget).add_encodings("pretrained", _saved(tmp_path / "p.npy", _array(1)))
+    Memory(n_examples=N, budget=budget).add("pretrained", _saved(tmp_path / "p.npy", _array(1)))
     assert (budget.bytes_in_memory, budget.bytes_mapped) == (1, ARRAY_BYTES)
 
 
 def test_an_array_that_is_refused_does_not_count(tmp_path: Path) -> None:
     budget = MemoryBudget(1.0)
     with pytest.raises(ValueError, match="training examples"):
-        Memory(n_examples=N, budget=budget).add_encodings("pretrained", _saved(tmp_path / "bad.npy", _array(1, n=5)))
+        Memory(n_examples=N, budget=budget).add("pretrained", _saved(tmp_path / "bad.npy", _array(1, n=5)))
     assert (budget.bytes_in_memory, budget.bytes_mapped) == (0, 0)
 
 
 def test_arrays_in_memory_and_on_disk_give_their_rows_side_by_side(tmp_path: Path) -> None:
     memory = _memory(budget_gb=ARRAY_BYTES / GIB)
     for k in range(3):
-        memory.add_encodings("snapshots", _saved(tmp_path / f"{k}.npy", _array(k)))
+        memory.add("snapshots", _saved(tmp_path / f"{k}.npy", _array(k)))
     rows = memory.gather("snapshots", torch.tensor([11, 60]))
     np.testing.assert_array_equal(rows.numpy(), np.stack([_array(k)[[11, 60]] for k in range(3)], axis=1))
 
@@ -175,7 +175,7 @@ def test_arrays_in_memory_and_on_disk_give_their_rows_side_by_side(tmp_path: Pat
 def test_an_array_is_mapped_when_it_is_over_the_budget(tmp_path: Path, budget_gb: float, expected: bool) -> None:
     path = _saved(tmp_path / "a.npy", _array(1, n=4096))
     memory = _memory(n_examples=4096, budget_gb=budget_gb)
-    memory.add_encodings("pretrained", path)
+    memory.add("pretrained", path)
     assert _is_mapped(path) is expected
 
 
@@ -190,7 +190,7 @@ def test_an_array_is_mapped_when_it_is_over_the_budget(tmp_path: Path, budget_gb
 def test_an_array_of_another_shape_or_type_is_refused(tmp_path: Path, array: np.ndarray) -> None:
     path = _saved(tmp_path / "a.npy", array)
     with pytest.raises(ValueError, match=rf"float16 rows for all {N} training examples, got {array.dtype} of shape"):
-        _memory().add_encodings("pretrained", path)
+        _memory().add("pretrained", path)
 
 
 def test_teacher_logits_of_other_rows_are_refused(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_teacher_logits_of_other_rows_are_refused(tmp_path: Path) -> None:
 def test_a_refused_array_leaves_its_source_as_it_was(tmp_path: Path) -> None:
     memory = _memory()
     with pytest.raises(ValueError, match="training examples"):
-        memory.add_encodings("snapshots", _saved(tmp_path / "bad.npy", _array(1, n=N - 1)))
+        memory.add("snapshots", _saved(tmp_path / "bad.npy", _array(1, n=N - 1)))
     with pytest.raises(KeyError, match="snapshots"):
         memory.gather("snapshots", torch.tensor([0]))
 
@@ -211,7 +211,7 @@ def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.array([{"a": 1}] * N, dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"[Pp]ython objects|allow_pickle"):
-        _memory().add_encodings("pretrained", path)
+        _memory().add("pretrained", path)
 
 
 def test_a_memory_without_examples_is_refused() -> None:
@@ -541,7 +541,7 @@ def test_only_cuda_copies_from_pinned_memory(monkeypatch: pytest.MonkeyPatch, de
 @pytest.mark.gpu
 def test_rows_for_cuda_are_gathered_into_pinned_memory(tmp_path: Path) -> None:
     memory = _memory()
-    memory.add_encodings("pretrained", _saved(tmp_path / "a.npy", _array(1)))
+    memory.add("pretrained", _saved(tmp_path / "a.npy", _array(1)))
     rows = memory.gather("pretrained", torch.tensor([5, 2]), pin=True)
     assert rows.is_pinned()
     assert torch.equal(moved(rows, torch.device("cuda")).cpu(), rows)
@@ -551,3 +551,44 @@ def test_extras_of_a_large_set_are_exact_int64() -> None:
     memory = _memory(n_examples=5000)
     extras = memory.draw_extras(5000, exclude=torch.tensor([2049]), generator=_generator())
     assert (extras.dtype, sorted(extras.tolist())) == (torch.int64, [i for i in range(5000) if i != 2049])
+
+
+# --- the library's face: no budget, tensors as well as files
+
+
+def test_tensor_is_kept_as_a_float16_copy() -> None:
+    from cap.objectives.memory import Memory
+
+    encodings = torch.randn(N, DIM)
+    memory = Memory(N)
+    memory.add("pretrained", encodings)
+    expected = encodings.half()
+    encodings.zero_()
+    gathered = memory.gather("pretrained", torch.tensor([2, 0]))
+    assert torch.equal(gathered, expected[[2, 0]][:, None])
+
+
+def test_tensor_counts_against_the_budget() -> None:
+    from cap.base.memory import MemoryBudget
+    from cap.objectives.memory import Memory
+
+    budget = MemoryBudget(1.0)
+    Memory(N, budget=budget).add("snapshots", torch.randn(N, DIM))
+    assert budget.bytes_in_memory == 2 * N * DIM
+
+
+def test_path_may_be_text(tmp_path) -> None:
+    from cap.objectives.memory import Memory
+
+    memory = Memory(N)
+    memory.add("finetuned", str(_saved(tmp_path / "a.npy", _array(1))))
+    assert memory.n_encodings("finetuned") == 1
+
+
+def test_tensor_of_other_rows_is_refused() -> None:
+    from cap.objectives.memory import Memory
+
+    memory = Memory(N)
+    with pytest.raises(ValueError, match=rf"one row for each of the {N} training examples"):
+        memory.add("pretrained", torch.randn(N + 1, DIM))
+    assert memory.n_encodings("pretrained") == 0

@@ -175,7 +175,7 @@ def make_memory(folder: Path, kind: str) -> Memory:
     for number, source in enumerate(["pretrained", "snapshots", "snapshots", "finetuned"]):
         rows = draw.standard_normal((N_EXAMPLES, DIM))
         np.save(folder / f"{number}.npy", (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
-        memory.add_encodings(source, folder / f"{number}.npy")
+        memory.add(source, folder / f"{number}.npy")
     shape = (int(N_TOKENS.sum()), 2) if kind == "span" else (N_EXAMPLES, N_OUTPUTS)
     np.save(folder / "logits.npy", draw.standard_normal(shape).astype(np.float16))
     np.save(folder / "lengths.npy", N_TOKENS)

@@ -50,7 +50,7 @@ def memory(tmp_path):
     memory = Memory(n_examples=N_WINDOWS, budget=MemoryBudget(1.0))
     for source, n_encodings in N_ENCODINGS.items():
         for number in range(n_encodings):
-            memory.add_encodings(source, _save(tmp_path / f"{source}-{number}.npy", _bank(source, number)))
+            memory.add(source, _save(tmp_path / f"{source}-{number}.npy", _bank(source, number)))
     lengths = _save(tmp_path / "lengths.npy", N_TOKENS)
     memory.set_teacher_logits(_save(tmp_path / "logits.npy", _teacher_logits()), lengths=lengths)
     return memory

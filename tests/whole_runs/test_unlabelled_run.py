@@ -38,7 +38,7 @@ def test_an_epoch_banks_and_logits_cover_all_rows(compose_config, tiny_overrides
     from cap.objectives.memory import Memory
 
     shapes = {}
-    for name in ("add_encodings", "set_teacher_logits"):
+    for name in ("add", "set_teacher_logits"):
         original = getattr(Memory, name)
 
         def note(self, *arguments, _name=name, _original=original, **options):
@@ -52,7 +52,7 @@ def test_an_epoch_banks_and_logits_cover_all_rows(compose_config, tiny_overrides
     assert record["data"]["n_rows"] == {"train": N_TRAIN, "validation": 16, "unlabelled": N_MORE}
     assert record["data"]["unlabelled"]["source"] == "file more.jsonl"
     assert record["steps"] == 2 * -(-(N_TRAIN + N_MORE) // 8)
-    assert shapes == {"add_encodings": [N_TRAIN + N_MORE] * 4, "set_teacher_logits": [N_TRAIN + N_MORE]}
+    assert shapes == {"add": [N_TRAIN + N_MORE] * 4, "set_teacher_logits": [N_TRAIN + N_MORE]}
 
 
 def test_the_teacher_and_its_name_are_those_of_a_run_without(compose_config, tiny_overrides, more, tmp_path):

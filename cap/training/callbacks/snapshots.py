@@ -122,7 +122,7 @@ class SnapshotCallback(Callback):
 
     def _add_encodings(self, module: CapModule, name: str) -> None:
         if ENCODINGS in self._taken[name]:
-            _memory(module).add_encodings("snapshots", self.folder / name)
+            _memory(module).add("snapshots", self.folder / name)
 
     def _replace_logits(self, module: CapModule) -> None:
         """Give the memory the logits of the newest snapshot, which alone is distilled from."""
