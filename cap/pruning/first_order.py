@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cap.models.families import Prunable
 from cap.pruning.masks import ScoredMask
-from cap.pruning.weights import WeightPruner
+from cap.pruning.weights import Scope, WeightPruner
 
 DECAY = 0.9
 
@@ -15,13 +15,18 @@ DECAY = 0.9
 class FirstOrder(WeightPruner):
     """Prune by the moving average of |w · dL/d(w·mask)|; pruned weights are scored too, so that they can return.
 
-    Arguments are those of ``WeightPruner``.
+    Args:
+        scope: As in ``WeightPruner``; ``global`` by default, so that each matrix finds its own sparsity.
+        pattern: Likewise.
 
     Source: Taylor criterion, arXiv:1906.10771, equation 8 without the square, smoothed over optimizer steps.
     """
 
     learns_scores = True
     mask_type = ScoredMask
+
+    def __init__(self, *, scope: Scope = "global", pattern: str | None = None) -> None:
+        super().__init__(scope=scope, pattern=pattern)
 
     def attach(self, prunable: Prunable, *, seed: int) -> None:
         """Put the masks on; every average starts at 0."""

@@ -12,6 +12,7 @@ from cap.pruning.masks import ScoredMask
 from cap.pruning.weights import Scope, WeightPruner
 
 ScoreInit = Literal["zero", "magnitude"]
+SCORE_LEARNING_RATE = 1e-2
 
 
 class Movement(WeightPruner):
@@ -38,8 +39,8 @@ class Movement(WeightPruner):
         self,
         *,
         scope: Scope = "matrix",
-        score_learning_rate: float,
-        score_init: ScoreInit,
+        score_learning_rate: float = SCORE_LEARNING_RATE,
+        score_init: ScoreInit = "magnitude",
         pattern: str | None = None,
     ) -> None:
         super().__init__(scope=scope, pattern=pattern)
@@ -73,4 +74,4 @@ class Movement(WeightPruner):
         return self.scored(name).scores
 
 
-__all__ = ["Movement", "ScoreInit"]
+__all__ = ["SCORE_LEARNING_RATE", "Movement", "ScoreInit"]

@@ -143,7 +143,7 @@ class _Plan(ABC):
     """
 
     sparsity: float
-    warmup: float
+    warmup: float = 0.1
     rewind: Rewind = "none"
     rewind_warmup: float = 0.05
     restart_optimizer: bool = False
@@ -199,8 +199,8 @@ class Cubic(_Plan):
             ``initial_sparsity``, if that is above 0, and the last one to the target. None rises in every step.
     """
 
-    flat_before: float
-    flat_after: float
+    flat_before: float = 0.2
+    flat_after: float = 0.3
     initial_sparsity: float = 0.0
     n_prunings: int | None = None
 
@@ -362,7 +362,7 @@ class OneShot(_Plan):
         flat_before: Fraction of the run before the jump; scores that are learned need some.
     """
 
-    flat_before: float
+    flat_before: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()

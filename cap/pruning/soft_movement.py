@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cap.models.families import Prunable
 from cap.pruning.masks import count_kept, keep_highest_of_each, n_floor, n_to_prune
-from cap.pruning.movement import Movement, ScoreInit
+from cap.pruning.movement import SCORE_LEARNING_RATE, Movement, ScoreInit
 
 # The least that is kept of each matrix, and the final threshold on sigmoid(score): both as released with CAP.
 KEPT_FLOOR = 0.005
@@ -87,11 +87,11 @@ class SoftMovement(Movement):
     def __init__(
         self,
         *,
-        score_learning_rate: float,
-        threshold: Literal["target", "published"],
-        regularizer_weight: float,
         final_sparsity: float,
-        score_init: ScoreInit,
+        score_learning_rate: float = SCORE_LEARNING_RATE,
+        threshold: Literal["target", "published"] = "target",
+        regularizer_weight: float = 190.0,
+        score_init: ScoreInit = "magnitude",
     ) -> None:
         super().__init__(scope="global", score_learning_rate=score_learning_rate, score_init=score_init)
         if threshold not in ("target", "published"):
@@ -110,7 +110,7 @@ class SoftMovement(Movement):
             )
         self.threshold = threshold
         self.regularizer_weight = regularizer_weight
-        self.final_sparsity = final_sparsity
+        self.final_sparsity: float = final_sparsity
         self._progress = 0.0
 
     def check(self, prunable: Prunable) -> None:

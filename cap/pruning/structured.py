@@ -46,17 +46,17 @@ class Structured(Pruner):
     def __init__(
         self,
         *,
-        importance: Literal["gradient", "random"],
-        importance_rows: int | None,
-        importance_loss: Literal["total", "task"],
         final_sparsity: float,
+        importance: Literal["gradient", "random"] = "gradient",
+        importance_rows: int | None = None,
+        importance_loss: Literal["total", "task"] = "total",
     ) -> None:
         if importance_rows is not None and importance_rows < 1:
             raise ValueError(f"pruning.importance_rows must be at least 1, or null for all, got {importance_rows}")
         self.importance = importance
         self.importance_rows = importance_rows
         self.importance_loss: Literal["total", "task"] = importance_loss
-        self.final_sparsity = final_sparsity
+        self.final_sparsity: float = final_sparsity
         self._kinds: dict[Kind, list[GatedUnits]] = {}
         self._linears: dict[str, nn.Linear] = {}
 

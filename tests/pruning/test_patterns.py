@@ -21,7 +21,7 @@ Make = Callable[..., WeightPruner]
 TYPES: dict[str, Make] = {
     "magnitude": Magnitude,
     "movement": partial(Movement, score_learning_rate=0.01, score_init="zero"),
-    "first_order": FirstOrder,
+    "first_order": partial(FirstOrder, scope="matrix"),
     "random": Random,
 }
 every_type = pytest.mark.parametrize("make", TYPES.values(), ids=TYPES)

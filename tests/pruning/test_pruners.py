@@ -23,7 +23,7 @@ Make = Callable[[], Pruner]
 PER_MATRIX: dict[str, Make] = {
     "magnitude": Magnitude,
     "random": Random,
-    "first_order": FirstOrder,
+    "first_order": lambda: FirstOrder(scope="matrix"),
     "movement": lambda: Movement(score_learning_rate=0.01, score_init="zero"),
 }
 OVER_ALL: dict[str, Make] = {
@@ -432,7 +432,7 @@ def test_no_optimizer_may_touch_the_scores_of_first_order(linears) -> None:
 
 
 def test_first_order_keeps_the_highest_averages(linears) -> None:
-    pruner = FirstOrder()
+    pruner = FirstOrder(scope="matrix")
     pruner.attach(Prunable(linears), seed=0)
     pruner.importance("small").copy_(torch.linspace(0, 1, 200).view(10, 20))
     pruner.update_masks(0.97)

@@ -114,7 +114,7 @@ PRUNERS = {
     "magnitude": Magnitude,
     "global magnitude": lambda: Magnitude(scope="global"),
     "random": Random,
-    "first order": FirstOrder,
+    "first order": lambda: FirstOrder(scope="matrix"),
     "movement": lambda: Movement(score_learning_rate=0.01, score_init="zero"),
     "soft movement": lambda: soft("target", "magnitude"),
     "soft movement as published": lambda: soft("published", "zero"),

@@ -94,7 +94,7 @@ CASES: dict[str, Case] = {
     "movement, rows without a label": Case(
         "classes", lambda: Movement(score_learning_rate=1e-2, score_init="magnitude"), n_labelled=11
     ),
-    "first order, spans": Case("span", FirstOrder),
+    "first order, spans": Case("span", lambda: FirstOrder(scope="matrix")),
     "magnitude, numbers, labels alone": Case("number", Magnitude, contrast=None, distill=PLAIN),
     "hidden states, snapshot's logits": Case("classes", Magnitude, contrast=None, distill=HIDDEN["pooled"]),
     "the same of tokens and spans": Case("span", Magnitude, contrast=None, distill=HIDDEN["tokens"], accumulate=2),
