@@ -66,6 +66,9 @@ class Pruner(ABC):
     freezes: ClassVar[tuple[Part, ...]] = ()
     """What of the student keeps its starting weights unless ``freeze`` says otherwise."""
 
+    final_sparsity: float | None = None
+    """Where the schedule must end, for types whose masks depend on it beforehand; None takes any."""
+
     @property
     def importance_pass(self) -> ImportancePass | None:
         """Say what has to run before the masks move; None if importance is known at any time."""

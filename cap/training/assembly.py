@@ -280,7 +280,9 @@ def new_callbacks(
     """
     config, rows, wanted = checked.config, prepared.datamodule, checked.pruner.importance_pass
     needs_labels = wanted is not None and wanted.loss == "task"
-    pruning = PruningCallback(checked.plan, every_n_steps=checked.every_n_steps, warn=warn)
+    pruning = PruningCallback(
+        checked.pruner, checked.plan, every_n_steps=checked.every_n_steps, adds_regularizer=False, warn=warn
+    )
     timer = StepTimer()
     loaders = partial(rows.eval_dataloaders, ranks.rank, ranks.size)
     snapshots = SnapshotCallback(

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from cap.models.pooled import evaluating
+from cap.pruning.importance import gates_alone
 from cap.pruning.pruner import ImportancePass, Pruner
 from cap.training.module import CapModule
 from cap.training.parallel.ranks import Ranks
@@ -52,28 +52,16 @@ def measure_importance(
     n_batches = int(min(len(cast(Sized, loader)), trainer.num_training_batches))
     if wanted.rows is not None:
         n_batches = min(n_batches, math.ceil(wanted.rows / (batch_size * module.ranks.size)))
-    frozen = [p for p in module.student.parameters() if p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    for gates in pruner.gate_parameters():
-        gates.requires_grad_(True)
-    pruner.forget_importance()
-    try:
-        with evaluating(module), module.keeping_extras(), torch.enable_grad():
-            batches = itertools.islice(loader, n_batches)
-            for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer):
-                on_device = {name: value.to(trainer.strategy.root_device) for name, value in batch.items()}
-                loss = _loss(module, on_device, wanted, with_contrast=with_contrast)
-                shared = module.ranks.mean(loss)
-                module.require_finite(shared, {wanted.loss: shared})
-                loss.backward()
-                _share_gradients(pruner, module.ranks)
-                pruner.observe_importance()
-    finally:
-        for gates in pruner.gate_parameters():
-            gates.requires_grad_(False)
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+    with gates_alone(pruner, module), module.keeping_extras():
+        batches = itertools.islice(loader, n_batches)
+        for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer):
+            on_device = {name: value.to(trainer.strategy.root_device) for name, value in batch.items()}
+            loss = _loss(module, on_device, wanted, with_contrast=with_contrast)
+            shared = module.ranks.mean(loss)
+            module.require_finite(shared, {wanted.loss: shared})
+            loss.backward()
+            _share_gradients(pruner, module.ranks)
+            pruner.observe_importance()
 
 
 def _loss(

@@ -21,10 +21,12 @@ from cap.models.pooled import EncoderOutput, PooledModel, normalise
 from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
 from cap.objectives.distillation import label_loss
 from cap.objectives.memory import Memory, Source, moved
+from cap.pruning.parameters import parameter_groups
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.training.distill import Distill, distillation_terms, logit_rows
 from cap.training.parallel.ranks import ALONE, Ranks, Share
+from cap.training.precision import loss_scale
 from cap.training.resume.stop import stop
 
 _TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
@@ -372,7 +374,7 @@ class CapModule(LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
         # A loss scaler meets infinities on purpose and skips those steps itself.
-        if self._loss_scale() is None and not bool(norm.isfinite()):
+        if loss_scale(self.trainer) is None and not bool(norm.isfinite()):
             raise RunError(
                 f"the gradient must be finite, but its norm is {float(norm)} at step {self.global_step} although the "
                 f"loss is finite. Lower learning_rate or the weight of a contrastive term; "
@@ -380,10 +382,8 @@ class CapModule(LightningModule):
             )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the learning rate of the weights, and let the pruner see the gradients of the whole step."""
+        """Log the learning rate of the weights."""
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        if self.pruner is not None:
-            self.pruner.observe_gradients(scale=self._loss_scale() or 1.0)
 
     def configure_optimizers(self) -> Any:
         """Make one AdamW over weights and scores, with the same linear warm-up and decay for both."""
@@ -395,7 +395,7 @@ class CapModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add where the stream of extra examples stands, and what the pruner keeps beside its buffers.
+        """Add where the stream of extra examples stands.
 
         Of frozen parameters only a key of their content stays: whoever goes on has them already, from where the student
         starts.
@@ -404,10 +404,9 @@ class CapModule(LightningModule):
             del checkpoint["state_dict"][name]
         checkpoint["kept"] = tensors_key(self._kept)
         checkpoint["extras"] = self._extras.get_state()
-        checkpoint["pruner"] = self.pruner.state_dict() if self.pruner is not None else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take both back, and fill in the frozen parameters.
+        """Take it back, and fill in the frozen parameters.
 
         Raises:
             RunError: If those are not what the run began with.
@@ -420,32 +419,20 @@ class CapModule(LightningModule):
             )
         checkpoint["state_dict"] |= {name: parameter.detach() for name, parameter in self._kept.items()}
         self._extras.set_state(checkpoint["extras"])
-        if self.pruner is not None:
-            self.pruner.load_state_dict(checkpoint["pruner"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Split what is trained into decayed weights, the rest, and scores; what a pruner only observes is left out."""
-        scores = self.pruner.score_parameters() if self.pruner is not None else []
-        apart = {id(p) for p in scores}
-        if self.pruner is not None:
-            apart |= {id(p) for p in self.pruner.auxiliary_parameters()}
-        weights = [p for p in self.student.parameters() if p.requires_grad and id(p) not in apart]
-        groups: list[dict[str, Any]] = [
-            # Biases and LayerNorm are the 1-D parameters.
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.optimisation.weight_decay},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        if scores and self.pruner is not None:
-            groups.append({"params": scores, "weight_decay": 0.0, "lr": self.pruner.score_learning_rate})
-        return groups
+        optimisation = self.optimisation
+        return parameter_groups(
+            self.student,
+            self.pruner,
+            learning_rate=optimisation.learning_rate,
+            weight_decay=optimisation.weight_decay,
+        )
 
     def _can_fuse(self) -> bool:
         # Lightning clips gradients itself and cannot do so when the optimizer unscales them, as the fused one would.
-        return self._loss_scale() is None and self.device.type in ("cpu", "cuda")
-
-    def _loss_scale(self) -> float | None:
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        return float(scaler.get_scale()) if scaler is not None else None
+        return loss_scale(self.trainer) is None and self.device.type in ("cpu", "cuda")
 
 
 def cap_module(pl_module: LightningModule) -> CapModule:
@@ -459,17 +446,4 @@ def cap_module(pl_module: LightningModule) -> CapModule:
     return pl_module
 
 
-def pruner_of(pl_module: LightningModule) -> Pruner:
-    """Return the pruner of a module.
-
-    Raises:
-        TypeError: If it is no ``CapModule``.
-        ValueError: If it has none.
-    """
-    pruner = cap_module(pl_module).pruner
-    if pruner is None:
-        raise ValueError("masks move on a module with a pruner, but it has none")
-    return pruner
-
-
-__all__ = ["CapModule", "Contrast", "Distill", "Optimisation", "cap_module", "pruner_of"]
+__all__ = ["CapModule", "Contrast", "Distill", "Optimisation", "cap_module"]

@@ -106,6 +106,7 @@ CASES: dict[str, Case] = {
 class Plan(SchedulePlan):
     """Raise sparsity in every step, or in the middle of the run where there are levels."""
 
+    sparsity = 0.5
     warmup = 0.0
 
     def __init__(self, *, has_levels: bool) -> None:
@@ -285,7 +286,8 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Train ten steps and say what happened."""
     module = make_module(case, folder, ranks)
     train_rows = share_of(ROWS, ranks)
-    pruning = PruningCallback(Plan(has_levels=module.pruner.needs_levels), every_n_steps=1)
+    plan = Plan(has_levels=module.pruner.needs_levels)
+    pruning = PruningCallback(module.pruner, plan, adds_regularizer=False)
     importance = ImportanceCallback(
         pruning,
         loader=lambda: loader_of(train_rows, case.kind),

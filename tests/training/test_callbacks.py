@@ -118,7 +118,7 @@ def test_masks_follow_optimizer_steps_not_batches(tiny_module, tmp_path):
 
     module = tiny_module()
     targets = recorded_targets(module)
-    callback = PruningCallback(Recording(), every_n_steps=1)
+    callback = PruningCallback(module.pruner, Recording(), every_n_steps=1)
     fit(module, tmp_path, [callback], n_batches=6, accumulate_grad_batches=2)
     assert targets == [0.1, 0.2]  # step 0 asks for nothing
 
@@ -129,7 +129,7 @@ def test_masks_move_every_n_steps_and_at_the_last_one(tiny_module, tmp_path, eve
 
     module = tiny_module()
     targets = recorded_targets(module)
-    fit(module, tmp_path, [PruningCallback(Recording(), every_n_steps=every)], n_batches=5)
+    fit(module, tmp_path, [PruningCallback(module.pruner, Recording(), every_n_steps=every)], n_batches=5)
     assert targets == expected
 
 
@@ -140,7 +140,7 @@ def test_last_step_moves_the_masks_of_a_sparsity_that_no_longer_rises(tiny_modul
     module = tiny_module()
     targets = recorded_targets(module)
     plan = OneShot(sparsity=0.5, warmup=0.0, flat_before=0.0)
-    fit(module, tmp_path, [PruningCallback(plan, every_n_steps=3)], n_batches=5)
+    fit(module, tmp_path, [PruningCallback(module.pruner, plan, every_n_steps=3)], n_batches=5)
     assert targets == [0.5, 0.5, 0.5]  # steps 0, 3 and the last, 4: learned scores have moved since 3
 
 
@@ -161,7 +161,7 @@ def test_so_many_prunings_move_the_masks_so_many_times_unless_scores_are_learned
     }
     module = tiny_module(types[name]())
     targets = recorded_targets(module)
-    fit(module, tmp_path, [PruningCallback(plan, every_n_steps=1)], n_batches=10)
+    fit(module, tmp_path, [PruningCallback(module.pruner, plan, every_n_steps=1)], n_batches=10)
     per_step = [plan.over(10)(step) for step in range(2, 10)]
     assert targets == (per_step if name == "movement" else list(plan.levels_reached))
 
@@ -173,7 +173,7 @@ def test_masks_move_to_the_initial_sparsity_whatever_the_steps_between_moves(tin
     plan = Cubic(sparsity=0.5, warmup=0.0, flat_before=0.3, flat_after=0.3, initial_sparsity=0.25)
     module = tiny_module()
     targets = recorded_targets(module)
-    fit(module, tmp_path, [PruningCallback(plan, every_n_steps=100)], n_batches=10)
+    fit(module, tmp_path, [PruningCallback(module.pruner, plan, every_n_steps=100)], n_batches=10)
     assert targets == pytest.approx([0.25, 0.5, 0.5])  # steps 3, 7 and the last
 
 
@@ -185,7 +185,8 @@ def test_log_names_target_reached_and_counts(tiny_module, tmp_path, caplog):
 
     caplog.set_level(logging.INFO, logger="cap")
     plan = OneShot(sparsity=0.5, warmup=0.0, flat_before=0.5)
-    fit(tiny_module(), tmp_path, [PruningCallback(plan, every_n_steps=1)], n_batches=4)
+    module = tiny_module()
+    fit(module, tmp_path, [PruningCallback(module.pruner, plan, every_n_steps=1)], n_batches=4)
     n = 2 * (4 * 32 * 32 + 2 * 32 * 64)
     first = next(record.message for record in caplog.records if "target sparsity" in record.message)
     assert first == f"step 2: target sparsity 0.5000, reached 0.5000; pruned 0 -> {n // 2:,} of {n:,} prunable weights"
@@ -315,12 +316,12 @@ def structured(**options):
     return Structured(**(defaults | options))
 
 
-def structured_callbacks(n_rows: int = 32, **options):
+def structured_callbacks(module, n_rows: int = 32, **options):
     from cap.training.callbacks.importance import ImportanceCallback
     from cap.training.callbacks.pruning import PruningCallback
     from cap.training.callbacks.restart import RestartCallback
 
-    pruning = PruningCallback(levels(), every_n_steps=1)
+    pruning = PruningCallback(module.pruner, levels(), every_n_steps=1)
     importance = ImportanceCallback(pruning, loader=lambda: loader(8), batch_size=4, n_examples=n_rows)
     return [importance, pruning, RestartCallback(levels(**options))]
 
@@ -328,7 +329,7 @@ def structured_callbacks(n_rows: int = 32, **options):
 def test_units_move_once_a_level(tiny_module, tmp_path):
     module = tiny_module(structured())
     targets = recorded_targets(module)
-    fit(module, tmp_path, structured_callbacks(), n_batches=8)
+    fit(module, tmp_path, structured_callbacks(module), n_batches=8)
     assert targets == [0.25, 0.5]
 
 
@@ -340,7 +341,7 @@ def test_importance_is_measured_on_as_many_rows_as_asked_for(tiny_module, tmp_pa
     seen: list[bool] = []
     real = module.pruner.observe_importance
     module.pruner.observe_importance = lambda: (seen.append(module.training), real())
-    fit(module, tmp_path, structured_callbacks(), n_batches=8)
+    fit(module, tmp_path, structured_callbacks(module), n_batches=8)
     assert seen == [False] * 2 * n_batches  # in eval mode, at each of two levels
 
 
@@ -355,13 +356,14 @@ def test_first_level_is_ranked_without_contrast_and_the_others_with_it(tiny_modu
         return real(output, batch, with_contrast=with_contrast)
 
     monkeypatch.setattr(module, "loss_terms", loss_terms)
-    fit(module, tmp_path, structured_callbacks(), n_batches=8)
+    fit(module, tmp_path, structured_callbacks(module), n_batches=8)
     # Before anything is pruned without, and where a level is pruned already with it.
     assert seen == [(False, False)] * 8 + [(True, True)] * 8
 
 
 def test_more_importance_rows_than_there_are_is_said(tiny_module, tmp_path, caplog):
-    fit(tiny_module(structured(importance_rows=33)), tmp_path, structured_callbacks(), n_batches=8)
+    module = tiny_module(structured(importance_rows=33))
+    fit(module, tmp_path, structured_callbacks(module), n_batches=8)
     assert "pruning.importance_rows=33, but there are 32: all are used" in caplog.text
 
 
@@ -370,7 +372,7 @@ def test_a_run_on_some_of_the_batches_measures_importance_on_as_many(tiny_module
     seen: list[bool] = []
     real = module.pruner.observe_importance
     module.pruner.observe_importance = lambda: (seen.append(True), real())
-    fit(module, tmp_path, structured_callbacks(), n_batches=8, limit_train_batches=2)
+    fit(module, tmp_path, structured_callbacks(module), n_batches=8, limit_train_batches=2)
     assert len(seen) == 2 * 2  # two levels
 
 
@@ -391,7 +393,9 @@ def test_levels_without_a_step_of_their_own_are_said(tiny_module, tmp_path):
 
     said: list[str] = []
     plan = Stepwise(sparsity=0.5, warmup=0.0)
-    fit(tiny_module(), tmp_path, [PruningCallback(plan, every_n_steps=1, warn=said.append)], n_batches=2)
+    module = tiny_module()
+    callback = PruningCallback(module.pruner, plan, every_n_steps=1, warn=said.append)
+    fit(module, tmp_path, [callback], n_batches=2)
     assert said == ["5 levels found only 2 steps of their own in a run of 2 steps: the others were passed over."]
 
 
@@ -451,7 +455,7 @@ def test_optimizer_starts_anew_at_a_rewind_if_asked_to(tiny_module, tmp_path, re
             weight = pl_module.student.model.classifier.weight
             steps.append(float(trainer.optimizers[0].state[weight]["step"]))
 
-    callbacks = structured_callbacks(restart_optimizer=restart_optimizer)
+    callbacks = structured_callbacks(module, restart_optimizer=restart_optimizer)
     fit(module, tmp_path, [*callbacks, Watch()], n_batches=8)
     assert steps == expected
 
@@ -467,7 +471,7 @@ def test_learning_rate_rises_and_falls_in_each_level(tiny_module, tmp_path):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"] / 1e-3)
 
-    fit(module, tmp_path, [*structured_callbacks(), Watch()], n_batches=8)
+    fit(module, tmp_path, [*structured_callbacks(module), Watch()], n_batches=8)
     assert rates == pytest.approx([0, 1, 2 / 3, 1 / 3, 0, 1, 2 / 3, 1 / 3])
 
 

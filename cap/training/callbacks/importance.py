@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from cap.training.callbacks.pruning import PruningCallback
 from cap.training.importance import measure_importance
-from cap.training.module import cap_module, pruner_of
+from cap.training.module import cap_module
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class ImportanceCallback(Callback):
         warn: Callable[[str], None] = log.warning,
     ) -> None:
         self.pruning = pruning
+        pruning.is_measured = True
         self.loader = loader
         self.batch_size = batch_size
         self.n_examples = n_examples
@@ -49,15 +50,14 @@ class ImportanceCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if more rows are asked for than there are."""
-        wanted = pruner_of(pl_module).importance_pass
+        wanted = self.pruning.pruner.importance_pass
         if wanted is not None and wanted.rows is not None and wanted.rows > self.n_examples:
             self.warn(f"pruning.importance_rows={wanted.rows}, but there are {self.n_examples}: all are used.")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Run the pass if the masks are about to move."""
-        pruner = pruner_of(pl_module)
-        wanted = pruner.importance_pass
-        if wanted is None or not self.pruning.is_due(trainer.global_step, pruner):
+        wanted = self.pruning.pruner.importance_pass
+        if wanted is None or not self.pruning.moves.is_due(trainer.global_step):
             return
         started = time.perf_counter()
         measure_importance(

@@ -78,9 +78,9 @@ class KeepCallback(Callback):
         """Keep every level that the masks are about to pass."""
         module = cap_module(pl_module)
         pruner, step = module.pruner, trainer.global_step
-        if pruner is None or self._n_passed == len(self.levels) or not self.pruning.is_due(step, pruner):
+        if pruner is None or self._n_passed == len(self.levels) or not self.pruning.moves.is_due(step):
             return
-        target, holds_levels = self.pruning.target_at(step), self.pruning.holds_levels
+        target, holds_levels = self.pruning.moves.target_at(step), self.pruning.moves.holds_levels
         for level in self.levels[self._n_passed :]:
             # A level that the schedule holds is at its end only when the next one begins.
             is_passed = target > level if holds_levels else target >= level
@@ -125,7 +125,7 @@ class KeepCallback(Callback):
                 "sparsity": {"asked": level, **fractions},
                 "scores": scores,
                 "folder": f"{self.folder.name}/{folder.name}",
-                "is_retrained": self.pruning.holds_levels,
+                "is_retrained": self.pruning.moves.holds_levels,
             }
         )
         self.note(self.kept)

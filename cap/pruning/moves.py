@@ -1,0 +1,140 @@
+"""When masks move: a schedule laid over the optimizer steps of a run, whoever counts them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cap.pruning.pruner import MaskCounts, Pruner
+from cap.pruning.schedule import Schedule, SchedulePlan
+
+log = logging.getLogger(__name__)
+
+# A gradual schedule has a level at every step; one line per this many points keeps the log readable.
+_LOG_EVERY = 0.05
+
+
+class MaskMoves:
+    """Move the masks of a pruner along a schedule, at most once per optimizer step.
+
+    Args:
+        pruner: Owns the masks.
+        plan: The schedule in fractions of a run.
+        every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
+            the target and the last step always move them, so that the run ends on its target.
+        warn: Told of what a reader of the result must know.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is below 1, or pruner and schedule name different sparsities.
+    """
+
+    def __init__(
+        self, pruner: Pruner, plan: SchedulePlan, *, every_n_steps: int = 1, warn: Callable[[str], None] = log.warning
+    ) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"pruning.every_n_steps must be at least 1, got {every_n_steps}")
+        final = pruner.final_sparsity
+        if final is not None and not math.isclose(final, plan.sparsity):
+            raise ValueError(
+                f"pruner and schedule must end at one sparsity, got final_sparsity={final} of "
+                f"{type(pruner).__name__} and sparsity={plan.sparsity} of {type(plan).__name__}"
+            )
+        self.pruner = pruner
+        self.plan = plan
+        self.every_n_steps = every_n_steps
+        self.warn = warn
+        self.target = 0.0
+        self.reached = 0.0
+        self._schedule: Schedule = lambda step: 0.0
+        self._last_step = -1
+        self._logged_target = 0.0
+
+    def begin(self, n_steps: int | float) -> None:
+        """Lay the schedule over the steps of this run.
+
+        Args:
+            n_steps: Optimizer steps of the whole run, those before a resumed checkpoint included.
+
+        Raises:
+            ValueError: If nobody knows how many there are.
+        """
+        if math.isinf(n_steps):
+            raise ValueError("a schedule of sparsity needs the number of steps, got a run without end; set max_steps")
+        self._n_steps = int(n_steps)
+        self._schedule = self.plan.over(self._n_steps)
+        self._jumps = set(self.plan.jumps(self._n_steps))
+        starts = self.plan.level_starts(self._n_steps)
+        self._has_levels = starts is not None
+        if starts is not None and len(set(starts)) < len(starts):
+            self.warn(
+                f"{len(starts)} levels found only {len(set(starts))} steps of their own in a run of {self._n_steps} "
+                f"steps: the others were passed over."
+            )
+
+    def advance(self, step: int) -> None:
+        """Move the masks if an optimizer step that is about to begin is due."""
+        if step == self._last_step:
+            return
+        if self.is_due(step):
+            target = self._schedule(step)
+            counts = self.pruner.update_masks(target)
+            self._log_level(step, target, counts)
+            self.target, self.reached = target, counts.sparsity
+        self._last_step = step
+
+    def has_begun(self, step: int) -> bool:
+        """Say whether an optimizer step has begun: several batches share one under accumulation."""
+        return step == self._last_step
+
+    @property
+    def holds_levels(self) -> bool:
+        """Say whether the schedule jumps from level to level."""
+        return self._has_levels
+
+    def target_at(self, step: int) -> float:
+        """Return the target sparsity of an optimizer step."""
+        return self._schedule(step)
+
+    def is_due(self, step: int) -> bool:
+        """Say whether the masks move at an optimizer step that has not begun."""
+        target = self._schedule(step)
+        if target <= 0 or step == self._last_step:
+            return False
+        if step in self._jumps and target != self.target:
+            return True
+        if self._has_levels and not self.pruner.moves_within_levels:
+            return False
+        return step % self.every_n_steps == 0 or step == self._n_steps - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where on the schedule the masks are, as numbers."""
+        return {
+            "target": self.target,
+            "reached": self.reached,
+            "last_step": self._last_step,
+            "logged_target": self._logged_target,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned."""
+        self.target, self.reached = state["target"], state["reached"]
+        self._last_step, self._logged_target = state["last_step"], state["logged_target"]
+
+    def _log_level(self, step: int, target: float, counts: MaskCounts) -> None:
+        is_final = target == self._schedule(self._n_steps - 1)
+        is_last_line = is_final and self._logged_target != target
+        if is_last_line or target - self._logged_target >= _LOG_EVERY or step == self._n_steps - 1:
+            moves = {**counts.units, "prunable weights": (counts.n_pruned_before, counts.n_pruned, counts.n_weights)}
+            log.info(
+                "step %d: target sparsity %.4f, reached %.4f; pruned %s",
+                step,
+                target,
+                counts.sparsity,
+                ", ".join(f"{before:,} -> {after:,} of {n:,} {what}" for what, (before, after, n) in moves.items()),
+            )
+            self._logged_target = target
+
+
+__all__ = ["MaskMoves"]

@@ -1,0 +1,84 @@
+"""What an optimizer is given of a pruned model: weights, and scores with a learning rate of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from cap.pruning.pruner import Pruner
+
+
+def parameter_groups(
+    model: nn.Module, pruner: Pruner | None, *, learning_rate: float, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Split what is trained into decayed weights, the rest, and scores, as optimizers take it.
+
+    What a pruner only observes is left out.
+
+    Args:
+        model: The whole of what is trained, a head included.
+        pruner: What ``cap.attach`` returned; None for a dense model.
+        learning_rate: Of the weights; scores have the pruner's own.
+        weight_decay: Of weights with two axes or more; biases, LayerNorm and scores have none.
+    """
+    scores = pruner.score_parameters() if pruner is not None else []
+    apart = {id(p) for p in scores}
+    if pruner is not None:
+        apart |= {id(p) for p in pruner.auxiliary_parameters()}
+    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
+    groups: list[dict[str, Any]] = [
+        # Biases and LayerNorm are the 1-D parameters.
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay, "lr": learning_rate},
+        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0, "lr": learning_rate},
+    ]
+    if scores and pruner is not None:
+        groups.append({"params": scores, "weight_decay": 0.0, "lr": pruner.score_learning_rate})
+    return groups
+
+
+def require_scores_learn(pruner: Pruner, optimizers: Iterable[Optimizer], *, warn: Callable[[str], None]) -> None:
+    """Check that scores are in an optimizer; warn if their learning rate is not the pruner's.
+
+    Args:
+        pruner: Has scores, or none.
+        optimizers: Those of the run, before its first step.
+        warn: Told of another learning rate.
+
+    Raises:
+        ValueError: If a score is in no optimizer: the masks would never follow what is learned.
+    """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    rates = {id(p): group.get("initial_lr", group["lr"]) for group in groups for p in group["params"]}
+    found = [rates.get(id(scores)) for scores in pruner.score_parameters()]
+    if None in found:
+        raise ValueError(
+            f"{type(pruner).__name__} learns scores, which must be in the optimizer, but {found.count(None)} of "
+            f"{len(found)} are in none; attach the pruner first, then make the optimizer of "
+            f"cap.parameter_groups(model, pruner, learning_rate=...)"
+        )
+    others = sorted({float(rate) for rate in found if rate is not None} - {pruner.score_learning_rate})
+    if others:
+        warn(
+            f"The scores of {type(pruner).__name__} learn at {', '.join(f'{rate:g}' for rate in others)} and not at "
+            f"score_learning_rate={pruner.score_learning_rate:g}; make the optimizer of cap.parameter_groups."
+        )
+
+
+def add_regularizer(pruner: Pruner, optimizer: Optimizer, *, scale: float = 1.0) -> None:
+    """Add the gradient of the pruner's regulariser to that of its scores, once per optimizer step.
+
+    Args:
+        pruner: Has a regulariser, or none.
+        optimizer: About to step; nothing happens if the scores are in another one.
+        scale: Factor that is still on the other gradients.
+    """
+    term = pruner.regularizer()
+    own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if term is not None and all(id(scores) in own for scores in pruner.score_parameters()):
+        (term * scale).backward()
+
+
+__all__ = ["add_regularizer", "parameter_groups", "require_scores_learn"]

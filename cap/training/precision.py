@@ -1,0 +1,20 @@
+"""What mixed precision does to gradients."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+from torch.optim import Optimizer
+
+
+def loss_scale(trainer: Trainer) -> float | None:
+    """Return the factor by which a loss scaler has multiplied the gradients; None if there is no scaler."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return float(scaler.get_scale()) if scaler is not None else None
+
+
+def handles_unscaling(optimizer: Optimizer) -> bool:
+    """Say whether an optimizer divides its gradients by that factor itself, in its step, as fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+__all__ = ["handles_unscaling", "loss_scale"]

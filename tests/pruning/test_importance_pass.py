@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import cap
+from cap.pruning.importance import require_a_pass
+from tests.models.tiny_models import tiny_batch, tiny_classifier
+
+
+def test_importance_is_the_absolute_gradient_of_the_gates_in_eval_mode():
+    model = tiny_classifier().train()
+    pruner = cap.attach(model, cap.Structured(final_sparsity=0.5))
+    seen = []
+
+    def loss(batch):
+        seen.append((model.training, model.classifier.weight.requires_grad))
+        return model(**batch, labels=torch.tensor([0, 1, 1])).loss
+
+    cap.measure_importance(pruner, model, [tiny_batch()] * 2, loss=loss)
+    assert seen == [(False, False)] * 2
+    assert (model.training, model.classifier.weight.requires_grad) == (True, True)
+    gates = pruner.gate_parameters()
+    model.eval()
+    for gate in gates:
+        gate.requires_grad_(True)
+    gradients = torch.autograd.grad(loss(tiny_batch()), gates)
+    for gated, gradient in zip(pruner._gated(), gradients, strict=True):
+        torch.testing.assert_close(gated.importance, 2 * gradient.abs())
+
+
+def test_pruner_that_asks_for_no_pass_gets_none():
+    model = tiny_classifier()
+    pruner = cap.attach(model, cap.Magnitude())
+    cap.measure_importance(pruner, model, [tiny_batch()], loss=lambda batch: pytest.fail("nobody asked"))
+
+
+def test_missing_pass_is_refused():
+    with pytest.raises(ValueError, match=r"give importance=lambda: cap.measure_importance"):
+        require_a_pass(cap.Structured(final_sparsity=0.5), is_measured=False)

@@ -1,0 +1,155 @@
+"""``cap.PruningCallback`` in the training of a LightningModule that knows nothing of cap."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import cap
+from tests.models.tiny_models import tiny_batch, tiny_classifier
+
+N_STEPS = 10
+
+
+class Foreign(LightningModule):
+    """Fit a small network to random rows."""
+
+    def __init__(self, pruner, *, with_scores: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        self.early = list(self.net.parameters())
+        self.pruner = cap.attach(self.net, pruner, linears={"0": self.net[0], "2": self.net[2]})
+        self.with_scores = with_scores
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        groups = cap.parameter_groups(self.net, self.pruner, learning_rate=1e-2)
+        return torch.optim.AdamW(groups if self.with_scores else self.early)
+
+
+def rows(n: int = 4 * N_STEPS) -> DataLoader:
+    inputs = torch.randn(n, 8, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(inputs, (inputs[:, 0] > 0).long()), batch_size=4)
+
+
+def fit(module, callback, tmp_path, *, loader=None, checkpoint=None, **options) -> Trainer:
+    trainer = Trainer(
+        **({"max_epochs": 1} | options),
+        accelerator="cpu",
+        callbacks=[callback],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader or rows(), ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    return trainer
+
+
+PRUNERS = {
+    "magnitude": cap.Magnitude,
+    "movement": cap.Movement,
+    "soft_movement": lambda: cap.SoftMovement(final_sparsity=0.5),
+    "first_order": cap.FirstOrder,
+    "random": cap.Random,
+}
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("plan", [cap.Cubic, cap.OneShot, cap.Stepwise], ids=lambda plan: plan.__name__)
+def test_target_is_met_and_folded(name, plan, tmp_path):
+    module = Foreign(PRUNERS[name]())
+    callback = cap.PruningCallback(module.pruner, plan(sparsity=0.5))
+    trainer = fit(module, callback, tmp_path)
+    assert (callback.target, callback.reached) == (0.5, 0.5)
+    assert float(trainer.callback_metrics["pruning/sparsity"]) == 0.5
+    module.pruner.fold()
+    assert sum(int((module.net[i].weight == 0).sum()) for i in (0, 2)) == (128 + 32) // 2
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_resumed_run_ends_in_the_same_model(name, tmp_path):
+    def new():
+        module = Foreign(PRUNERS[name]())
+        return module, cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5))
+
+    class Halfway(cap.PruningCallback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+        state_key = cap.PruningCallback.__qualname__
+
+    whole, _ = new()
+    fit(whole, Halfway(whole.pruner, cap.Cubic(sparsity=0.5)), tmp_path, loader=rows(20), max_epochs=2)
+    resumed, callback = new()
+    fit(resumed, callback, tmp_path, loader=rows(20), max_epochs=2, checkpoint=tmp_path / "half.ckpt")
+    state = resumed.state_dict()
+    assert [key for key, value in whole.state_dict().items() if not torch.equal(value, state[key])] == []
+    assert resumed.pruner.state_dict() == whole.pruner.state_dict()
+
+
+def test_run_whose_scores_are_in_no_optimizer_is_refused(tmp_path):
+    module = Foreign(cap.Movement(), with_scores=False)
+    with pytest.raises(ValueError, match="learns scores, which must be in the optimizer"):
+        fit(module, cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5)), tmp_path)
+
+
+def test_first_order_observes_every_step(tmp_path):
+    module = Foreign(cap.FirstOrder())
+    fit(module, cap.PruningCallback(module.pruner, cap.OneShot(sparsity=0.5, flat_before=0.9)), tmp_path)
+    assert all(bool(module.pruner.importance(name).any()) for name in module.pruner.masks)
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_regulariser_reaches_the_scores_unless_the_module_adds_it(adds, tmp_path):
+    def scores(weight: float) -> torch.Tensor:
+        module = Foreign(cap.SoftMovement(final_sparsity=0.5, regularizer_weight=weight))
+        callback = cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5), adds_regularizer=adds)
+        fit(module, callback, tmp_path)
+        return torch.cat([scores.detach().flatten() for scores in module.pruner.score_parameters()])
+
+    assert bool((scores(0.0) != scores(500.0)).any()) is adds
+
+
+class Encoder(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = tiny_classifier().train()
+        self.pruner = cap.attach(self.model, cap.Structured(final_sparsity=0.5))
+
+    def training_step(self, batch, batch_idx):
+        return self.model(**batch).loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(cap.parameter_groups(self.model, self.pruner, learning_rate=1e-3))
+
+
+def batches() -> DataLoader:
+    return DataLoader([tiny_batch() | {"labels": torch.tensor([0, 1, 1])}] * N_STEPS, batch_size=None)
+
+
+def test_structured_without_a_pass_is_refused(tmp_path):
+    module = Encoder()
+    with pytest.raises(ValueError, match="Structured ranks by a pass over training rows"):
+        fit(module, cap.PruningCallback(module.pruner, cap.Stepwise(sparsity=0.5)), tmp_path, loader=batches())
+
+
+def test_structured_measures_before_each_level(tmp_path):
+    module, passes = Encoder(), []
+
+    def importance() -> None:
+        passes.append(module.trainer.global_step)
+        cap.measure_importance(module.pruner, module.model, batches(), loss=lambda batch: module.model(**batch).loss)
+
+    callback = cap.PruningCallback(module.pruner, cap.Stepwise(sparsity=0.5, levels=[0.25, 0.5]), importance=importance)
+    fit(module, callback, tmp_path, loader=batches())
+    assert passes == [0, 5]
+    assert callback.reached == 0.5
