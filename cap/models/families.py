@@ -145,13 +145,18 @@ class Prunable:
     ffn: dict[str, Units] = field(default_factory=dict)
 
 
+def base_path(model: PreTrainedModel) -> str:
+    """Return what the names in a model's base model begin with: its prefix and a dot, nothing in a bare model."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
+
+
 def encoder_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Name the encoder layers of a model with a task head, in order.
+    """Name the encoder layers of a model, with a task head or bare, in order.
 
     Returns:
         Layer modules by their dotted name in ``model``.
     """
-    path = f"{model.base_model_prefix}.{family_of(model.config.model_type).layers}"
+    path = f"{base_path(model)}{family_of(model.config.model_type).layers}"
     return {f"{path}.{name}": layer for name, layer in model.get_submodule(path).named_children()}
 
 
@@ -183,14 +188,14 @@ def prunable_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def parameters_of(model: PreTrainedModel, parts: Iterable[Part]) -> list[str]:
-    """Name the parameters of some parts of a model with a task head, in the model's order.
+    """Name the parameters of some parts of a model, with a task head or bare, in the model's order.
 
     Args:
         model: BERT has its pooler in the base model, DeBERTa beside it, the heads of other families need none. The task
             head is everything else outside the base model.
         parts: Which parts; one that the model lacks adds nothing.
     """
-    base, wanted = f"{model.base_model_prefix}.", set(parts)
+    base, wanted = base_path(model), set(parts)
     embeddings = tuple(f"{base}{path}." for path in family_of(model.config.model_type).embeddings)
 
     def part_of(name: str) -> Part | None:
@@ -217,6 +222,7 @@ __all__ = [
     "Part",
     "Prunable",
     "Units",
+    "base_path",
     "encoder_layers",
     "family_of",
     "longest_input",

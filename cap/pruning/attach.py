@@ -1,0 +1,79 @@
+"""Put masks on a model of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from cap.base.errors import InputError
+from cap.models.families import FAMILIES, Prunable, prunable
+from cap.pruning.pruner import Pruner
+
+AnyPruner = TypeVar("AnyPruner", bound=Pruner)
+
+
+def attach(
+    model: nn.Module, pruner: AnyPruner, *, linears: Mapping[str, nn.Linear] | None = None, seed: int = 0
+) -> AnyPruner:
+    """Put a pruner's masks on a model; everything is kept at first, and nothing is frozen.
+
+    Attach before the optimizer is made: scores are parameters of the model. The model's weights are then called
+    ``….parametrizations.weight.original``, until ``pruner.fold()`` makes it a stock model again.
+
+    Args:
+        model: A transformers encoder of a known family, with a task head or bare; with ``linears`` any module.
+        pruner: ``cap.Magnitude``, ``cap.Movement``, ``cap.SoftMovement``, ``cap.FirstOrder``, ``cap.Random`` or
+            ``cap.Structured``; one object a model.
+        linears: What to prune, by dotted name in the model; None takes the linear layers inside the encoder layers.
+        seed: For what is drawn at random.
+
+    Returns:
+        The pruner.
+
+    Raises:
+        InputError: If the family is not known, what is named cannot be pruned, or masks are on already.
+        ValueError: If the model cannot meet the pruner's target.
+    """
+    found = _family_linears(model) if linears is None else _named_linears(model, pruner, linears)
+    masked = [name for name, linear in found.linears.items() if parametrize.is_parametrized(linear, "weight")]
+    if masked:
+        raise InputError(
+            f"masks go on stock linear layers, but {len(masked)} of {len(found.linears)} have a parametrization "
+            f"already, {masked[0]} first; fold the pruner before, or load the model again"
+        )
+    pruner.attach(found, seed=seed)
+    return pruner
+
+
+def _family_linears(model: nn.Module) -> Prunable:
+    if not isinstance(model, PreTrainedModel) or model.config.model_type not in FAMILIES:
+        name = model.config.model_type if isinstance(model, PreTrainedModel) else type(model).__name__
+        raise InputError(
+            f"cap.attach finds the matrices of transformers' encoders ({', '.join(FAMILIES)}), got {name}; name them: "
+            f"linears={{name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}}, "
+            f"without what shall stay dense"
+        )
+    return prunable(model)
+
+
+def _named_linears(model: nn.Module, pruner: Pruner, linears: Mapping[str, nn.Linear]) -> Prunable:
+    if pruner.needs_levels:
+        raise InputError(
+            f"{type(pruner).__name__} prunes heads and FFN units, which are known of transformers' encoders "
+            f"({', '.join(FAMILIES)}), got linears; leave them out, or use a pruner of single weights"
+        )
+    modules = dict(model.named_modules())
+    wrong = [name for name, linear in linears.items() if type(linear) is not nn.Linear or modules.get(name) != linear]
+    if wrong or not linears:
+        raise InputError(
+            f"linears must map names in the model to its nn.Linear modules, got {', '.join(wrong) or 'none'}; take "
+            f"both from model.named_modules()"
+        )
+    return Prunable(dict(linears))
+
+
+__all__ = ["attach"]

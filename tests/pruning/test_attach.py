@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import cap
+from cap.base.errors import InputError
+from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_bare_encoder_has_the_matrices_of_one_with_a_head(family):
+    classifier = tiny_classifier(family)
+    prefix = f"{classifier.base_model_prefix}."
+    whole = cap.attach(tiny_classifier(family), cap.Magnitude())
+    bare = cap.attach(classifier.base_model, cap.Magnitude())
+    assert [f"{prefix}{name}" for name in bare.masks] == list(whole.masks)
+
+
+def test_bare_encoder_is_pruned_folded_saved_and_loaded(tmp_path):
+    from transformers import AutoModel
+
+    model = tiny_classifier().base_model
+    pruner = cap.attach(model, cap.Structured(final_sparsity=0.5, importance="random"))
+    counts = pruner.update_masks(0.5)
+    names = list(pruner.masks)
+    pruner.fold()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    assert sum(int((loaded.get_submodule(name).weight == 0).sum()) for name in names) == counts.n_pruned
+    assert counts.sparsity == 0.5
+
+
+def test_parts_of_a_bare_encoder_are_found():
+    from cap.models.families import parameters_of
+
+    model = tiny_classifier().base_model
+    names = parameters_of(model, ["embeddings", "head"])
+    assert names == [name for name, _ in model.named_parameters() if name.startswith("embeddings.")]
+
+
+def test_linear_layers_of_any_module_can_be_named():
+    model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    pruner = cap.attach(model, cap.Magnitude(), linears={"0": model[0]})
+    pruner.update_masks(0.5)
+    pruner.fold()
+    assert [int((model[i].weight == 0).sum()) for i in (0, 2)] == [30, 0]
+
+
+def test_seed_decides_what_is_drawn():
+    drawn = []
+    for seed in (0, 0, 1):
+        pruner = cap.attach(tiny_classifier(), cap.Random(), seed=seed)
+        pruner.update_masks(0.5)
+        drawn.append(torch.cat([mask.flatten() for mask in pruner.masks.values()]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_masked_model_computes_as_before():
+    model = tiny_classifier()
+    before = model(**tiny_batch()).logits
+    cap.attach(model, cap.Movement())
+    torch.testing.assert_close(model(**tiny_batch()).logits, before)
+
+
+class Alien(nn.Module):
+    pass
+
+
+# A subclass that computes something else with its weight.
+tied = nn.Sequential(nn.modules.linear.NonDynamicallyQuantizableLinear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: (Alien(), cap.Magnitude(), None), r"got Alien; name them: linears="),
+        (lambda: (nn.Linear(2, 2), cap.Magnitude(), {}), r"got none; take both from model.named_modules"),
+        (lambda: (nn.Sequential(nn.Linear(2, 2)), cap.Magnitude(), {"0": nn.Linear(2, 2)}), r"got 0; take both"),
+        (lambda: (tied, cap.Magnitude(), {"0": tied[0]}), r"got 0; take both"),
+        (
+            lambda: (Alien(), cap.Structured(final_sparsity=0.5), {"0": nn.Linear(2, 2)}),
+            r"Structured prunes heads and FFN units",
+        ),
+    ],
+    ids=["unknown", "nothing", "another", "not-plain", "units"],
+)
+def test_what_cannot_be_pruned_is_refused(make, message):
+    model, pruner, linears = make()
+    with pytest.raises(InputError, match=message):
+        cap.attach(model, pruner, linears=linears)
+
+
+def test_second_pruner_on_a_model_is_refused():
+    model = tiny_classifier()
+    cap.attach(model, cap.Magnitude())
+    with pytest.raises(InputError, match=r"12 of 12 have a parametrization already"):
+        cap.attach(model, cap.Magnitude())
+
+
+def test_model_that_cannot_meet_the_target_is_refused():
+    with pytest.raises(ValueError, match=r"reaches sparsity 0.75 at most"):
+        cap.attach(tiny_classifier(), cap.Structured(final_sparsity=0.9))
