@@ -1,0 +1,168 @@
+"""``cap.PruningTrainerCallback`` in transformers' Trainer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import cap
+from cap.base.errors import InputError
+from tests.models.tiny_models import tiny_batch, tiny_classifier
+
+N_STEPS, HALF = 8, 4
+
+PRUNERS = {
+    "magnitude": cap.Magnitude,
+    "movement": cap.Movement,
+    "soft_movement": lambda: cap.SoftMovement(final_sparsity=0.5),
+    "first_order": cap.FirstOrder,
+    "random": cap.Random,
+    "structured": lambda: cap.Structured(final_sparsity=0.5, importance="random"),
+}
+
+
+def rows() -> list[dict[str, torch.Tensor]]:
+    ids = torch.randint(5, 30, (32, 6), generator=torch.Generator().manual_seed(1))
+    return [{"input_ids": row, "labels": row[0] % 2} for row in ids]
+
+
+def trained(folder, pruner, *, plan=None, checkpoint=None, optimizer=True, importance=None, warn=None, **options):
+    from transformers import Trainer, TrainingArguments
+
+    model = tiny_classifier().train()
+    cap.attach(model, pruner)
+    given = {} if warn is None else {"warn": warn}
+    callback = cap.PruningTrainerCallback(
+        pruner, plan or cap.Cubic(sparsity=0.5), importance=importance and (lambda: importance(model)), **given
+    )
+    groups = cap.parameter_groups(model, pruner, learning_rate=1e-3)
+    defaults = {"save_steps": HALF, "logging_steps": 1, "gradient_accumulation_steps": 2}
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=N_STEPS,
+        per_device_train_batch_size=2,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **(defaults | options),
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows(),
+        optimizers=(torch.optim.AdamW(groups) if optimizer else None, None),
+        callbacks=[callback],
+    )
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    return model, callback, trainer
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_target_is_met_and_a_resumed_run_ends_in_the_same_model(name, tmp_path):
+    model, callback, trainer = trained(tmp_path / "whole", PRUNERS[name]())
+    # Dropout and the order of the rows are the trainer's to restore.
+    again, other, _ = trained(
+        tmp_path / "resumed", PRUNERS[name](), checkpoint=tmp_path / "whole" / f"checkpoint-{HALF}"
+    )
+    state = again.state_dict()
+    assert [key for key, value in model.state_dict().items() if not torch.equal(value, state[key])] == []
+    assert other.pruner.state_dict() == callback.pruner.state_dict()
+    assert (callback.target, callback.reached, other.reached) == (0.5, 0.5, 0.5)
+    assert [line["pruning/sparsity"] for line in trainer.state.log_history if "loss" in line][-1] == 0.5
+    names = list(callback.pruner.masks)
+    callback.pruner.fold()
+    assert sum(int((model.get_submodule(n).weight == 0).sum()) for n in names) == 8192
+
+
+def test_structured_measures_before_each_level(tmp_path):
+    pruner, passes = cap.Structured(final_sparsity=0.5), []
+
+    def importance(model) -> None:
+        passes.append(True)
+        batch = tiny_batch() | {"labels": torch.tensor([0, 1, 1])}
+        cap.measure_importance(pruner, model, [batch], loss=lambda batch: model(**batch).loss)
+
+    plan = cap.Stepwise(sparsity=0.5, levels=[0.25, 0.5])
+    _, callback, _ = trained(tmp_path, pruner, plan=plan, importance=importance)
+    assert (len(passes), callback.reached) == (2, 0.5)
+
+
+def test_structured_without_a_pass_is_refused():
+    with pytest.raises(ValueError, match="Structured ranks by a pass over training rows"):
+        cap.PruningTrainerCallback(cap.Structured(final_sparsity=0.5), cap.Stepwise(sparsity=0.5))
+
+
+def test_clipping_does_not_see_what_is_only_observed(tmp_path):
+    """First-order pruning changes no gradient norm while it observes; after the run, gradients stay where they were."""
+
+    def norms(pruner) -> list[float]:
+        plan = cap.OneShot(sparsity=0.5, flat_before=0.99)
+        _, _, trainer = trained(tmp_path / type(pruner).__name__, pruner, plan=plan, save_strategy="no")
+        for parameter in pruner.auxiliary_parameters():
+            parameter.sum().backward()
+            assert parameter.grad is not None
+        return [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line][: N_STEPS - 1]
+
+    assert norms(cap.FirstOrder()) == pytest.approx(norms(cap.Random()), rel=1e-5)
+
+
+def test_first_order_adds_up_what_the_batches_of_a_step_observe():
+    from cap.training.callbacks.hugging_face import _SetAside
+
+    model = tiny_classifier()
+    pruner = cap.attach(model, cap.FirstOrder())
+    aside, first = _SetAside(pruner), pruner.auxiliary_parameters()[0]
+    aside.begin()
+    for factor in (1.0, 2.0):
+        (factor * first).sum().backward()
+        assert first.grad is None
+    aside.put_back()
+    assert torch.equal(first.grad, torch.full_like(first, 3.0))
+
+
+def test_optimizer_of_the_trainers_own_is_warned_of(tmp_path):
+    said: list[str] = []
+    trained(tmp_path, cap.Movement(), optimizer=False, warn=said.append, save_strategy="no")
+    assert len(said) == 1
+    assert "make the optimizer of cap.parameter_groups" in said[0]
+
+
+def test_best_checkpoint_in_place_of_the_last_is_refused():
+    with pytest.raises(InputError, match="load_best_model_at_end=True, which may load one from before"):
+        begin(cap.Magnitude(), load_best_model_at_end=True)
+
+
+def begin(pruner, *, load_best_model_at_end: bool = False, n_processes: int = 1, step: int = 0, saved=None) -> None:
+    """Begin a run with what a trainer would tell a callback."""
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    class Arguments(TrainingArguments):
+        world_size = n_processes
+
+    model = tiny_classifier()
+    cap.attach(model, pruner)
+    args = Arguments("unused", use_cpu=True, report_to="none")
+    args.load_best_model_at_end = load_best_model_at_end
+    state = TrainerState(max_steps=N_STEPS, global_step=step, stateful_callbacks=saved or {})
+    callback = cap.PruningTrainerCallback(pruner, cap.Cubic(sparsity=0.5))
+    callback.on_train_begin(args, state, TrainerControl(), optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+
+
+def test_first_order_in_several_processes_is_refused():
+    with pytest.raises(InputError, match=r"FirstOrder sees the gradients of one process"):
+        begin(cap.FirstOrder(), n_processes=2)
+
+
+def test_checkpoint_without_masks_is_refused():
+    with pytest.raises(InputError, match=r"got one of step 4 without a state of masks"):
+        begin(cap.Magnitude(), step=4)
+
+
+def test_checkpoint_of_other_masks_is_refused(tmp_path):
+    trained(tmp_path, cap.Magnitude(), save_steps=N_STEPS)
+    state = json.loads((tmp_path / f"checkpoint-{N_STEPS}" / "trainer_state.json").read_text(encoding="utf-8"))
+    with pytest.raises(InputError, match=r"at sparsity 0.5000, but those of the model are at 0.0000"):
+        begin(cap.Magnitude(), step=N_STEPS, saved=state["stateful_callbacks"])
