@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from cap.models.encoders import evaluating
+from cap.models.pooled import evaluating
 from cap.pruning.pruner import Pruner
 
 Batch = TypeVar("Batch")
