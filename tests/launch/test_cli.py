@@ -275,6 +275,10 @@ def test_line_in_a_record_names_the_configuration_that_was_typed(composed, own_c
 def test_what_was_typed_is_read_in_one_way(door, monkeypatch):
     from importlib import import_module
 
+    from hydra.core.hydra_config import HydraConfig
+
+    # A job that ran in this process before, an agent's say, leaves its configuration behind.
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: False))
     monkeypatch.setattr(sys, "argv", ["command", "a=1", "b=2"])
     assert import_module(f"cap.{door}").typed_line is import_module("cap.launch.cli").typed_line
     assert import_module("cap.launch.cli").typed_line(door) == f"python -m cap.{door} a=1 b=2"
