@@ -556,13 +556,14 @@ def test_extras_of_a_large_set_are_exact_int64() -> None:
 # --- the library's face: no budget, tensors as well as files
 
 
-def test_tensor_is_kept_as_a_float16_copy() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tensor_is_kept_as_a_float16_copy(dtype) -> None:
     from cap.objectives.memory import Memory
 
-    encodings = torch.randn(N, DIM)
+    encodings = torch.randn(N, DIM).to(dtype)
     memory = Memory(N)
     memory.add("pretrained", encodings)
-    expected = encodings.half()
+    expected = encodings.to(torch.float16, copy=True)
     encodings.zero_()
     gathered = memory.gather("pretrained", torch.tensor([2, 0]))
     assert torch.equal(gathered, expected[[2, 0]][:, None])
@@ -592,3 +593,13 @@ def test_tensor_of_other_rows_is_refused() -> None:
     with pytest.raises(ValueError, match=rf"one row for each of the {N} training examples"):
         memory.add("pretrained", torch.randn(N + 1, DIM))
     assert memory.n_encodings("pretrained") == 0
+
+
+def test_unknown_source_is_refused() -> None:
+    from cap.objectives.memory import Memory
+
+    add = getattr(Memory.add, "__wrapped__", Memory.add)  # past the annotation, which says so, too
+    while hasattr(add, "__wrapped__"):
+        add = add.__wrapped__
+    with pytest.raises(ValueError, match="sources pretrained, finetuned, snapshots, got 'student'"):
+        add(Memory(N), "student", torch.randn(N, DIM))

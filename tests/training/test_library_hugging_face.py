@@ -28,12 +28,14 @@ def rows() -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row[0] % 2} for row in ids]
 
 
-def trained(folder, pruner, *, plan=None, checkpoint=None, optimizer=True, importance=None, warn=None, **options):
+def trained(
+    folder, pruner, *, plan=None, checkpoint=None, optimizer=True, importance=None, warn=None, moves=None, **options
+):
     from transformers import Trainer, TrainingArguments
 
     model = tiny_classifier().train()
     cap.attach(model, pruner)
-    given = {} if warn is None else {"warn": warn}
+    given = (moves or {}) | ({} if warn is None else {"warn": warn})
     callback = cap.PruningTrainerCallback(
         pruner, plan or cap.Cubic(sparsity=0.5), importance=importance and (lambda: importance(model)), **given
     )
@@ -166,3 +168,39 @@ def test_checkpoint_of_other_masks_is_refused(tmp_path):
     state = json.loads((tmp_path / f"checkpoint-{N_STEPS}" / "trainer_state.json").read_text(encoding="utf-8"))
     with pytest.raises(InputError, match=r"at sparsity 0.5000, but those of the model are at 0.0000"):
         begin(cap.Magnitude(), step=N_STEPS, saved=state["stateful_callbacks"])
+
+
+@pytest.mark.parametrize(("clips", "factor"), [(True, 1.0), (False, 8.0)], ids=["clipped", "as they came"])
+def test_regulariser_has_the_scale_that_is_on_the_other_gradients(clips, factor):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    class Scaler:
+        def get_scale(self) -> float:
+            return 8.0
+
+    model = tiny_classifier()
+    pruner = cap.attach(model, cap.SoftMovement(final_sparsity=0.5, regularizer_weight=3.0))
+    pruner.update_masks(0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.scaler = Scaler()
+    args = TrainingArguments("unused", use_cpu=True, report_to="none", max_grad_norm=1.0 if clips else 0.0)
+    callback = cap.PruningTrainerCallback(pruner, cap.Cubic(sparsity=0.5))
+    callback.on_pre_optimizer_step(args, TrainerState(), TrainerControl(), optimizer=optimizer)
+    for scores in pruner.score_parameters():
+        slope = scores.sigmoid() * (1 - scores.sigmoid()) / scores.numel() / len(pruner.score_parameters())
+        torch.testing.assert_close(scores.grad, factor * 3.0 * slope)
+
+
+def test_state_between_two_moves_comes_back(tmp_path):
+    """Masks that stand still after a checkpoint leave target, counts and regulariser to what was written in it."""
+    plan, options = cap.OneShot(sparsity=0.5, flat_before=0.25), {"every_n_steps": 100}
+    model, callback, _ = trained(tmp_path / "whole", PRUNERS["soft_movement"](), plan=plan, moves=options)
+    checkpoint = tmp_path / "whole" / f"checkpoint-{HALF}"
+    again, other, trainer = trained(
+        tmp_path / "resumed", PRUNERS["soft_movement"](), plan=plan, moves=options, checkpoint=checkpoint
+    )
+    state = again.state_dict()
+    assert [key for key, value in model.state_dict().items() if not torch.equal(value, state[key])] == []
+    assert other.moves.state_dict() == callback.moves.state_dict()
+    logged = [line["pruning/sparsity"] for line in trainer.state.log_history if "loss" in line]
+    assert logged == [0.0, 0.0] + [0.5] * (N_STEPS - 2)

@@ -153,3 +153,43 @@ def test_structured_measures_before_each_level(tmp_path):
     fit(module, callback, tmp_path, loader=batches())
     assert passes == [0, 5]
     assert callback.reached == 0.5
+
+
+@pytest.mark.parametrize(("unscales", "factor"), [(False, 1.0), (True, 8.0)], ids=["unscaled", "by the optimizer"])
+def test_loss_scaler_is_taken_off_what_is_observed_and_put_on_the_regulariser(unscales, factor):
+    from types import SimpleNamespace
+
+    from cap.training.precision import handles_unscaling, loss_scale
+
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert loss_scale(trainer) is None
+    trainer.precision_plugin.scaler = SimpleNamespace(get_scale=lambda: 8.0)
+    module = Foreign(cap.SoftMovement(final_sparsity=0.5, regularizer_weight=3.0))
+    module.pruner.update_masks(0.5)
+    optimizer = torch.optim.AdamW(module.net.parameters())
+    optimizer._step_supports_amp_scaling = unscales  # as torch marks fused optimizers
+    assert handles_unscaling(optimizer) is unscales
+    measured = []
+    module.pruner.observe_gradients = lambda *, scale: measured.append(scale)
+    callback = cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5))
+    callback.on_before_optimizer_step(trainer, module, optimizer)
+    assert measured == [8.0]
+    for scores in module.pruner.score_parameters():
+        slope = scores.sigmoid() * (1 - scores.sigmoid()) / scores.numel() / len(module.pruner.score_parameters())
+        torch.testing.assert_close(scores.grad, factor * 3.0 * slope)
+
+
+def test_state_between_two_moves_comes_back(tmp_path):
+    def new():
+        module = Foreign(cap.SoftMovement(final_sparsity=0.5))
+        return module, cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5), every_n_steps=3)
+
+    first, moved = new()
+    trainer = fit(first, moved, tmp_path)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    second, callback = new()
+    # As many steps as there were: everything is loaded, and nothing is trained.
+    fit(second, callback, tmp_path, checkpoint=tmp_path / "end.ckpt")
+    assert callback.state_dict() == moved.state_dict()
+    assert second.pruner.state_dict() == first.pruner.state_dict()
+    assert second.pruner.state_dict()["progress"] == 1.0
