@@ -10,9 +10,10 @@ from rich.table import Table
 from cap.base.errors import InputError
 from cap.config.schema import check
 from cap.launch.cli import door
-from cap.training.preparation import get_teacher, prepare
+from cap.training.preparation import prepare
 from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
+from cap.training.teacher import get_teacher
 
 
 @keeping_determinism()

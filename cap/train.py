@@ -41,11 +41,12 @@ from cap.training.inputs import changes_since
 from cap.training.module import CapModule
 from cap.training.parallel.ranks import Ranks, join
 from cap.training.parallel.shares import together
-from cap.training.preparation import Prepared, chance_message, get_teacher, prepare
+from cap.training.preparation import Prepared, prepare
 from cap.training.record import RunRecord
 from cap.training.resume.checkpoint import Checkpoint, newest_checkpoint
 from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
+from cap.training.teacher import chance_message, get_teacher
 from cap.training.trainer import add_callbacks, fit
 
 log = logging.getLogger("cap.train")  # as a command, __name__ is __main__

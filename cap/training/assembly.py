@@ -34,8 +34,9 @@ from cap.training.encode import computation_of, frozen_outputs
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.parallel.strategy import make_strategy
-from cap.training.preparation import Prepared, Teacher
+from cap.training.preparation import Prepared
 from cap.training.resume.checkpoint import CheckpointCallback
+from cap.training.teacher import Teacher
 from cap.training.trainer import build_trainer
 
 _BYTES_PER_VALUE = 2  # encodings are float16

@@ -1,19 +1,17 @@
-"""What several doors do first: resolve the model, load and tokenise the rows, get the teacher."""
+"""What several doors do first: resolve the model, load a given teacher, load and tokenise the rows."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from lightning.pytorch import seed_everything
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
-from cap.base.files import content_key, ensure_writable
-from cap.base.kinds import Kind, Metrics
+from cap.base.files import ensure_writable
+from cap.base.kinds import Metrics
 from cap.base.memory import MemoryBudget
 from cap.config.schema import Checked, TrainConfig
 from cap.data.custom import task_of
@@ -21,30 +19,14 @@ from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.data.unlabelled import with_unlabelled
-from cap.models.encoders import LoadedModel, load_model, model_key
+from cap.models.encoders import LoadedModel, load_model
 from cap.models.families import PARTS, family_of, longest_input, parameters_of
 from cap.models.pooled import PooledModel, Pooling
 from cap.models.pooling import resolve_pooling
 from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
-from cap.training.evaluation import evaluate
-from cap.training.module import Optimisation
-from cap.training.parallel.ranks import ALONE, Ranks
-from cap.training.teacher import (
-    cached_scores,
-    check_labels,
-    check_size,
-    check_tokenizer,
-    fine_tune_once,
-    is_at_chance,
-)
+from cap.training.given_teacher import check_tokenizer, first_texts, given_source, load_given
 
 log = logging.getLogger(__name__)
-
-_KNOWING_NOTHING: dict[Kind, str] = {
-    "classes": "always the majority class",
-    "number": "always the mean",
-    "span": "pointing to nothing",
-}
 
 
 @dataclass(frozen=True)
@@ -116,12 +98,12 @@ def prepare(checked: Checked) -> Prepared:
         raise InputError(
             f"max_length counts tokens and can be at most {longest} for this model, got {config.max_length}; lower it"
         )
-    given = _given_source(config.teacher)
-    given_model = None if given is None else _load_given(given, config, task, model_config)
+    given = given_source(config.teacher)
+    given_model = None if given is None else load_given(given, config, task, model_config)
     tokenizer = load_tokenizer(source)
     rows = rows_of(config, task)
     if given is not None:
-        check_tokenizer(load_tokenizer(given), tokenizer, _first_texts(task, rows), name=given.label)
+        check_tokenizer(load_tokenizer(given), tokenizer, first_texts(task, rows), name=given.label)
     budget = MemoryBudget(config.memory.budget_gb, n_processes=config.trainer.devices)
     datamodule = CapDataModule(
         rows=rows,
@@ -183,43 +165,6 @@ def rows_of(config: TrainConfig, task: Task) -> Rows:
     )
 
 
-def _given_source(wanted: str) -> ModelSource | None:
-    """Say where a teacher lies that was given; None if cap makes it, or there is none."""
-    if wanted in ("auto", "none"):
-        return None
-    folder = Path(wanted)
-    return ModelSource(wanted, f"folder {folder.name}" if folder.is_dir() else wanted, role="teacher")
-
-
-def _load_given(source: ModelSource, settings: TrainConfig, task: Task, student: PretrainedConfig) -> PreTrainedModel:
-    """Load a given teacher, once its configuration has shown that it fits."""
-    config = load_config(source)
-    check_size(
-        config,
-        student,
-        is_encoded=settings.contrast.finetuned,
-        is_start=settings.student_init == "teacher",
-        is_compared=settings.distill.hidden_weight > 0,
-        name=source.label,
-    )
-    check_labels(config, head=task.head, name=source.label)
-    loaded = load_model(source, head=task.head)
-    if loaded.drawn:
-        raise InputError(
-            f"teacher must be a model that was fine-tuned on the task, got {source.label} without "
-            f"{', '.join(loaded.drawn[:3])}{', ...' if len(loaded.drawn) > 3 else ''}, so that its answers would be "
-            f"random; give one with a trained head, or teacher=auto"
-        )
-    return loaded.model
-
-
-def _first_texts(task: Task, rows: Rows) -> list[str]:
-    """Return what a teacher's tokenizer is tried on: the first row as a whole, and some texts alone."""
-    train = rows.splits["train"]
-    texts = [" ".join(train[0][column] for column in task.text_columns)]
-    return texts + [text for column in task.text_columns for text in train[:16][column]]
-
-
 def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
     """Refuse to freeze what the model lacks, or what nobody has trained: it could never become of use."""
     freeze = config.freeze or []
@@ -241,151 +186,4 @@ def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """Hold a teacher that fits the task.
-
-    Args:
-        model: The fine-tuned classifier.
-        scores: On the validation rows of this run.
-        label: How a record names it.
-        folder: Where it lies if cap made it.
-        was_cached: True if cap made it in an earlier run.
-        is_at_chance: True if its score could be that of a model that knows nothing.
-    """
-
-    model: PooledModel
-    scores: dict[str, float]
-    label: str
-    folder: Path | None
-    was_cached: bool
-    is_at_chance: bool
-
-
-def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, ranks: Ranks = ALONE) -> Teacher | None:
-    """Fine-tune, find or load the teacher that the configuration asks for.
-
-    Args:
-        checked: The configuration.
-        prepared: Rows and the pre-trained model.
-        device: Where to train and score it.
-        ranks: The processes of the run: the first one trains, all of them score.
-
-    Returns:
-        The teacher; None for ``teacher=none``.
-
-    Raises:
-        InputError: If a given teacher has a score at chance level.
-    """
-    wanted = checked.config.teacher
-    if wanted == "none":
-        log.info("teacher=none: no distillation and no contrast with a fine-tuned model (loss/kd, loss/fic)")
-        return None
-    if wanted == "auto":
-        return _own_teacher(checked.config, prepared, device, ranks)
-    return _given_teacher(wanted, prepared, device, ranks)
-
-
-def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
-    settings = dataclasses.asdict(config.finetune)
-    options = {
-        "max_epochs": config.finetune.max_epochs,
-        "max_steps": config.finetune.max_steps,
-        "accelerator": config.trainer.accelerator,
-        # One process, whatever the run has: a teacher is the same for all runs that would train it.
-        "devices": [device.index] if device.type == "cuda" else 1,
-        "precision": config.trainer.precision,
-        "gradient_clip_val": 1.0,
-        "enable_progress_bar": config.trainer.enable_progress_bar,
-        "log_every_n_steps": config.trainer.log_every_n_steps,
-    }
-    made = fine_tune_once(
-        lambda: prepared.new_student(config.seed),
-        content={
-            # With its head: a checkpoint may bring one, and one that is drawn follows from the seed.
-            "start": model_key(prepared.pretrained.model),
-            "rows": prepared.datamodule.labelled_key,
-            "labels": list(prepared.task.labels),
-            "finetune": settings,
-            "batch_size": config.batch_size,
-            "precision": config.trainer.precision,
-            "device": device.type,
-            "seed": config.seed,
-        },
-        kind=prepared.task.kind,
-        datamodule=prepared.datamodule.labelled(),
-        metrics=prepared.metrics(),
-        optimisation=Optimisation(
-            learning_rate=config.finetune.learning_rate,
-            weight_decay=config.finetune.weight_decay,
-            warmup=config.finetune.warmup,
-        ),
-        trainer_options=options,
-        tokenizer=prepared.tokenizer,
-        cache_dir=prepared.cache_dir,
-        every_n_minutes=config.checkpoint.every_n_minutes,
-        every_n_steps=config.checkpoint.every_n_steps,
-        ranks=ranks,
-    )
-    model = _load_teacher(ModelSource(str(made.folder), f"teacher {made.folder.name}"), prepared)
-    scores = cached_scores(
-        model,
-        made.folder,
-        data_key=content_key({"rows": prepared.rows.fingerprint, "metrics": prepared.task.metrics}),
-        loaders=prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
-        metrics=prepared.metrics(),
-        device=device,
-        ranks=ranks,
-    )
-    at_chance = _at_chance(scores, prepared)
-    if at_chance:
-        log.warning("the teacher stayed at chance level: %s", chance_message(scores, prepared))
-    return Teacher(model, scores, f"auto {made.folder.name}", made.folder, made.was_cached, at_chance)
-
-
-def _given_teacher(wanted: str, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
-    source, model = _given_source(wanted), prepared.given_teacher
-    assert source is not None
-    assert model is not None
-    scores, _ = evaluate(
-        model,
-        prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
-        prepared.metrics(),
-        device=device,
-        description="teacher's score",
-        ranks=ranks,
-    )
-    if _at_chance(scores, prepared):
-        raise InputError(
-            f"teacher must know the task, but {source.label} is at chance level: {chance_message(scores, prepared)}; "
-            f"give one fine-tuned on this task, or teacher=auto"
-        )
-    return Teacher(model, scores, source.label, None, False, False)
-
-
-def _load_teacher(source: ModelSource, prepared: Prepared) -> PooledModel:
-    loaded = load_model(source, head=prepared.task.head)
-    return PooledModel(loaded.model, prepared.pooling)
-
-
-def _at_chance(scores: dict[str, float], prepared: Prepared) -> bool:
-    metric = prepared.task.monitored
-    n_rows = len(prepared.rows.splits[prepared.task.validation_splits[0]])
-    return is_at_chance(scores[metric], prepared.majority[metric], n_rows)
-
-
-def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
-    """Put a score beside that of a model that learned nothing."""
-    metric = prepared.task.monitored
-    return f"{metric} {scores[metric]:.4f}, {_KNOWING_NOTHING[prepared.task.kind]} {prepared.majority[metric]:.4f}"
-
-
-__all__ = [
-    "Prepared",
-    "Teacher",
-    "chance_message",
-    "configured_task",
-    "get_teacher",
-    "prepare",
-    "rows_of",
-]
+__all__ = ["Prepared", "configured_task", "prepare", "rows_of"]

@@ -41,9 +41,10 @@ from cap.runs.page import summary_table, write_report
 from cap.runs.record import environment, forget_peak_memory, peak_memory_gb, retention, write_record
 from cap.training.dynamics import Dynamics
 from cap.training.inputs import hashes_of_rows, hashes_of_weights
-from cap.training.preparation import Prepared, Teacher
+from cap.training.preparation import Prepared
 from cap.training.resume.checkpoint import Checkpoint
 from cap.training.resume.curves import cut_curves
+from cap.training.teacher import Teacher
 
 # A process that was killed with its grid may still be writing its last checkpoint in the folder.
 _PATIENCE_SECONDS = 150.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import shutil
@@ -13,17 +14,21 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.files import content_key, file_sha256, making, read_json, settle, write_json
-from cap.base.kinds import Head, Kind, Metrics
-from cap.models.encoders import load_saved_model, save_model
+from cap.base.kinds import Kind, Metrics
+from cap.config.schema import Checked, TrainConfig
+from cap.models.encoders import load_model, load_saved_model, model_key, save_model
 from cap.models.pooled import PooledModel
+from cap.models.sources import ModelSource
 from cap.training.evaluation import evaluate
+from cap.training.given_teacher import given_source
 from cap.training.module import CapModule, Distill, Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.parallel.shares import together
+from cap.training.preparation import Prepared
 from cap.training.resume.checkpoint import CheckpointCallback, newest_checkpoint
 from cap.training.resume.curves import cut_curves
 from cap.training.trainer import build_trainer, fit
@@ -35,8 +40,138 @@ FORMAT = 1
 _META = "teacher.json"
 _WEIGHTS = "model.safetensors"
 _CHECKPOINTS = "checkpoints"
-# Rows whose tokens a given teacher's tokenizer must reproduce.
-_PROBE_TEXTS = 16
+_KNOWING_NOTHING: dict[Kind, str] = {
+    "classes": "always the majority class",
+    "number": "always the mean",
+    "span": "pointing to nothing",
+}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Hold a teacher that fits the task.
+
+    Args:
+        model: The fine-tuned classifier.
+        scores: On the validation rows of this run.
+        label: How a record names it.
+        folder: Where it lies if cap made it.
+        was_cached: True if cap made it in an earlier run.
+        is_at_chance: True if its score could be that of a model that knows nothing.
+    """
+
+    model: PooledModel
+    scores: dict[str, float]
+    label: str
+    folder: Path | None
+    was_cached: bool
+    is_at_chance: bool
+
+
+def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, ranks: Ranks = ALONE) -> Teacher | None:
+    """Fine-tune, find or load the teacher that the configuration asks for.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and the pre-trained model.
+        device: Where to train and score it.
+        ranks: The processes of the run: the first one trains, all of them score.
+
+    Returns:
+        The teacher; None for ``teacher=none``.
+
+    Raises:
+        InputError: If a given teacher has a score at chance level.
+    """
+    wanted = checked.config.teacher
+    if wanted == "none":
+        log.info("teacher=none: no distillation and no contrast with a fine-tuned model (loss/kd, loss/fic)")
+        return None
+    if wanted == "auto":
+        return _own_teacher(checked.config, prepared, device, ranks)
+    return _given_teacher(wanted, prepared, device, ranks)
+
+
+def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
+    settings = dataclasses.asdict(config.finetune)
+    options = {
+        "max_epochs": config.finetune.max_epochs,
+        "max_steps": config.finetune.max_steps,
+        "accelerator": config.trainer.accelerator,
+        # One process, whatever the run has: a teacher is the same for all runs that would train it.
+        "devices": [device.index] if device.type == "cuda" else 1,
+        "precision": config.trainer.precision,
+        "gradient_clip_val": 1.0,
+        "enable_progress_bar": config.trainer.enable_progress_bar,
+        "log_every_n_steps": config.trainer.log_every_n_steps,
+    }
+    made = fine_tune_once(
+        lambda: prepared.new_student(config.seed),
+        content={
+            # With its head: a checkpoint may bring one, and one that is drawn follows from the seed.
+            "start": model_key(prepared.pretrained.model),
+            "rows": prepared.datamodule.labelled_key,
+            "labels": list(prepared.task.labels),
+            "finetune": settings,
+            "batch_size": config.batch_size,
+            "precision": config.trainer.precision,
+            "device": device.type,
+            "seed": config.seed,
+        },
+        kind=prepared.task.kind,
+        datamodule=prepared.datamodule.labelled(),
+        metrics=prepared.metrics(),
+        optimisation=Optimisation(
+            learning_rate=config.finetune.learning_rate,
+            weight_decay=config.finetune.weight_decay,
+            warmup=config.finetune.warmup,
+        ),
+        trainer_options=options,
+        tokenizer=prepared.tokenizer,
+        cache_dir=prepared.cache_dir,
+        every_n_minutes=config.checkpoint.every_n_minutes,
+        every_n_steps=config.checkpoint.every_n_steps,
+        ranks=ranks,
+    )
+    model = _load_teacher(ModelSource(str(made.folder), f"teacher {made.folder.name}"), prepared)
+    scores = cached_scores(
+        model,
+        made.folder,
+        data_key=content_key({"rows": prepared.rows.fingerprint, "metrics": prepared.task.metrics}),
+        loaders=prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
+        metrics=prepared.metrics(),
+        device=device,
+        ranks=ranks,
+    )
+    at_chance = _at_chance(scores, prepared)
+    if at_chance:
+        log.warning("the teacher stayed at chance level: %s", chance_message(scores, prepared))
+    return Teacher(model, scores, f"auto {made.folder.name}", made.folder, made.was_cached, at_chance)
+
+
+def _given_teacher(wanted: str, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
+    source, model = given_source(wanted), prepared.given_teacher
+    assert source is not None
+    assert model is not None
+    scores, _ = evaluate(
+        model,
+        prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
+        prepared.metrics(),
+        device=device,
+        description="teacher's score",
+        ranks=ranks,
+    )
+    if _at_chance(scores, prepared):
+        raise InputError(
+            f"teacher must know the task, but {source.label} is at chance level: {chance_message(scores, prepared)}; "
+            f"give one fine-tuned on this task, or teacher=auto"
+        )
+    return Teacher(model, scores, source.label, None, False, False)
+
+
+def _load_teacher(source: ModelSource, prepared: Prepared) -> PooledModel:
+    loaded = load_model(source, head=prepared.task.head)
+    return PooledModel(loaded.model, prepared.pooling)
 
 
 @dataclass(frozen=True)
@@ -202,92 +337,16 @@ def is_at_chance(score: float, majority: float, n_rows: int) -> bool:
     return score <= majority + 2 * spread
 
 
-def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
-    """Refuse a given teacher whose outputs mean something else than the task's labels.
-
-    Raises:
-        InputError: If it has another number of outputs, other labels, or the same ones in another order; where answers
-            are spans, if it is no question-answering model.
-    """
-    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
-    n_found, labels = len(names), head.labels
-    architectures = config.architectures or []
-    # Every classifier of two classes has as many outputs as a span.
-    if head.kind == "span" and not any(architecture.endswith("ForQuestionAnswering") for architecture in architectures):
-        raise InputError(
-            f"teacher must be a question-answering model for this task, got {name} with {list(architectures)} as its "
-            f"architectures; give one fine-tuned on the task, or teacher=auto"
-        )
-    if n_found != head.n_outputs:
-        raise InputError(
-            f"teacher must have {head.n_outputs} output{'s' if head.n_outputs > 1 else ''} for this task, "
-            f"got {name} with {n_found}; give one fine-tuned on the task, or teacher=auto"
-        )
-    found = [names[i] for i in range(n_found)]
-    if not labels or found == [f"LABEL_{i}" for i in range(n_found)]:
-        if labels:
-            log.warning(
-                "teacher %s does not name its labels; they are taken to be %s in this order", name, list(labels)
-            )
-        return
-    if [label.lower() for label in found] == [label.lower() for label in labels]:
-        return
-    kind = "in this order" if sorted(map(str.lower, found)) == sorted(map(str.lower, labels)) else "these"
-    raise InputError(
-        f"teacher must have the labels {list(labels)}{' in this order' if kind == 'in this order' else ''}, "
-        f"got {name} with {found}; give one fine-tuned on this task, or teacher=auto"
-    )
+def _at_chance(scores: dict[str, float], prepared: Prepared) -> bool:
+    metric = prepared.task.monitored
+    n_rows = len(prepared.rows.splits[prepared.task.validation_splits[0]])
+    return is_at_chance(scores[metric], prepared.majority[metric], n_rows)
 
 
-def check_size(
-    teacher: PretrainedConfig,
-    student: PretrainedConfig,
-    *,
-    is_encoded: bool,
-    is_start: bool,
-    is_compared: bool,
-    name: str,
-) -> None:
-    """Refuse a given teacher whose encodings, hidden states or weights cannot be set beside the student's.
-
-    Args:
-        teacher: Configuration of the teacher.
-        student: Configuration of the pre-trained model.
-        is_encoded: True if the student is contrasted with the teacher's encodings.
-        is_start: True if the student starts from the teacher's weights, so that every dimension must agree.
-        is_compared: True if the student's hidden states are compared with the teacher's, layer by layer.
-        name: How to call the teacher.
-
-    Raises:
-        InputError: If the family differs, or the width or depth where they matter.
-    """
-    keys = ["model_type"]
-    keys += ["hidden_size"] if is_encoded or is_compared else []
-    keys += ["num_hidden_layers"] if is_start or is_compared else []
-    keys += ["intermediate_size", "vocab_size"] if is_start else []
-    found, wanted = ({key: getattr(config, key, None) for key in keys} for config in (teacher, student))
-    if found != wanted:
-        raise InputError(
-            f"teacher must be like the model in {wanted}, got {name} with {found}; give one fine-tuned from the same "
-            f"model, or teacher=auto; the width matters to contrast.finetuned, distill.hidden_weight and "
-            f"student_init=teacher, the depth to the last two"
-        )
-
-
-def check_tokenizer(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: list[str], *, name: str
-) -> None:
-    """Refuse a given teacher that would read other tokens from the same text.
-
-    Raises:
-        InputError: If the first rows are tokenised differently.
-    """
-    for text in texts[:_PROBE_TEXTS]:
-        if teacher(text)["input_ids"] != student(text)["input_ids"]:
-            raise InputError(
-                f"teacher and student must share a tokenizer, but {name} reads {text[:60]!r} differently; "
-                f"give a teacher fine-tuned from the same pre-trained model, or teacher=auto"
-            )
+def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
+    """Put a score beside that of a model that learned nothing."""
+    metric = prepared.task.monitored
+    return f"{metric} {scores[metric]:.4f}, {_KNOWING_NOTHING[prepared.task.kind]} {prepared.majority[metric]:.4f}"
 
 
 def _is_whole(folder: Path, kind: Kind) -> bool:
@@ -303,12 +362,4 @@ def _is_whole(folder: Path, kind: Kind) -> bool:
     return False
 
 
-__all__ = [
-    "FineTuned",
-    "cached_scores",
-    "check_labels",
-    "check_size",
-    "check_tokenizer",
-    "fine_tune_once",
-    "is_at_chance",
-]
+__all__ = ["FineTuned", "Teacher", "cached_scores", "chance_message", "fine_tune_once", "get_teacher", "is_at_chance"]

@@ -1,0 +1,149 @@
+"""What a teacher that was given must be, so that a student can learn from it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from cap.base.errors import InputError
+from cap.base.kinds import Head
+from cap.config.schema import TrainConfig
+from cap.data.sources import Rows
+from cap.data.tasks import Task
+from cap.models.encoders import load_model
+from cap.models.sources import ModelSource, load_config
+
+log = logging.getLogger(__name__)
+
+# Rows whose tokens a given teacher's tokenizer must reproduce.
+_PROBE_TEXTS = 16
+
+
+def given_source(wanted: str) -> ModelSource | None:
+    """Say where a teacher lies that was given; None if cap makes it, or there is none."""
+    if wanted in ("auto", "none"):
+        return None
+    folder = Path(wanted)
+    return ModelSource(wanted, f"folder {folder.name}" if folder.is_dir() else wanted, role="teacher")
+
+
+def load_given(source: ModelSource, settings: TrainConfig, task: Task, student: PretrainedConfig) -> PreTrainedModel:
+    """Load a given teacher, once its configuration has shown that it fits."""
+    config = load_config(source)
+    check_size(
+        config,
+        student,
+        is_encoded=settings.contrast.finetuned,
+        is_start=settings.student_init == "teacher",
+        is_compared=settings.distill.hidden_weight > 0,
+        name=source.label,
+    )
+    check_labels(config, head=task.head, name=source.label)
+    loaded = load_model(source, head=task.head)
+    if loaded.drawn:
+        raise InputError(
+            f"teacher must be a model that was fine-tuned on the task, got {source.label} without "
+            f"{', '.join(loaded.drawn[:3])}{', ...' if len(loaded.drawn) > 3 else ''}, so that its answers would be "
+            f"random; give one with a trained head, or teacher=auto"
+        )
+    return loaded.model
+
+
+def first_texts(task: Task, rows: Rows) -> list[str]:
+    """Return what a teacher's tokenizer is tried on: the first row as a whole, and some texts alone."""
+    train = rows.splits["train"]
+    texts = [" ".join(train[0][column] for column in task.text_columns)]
+    return texts + [text for column in task.text_columns for text in train[:16][column]]
+
+
+def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
+    """Refuse a given teacher whose outputs mean something else than the task's labels.
+
+    Raises:
+        InputError: If it has another number of outputs, other labels, or the same ones in another order; where answers
+            are spans, if it is no question-answering model.
+    """
+    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
+    n_found, labels = len(names), head.labels
+    architectures = config.architectures or []
+    # Every classifier of two classes has as many outputs as a span.
+    if head.kind == "span" and not any(architecture.endswith("ForQuestionAnswering") for architecture in architectures):
+        raise InputError(
+            f"teacher must be a question-answering model for this task, got {name} with {list(architectures)} as its "
+            f"architectures; give one fine-tuned on the task, or teacher=auto"
+        )
+    if n_found != head.n_outputs:
+        raise InputError(
+            f"teacher must have {head.n_outputs} output{'s' if head.n_outputs > 1 else ''} for this task, "
+            f"got {name} with {n_found}; give one fine-tuned on the task, or teacher=auto"
+        )
+    found = [names[i] for i in range(n_found)]
+    if not labels or found == [f"LABEL_{i}" for i in range(n_found)]:
+        if labels:
+            log.warning(
+                "teacher %s does not name its labels; they are taken to be %s in this order", name, list(labels)
+            )
+        return
+    if [label.lower() for label in found] == [label.lower() for label in labels]:
+        return
+    kind = "in this order" if sorted(map(str.lower, found)) == sorted(map(str.lower, labels)) else "these"
+    raise InputError(
+        f"teacher must have the labels {list(labels)}{' in this order' if kind == 'in this order' else ''}, "
+        f"got {name} with {found}; give one fine-tuned on this task, or teacher=auto"
+    )
+
+
+def check_size(
+    teacher: PretrainedConfig,
+    student: PretrainedConfig,
+    *,
+    is_encoded: bool,
+    is_start: bool,
+    is_compared: bool,
+    name: str,
+) -> None:
+    """Refuse a given teacher whose encodings, hidden states or weights cannot be set beside the student's.
+
+    Args:
+        teacher: Configuration of the teacher.
+        student: Configuration of the pre-trained model.
+        is_encoded: True if the student is contrasted with the teacher's encodings.
+        is_start: True if the student starts from the teacher's weights, so that every dimension must agree.
+        is_compared: True if the student's hidden states are compared with the teacher's, layer by layer.
+        name: How to call the teacher.
+
+    Raises:
+        InputError: If the family differs, or the width or depth where they matter.
+    """
+    keys = ["model_type"]
+    keys += ["hidden_size"] if is_encoded or is_compared else []
+    keys += ["num_hidden_layers"] if is_start or is_compared else []
+    keys += ["intermediate_size", "vocab_size"] if is_start else []
+    found, wanted = ({key: getattr(config, key, None) for key in keys} for config in (teacher, student))
+    if found != wanted:
+        raise InputError(
+            f"teacher must be like the model in {wanted}, got {name} with {found}; give one fine-tuned from the same "
+            f"model, or teacher=auto; the width matters to contrast.finetuned, distill.hidden_weight and "
+            f"student_init=teacher, the depth to the last two"
+        )
+
+
+def check_tokenizer(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: list[str], *, name: str
+) -> None:
+    """Refuse a given teacher that would read other tokens from the same text.
+
+    Raises:
+        InputError: If the first rows are tokenised differently.
+    """
+    for text in texts[:_PROBE_TEXTS]:
+        if teacher(text)["input_ids"] != student(text)["input_ids"]:
+            raise InputError(
+                f"teacher and student must share a tokenizer, but {name} reads {text[:60]!r} differently; "
+                f"give a teacher fine-tuned from the same pre-trained model, or teacher=auto"
+            )
+
+
+__all__ = ["check_labels", "check_size", "check_tokenizer", "first_texts", "given_source", "load_given"]

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def saved_teacher(tiny_model, tmp_path):
+    """Save a classifier from the tiny model with labels of choice, as a user's teacher would be saved."""
+
+    def save(labels: list[str], *, vocabulary: dict[str, int] | None = None) -> Path:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast
+
+        folder = tmp_path / "given"
+        model = AutoModelForSequenceClassification.from_pretrained(
+            tiny_model,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+        )
+        model.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        if vocabulary is not None:
+            tokenizer = BertTokenizerFast(vocab=vocabulary)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def refusal(compose_config, overrides: list[str], folder: Path) -> str:
+    from cap.base.errors import InputError
+    from cap.train import train
+
+    with pytest.raises(InputError) as caught:
+        train(compose_config(*overrides, f"teacher={folder}"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["happy", "sad"], "must have the labels ['negative', 'positive'], got"),
+        (["positive", "negative"], "['negative', 'positive'] in this order, got"),
+        (["a", "b", "c"], "must have 2 outputs for this task, got folder given with 3"),
+        (["negative", "positive"], "at chance level"),
+    ],
+    ids=["other labels", "other order", "other number", "knows nothing"],
+)
+def test_given_teacher_that_does_not_fit_is_refused_with_what_is_wrong(
+    compose_config, tiny_overrides, saved_teacher, labels, expected
+):
+    assert expected in refusal(compose_config, tiny_overrides, saved_teacher(labels))
+
+
+def test_given_teacher_with_another_tokenizer_is_refused(compose_config, tiny_overrides, saved_teacher):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "is", "the", "a", "very"]
+    folder = saved_teacher(["negative", "positive"], vocabulary={word: i for i, word in enumerate(words)})
+    assert "must share a tokenizer" in refusal(compose_config, tiny_overrides, folder)
+
+
+def test_given_teacher_without_a_trained_head_is_refused_by_what_it_lacks(
+    compose_config, tiny_overrides, saved_teacher, monkeypatch
+):
+    from safetensors.torch import load_file, save_file
+
+    from cap.training import teacher
+
+    # Whatever its random answers score.
+    monkeypatch.setattr(teacher, "is_at_chance", lambda *arguments: False)
+    weights = saved_teacher(["negative", "positive"]) / "model.safetensors"
+    kept = {name: value for name, value in load_file(weights).items() if not name.startswith("classifier")}
+    save_file(kept, weights, {"format": "pt"})
+    message = refusal(compose_config, tiny_overrides, weights.parent)
+    assert "got folder given without classifier.bias, classifier.weight, so that its answers would be random" in message
+
+
+@pytest.mark.parametrize("given", ["folder that is missing", "folder without a model", "other labels"])
+def test_given_teacher_that_cannot_work_is_refused_before_data_and_folder_are_taken(
+    compose_config, tiny_overrides, saved_teacher, tmp_path, monkeypatch, given
+):
+    from cap.training import preparation
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(preparation, "load_rows", lambda *arguments, **options: pytest.fail("the rows were read"))
+    (tmp_path / "empty").mkdir()
+    folder = {"folder that is missing": tmp_path / "gone", "folder without a model": tmp_path / "empty"}.get(given)
+    message = refusal(compose_config, tiny_overrides, folder or saved_teacher(["happy", "sad"]))
+    assert message.removeprefix("the ").startswith("teacher must ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_a_start_with_a_teacher_that_knows_nothing_is_free_for_a_better_one(
+    compose_config, tiny_overrides, saved_teacher, tmp_path
+):
+    from cap.train import train
+
+    message = refusal(compose_config, tiny_overrides, saved_teacher(["negative", "positive"]))
+    assert "at chance level" in message
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "failed"
+    train(compose_config(*tiny_overrides, "trainer.max_steps=1", "contrast=none"))
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "completed"
+
+
+def test_given_teacher_that_fits_is_used(compose_config, tiny_overrides, tmp_path):
+    from cap.finetune import finetune
+    from cap.train import train
+
+    finetune(compose_config(*tiny_overrides, "finetune.max_epochs=20"))
+    (folder,) = (tmp_path / "cache" / "teachers").glob("[!.]*")
+    train(compose_config(*tiny_overrides, f"teacher={folder}"))
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["scores"]["teacher"]["accuracy"] > 0.9
+
+
+@pytest.fixture
+def other_teacher(tiny_model, tmp_path):
+    """Save a classifier whose dimensions are not those of the tiny model."""
+
+    def save(**sizes: int) -> Path:
+        from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+        config = BertConfig.from_pretrained(tiny_model, **sizes)
+        config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
+        BertForSequenceClassification(config).save_pretrained(tmp_path / "given")
+        AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "given")
+        return tmp_path / "given"
+
+    return save
+
+
+def test_given_teacher_of_another_width_is_refused_where_it_is_contrasted(
+    compose_config, tiny_overrides, other_teacher
+):
+    message = refusal(compose_config, tiny_overrides, other_teacher(hidden_size=16, num_attention_heads=2))
+    assert "'hidden_size': 32" in message
+    assert "'hidden_size': 16" in message
+
+
+@pytest.mark.parametrize("form", ["pooled", "tokens"])
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [({"hidden_size": 16, "num_attention_heads": 2}, "'hidden_size': 16"), ({"num_hidden_layers": 3}, "_layers': 3")],
+    ids=["width", "depth"],
+)
+def test_given_teacher_of_another_size_is_refused_where_hidden_states_are_compared(
+    compose_config, tiny_overrides, other_teacher, form, sizes, expected
+):
+    overrides = [*tiny_overrides, "contrast=none", "distill.hidden_weight=1", f"distill.hidden={form}"]
+    message = refusal(compose_config, overrides, other_teacher(**sizes))
+    assert expected in message
+    assert len(message.splitlines()) == 1
+
+
+def reader_config(architecture: str | None, n_outputs: int = 2):
+    from transformers import BertConfig
+
+    return BertConfig(
+        architectures=None if architecture is None else [architecture],
+        id2label={i: f"answer {i}" for i in range(n_outputs)},
+        label2id={f"answer {i}": i for i in range(n_outputs)},
+    )
+
+
+@pytest.mark.parametrize("architecture", ["BertForQuestionAnswering", "DistilBertForQuestionAnswering"])
+def test_question_answering_teacher_fits_whatever_its_outputs_are_called(architecture):
+    from cap.base.kinds import Head
+    from cap.training.given_teacher import check_labels
+
+    assert check_labels(reader_config(architecture), head=Head("span"), name="folder given") is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "n_outputs", "expected"),
+    [
+        ("BertForSequenceClassification", 2, r"question-answering model .* \['BertForSequenceClassification'\]"),
+        ("BertModel", 2, r"question-answering model .* \['BertModel'\]"),
+        (None, 2, r"question-answering model .* with \[\]"),
+        ("BertForQuestionAnswering", 3, "must have 2 outputs for this task, got folder given with 3"),
+    ],
+    ids=["classifier of two classes", "no head", "no architecture", "other number"],
+)
+def test_teacher_that_does_not_point_to_answers_is_refused(architecture, n_outputs, expected):
+    from cap.base.errors import InputError
+    from cap.base.kinds import Head
+    from cap.training.given_teacher import check_labels
+
+    with pytest.raises(InputError, match=expected):
+        check_labels(reader_config(architecture, n_outputs), head=Head("span"), name="folder given")
