@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,7 +14,7 @@ from cap.config.schema import TrainConfig
 from cap.data.sources import Rows
 from cap.data.tasks import Task
 from cap.models.encoders import load_model
-from cap.models.sources import ModelSource, load_config
+from cap.models.sources import ModelSource, load_config, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -21,41 +22,82 @@ log = logging.getLogger(__name__)
 _PROBE_TEXTS = 16
 
 
-def given_source(wanted: str) -> ModelSource | None:
-    """Say where a teacher lies that was given; None if cap makes it, or there is none."""
-    if wanted in ("auto", "none"):
+@dataclass(frozen=True)
+class GivenTeacher:
+    """Hold a teacher that was given, whose configuration fits and whose head was trained.
+
+    Args:
+        source: Where it comes from.
+        model: With its task head.
+    """
+
+    source: ModelSource
+    model: PreTrainedModel
+
+    @property
+    def label(self) -> str:
+        """How messages and records name it."""
+        return self.source.label
+
+    def check_tokenizer(self, student: PreTrainedTokenizerBase, task: Task, rows: Rows) -> None:
+        """Refuse it if it would read other tokens from the same text.
+
+        Args:
+            student: The student's tokenizer.
+            task: Names the columns that are read.
+            rows: Of which the first ones are tried: one as a whole, and some texts alone.
+
+        Raises:
+            InputError: If they are tokenised differently.
+        """
+        own, train = load_tokenizer(self.source), rows.splits["train"]
+        texts = [" ".join(train[0][column] for column in task.text_columns)]
+        texts += [text for column in task.text_columns for text in train[:_PROBE_TEXTS][column]]
+        for text in texts[:_PROBE_TEXTS]:
+            if own(text)["input_ids"] != student(text)["input_ids"]:
+                raise InputError(
+                    f"teacher and student must share a tokenizer, but {self.label} reads {text[:60]!r} differently; "
+                    f"give a teacher fine-tuned from the same pre-trained model, or teacher=auto"
+                )
+
+
+def load_given(config: TrainConfig, task: Task, student: PretrainedConfig) -> GivenTeacher | None:
+    """Load the teacher that a configuration names, once its own has shown that it fits.
+
+    Args:
+        config: The configuration of the run.
+        task: What the teacher must answer.
+        student: Configuration of the pre-trained model.
+
+    Returns:
+        The teacher; None if cap makes it, or there is none.
+
+    Raises:
+        InputError: If it is not there, or does not fit the task or the student.
+    """
+    if config.teacher in ("auto", "none"):
         return None
-    folder = Path(wanted)
-    return ModelSource(wanted, f"folder {folder.name}" if folder.is_dir() else wanted, role="teacher")
-
-
-def load_given(source: ModelSource, settings: TrainConfig, task: Task, student: PretrainedConfig) -> PreTrainedModel:
-    """Load a given teacher, once its configuration has shown that it fits."""
-    config = load_config(source)
+    folder = Path(config.teacher)
+    label = f"folder {folder.name}" if folder.is_dir() else config.teacher
+    source = ModelSource(config.teacher, label, role="teacher")
+    own = load_config(source)
     check_size(
-        config,
+        own,
         student,
-        is_encoded=settings.contrast.finetuned,
-        is_start=settings.student_init == "teacher",
-        is_compared=settings.distill.hidden_weight > 0,
-        name=source.label,
+        is_encoded=config.contrast.finetuned,
+        is_start=config.student_init == "teacher",
+        is_compared=config.distill.hidden_weight > 0,
+        name=label,
     )
-    check_labels(config, head=task.head, name=source.label)
+    check_labels(own, head=task.head, name=label)
     loaded = load_model(source, head=task.head)
     if loaded.drawn:
         raise InputError(
-            f"teacher must be a model that was fine-tuned on the task, got {source.label} without "
+            f"teacher must be a model that was fine-tuned on the task, got {label} without "
             f"{', '.join(loaded.drawn[:3])}{', ...' if len(loaded.drawn) > 3 else ''}, so that its answers would be "
             f"random; give one with a trained head, or teacher=auto"
         )
-    return loaded.model
-
-
-def first_texts(task: Task, rows: Rows) -> list[str]:
-    """Return what a teacher's tokenizer is tried on: the first row as a whole, and some texts alone."""
-    train = rows.splits["train"]
-    texts = [" ".join(train[0][column] for column in task.text_columns)]
-    return texts + [text for column in task.text_columns for text in train[:16][column]]
+    return GivenTeacher(source, loaded.model)
 
 
 def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
@@ -130,20 +172,4 @@ def check_size(
         )
 
 
-def check_tokenizer(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: list[str], *, name: str
-) -> None:
-    """Refuse a given teacher that would read other tokens from the same text.
-
-    Raises:
-        InputError: If the first rows are tokenised differently.
-    """
-    for text in texts[:_PROBE_TEXTS]:
-        if teacher(text)["input_ids"] != student(text)["input_ids"]:
-            raise InputError(
-                f"teacher and student must share a tokenizer, but {name} reads {text[:60]!r} differently; "
-                f"give a teacher fine-tuned from the same pre-trained model, or teacher=auto"
-            )
-
-
-__all__ = ["check_labels", "check_size", "check_tokenizer", "first_texts", "given_source", "load_given"]
+__all__ = ["GivenTeacher", "check_labels", "check_size", "load_given"]

@@ -24,7 +24,7 @@ from cap.models.families import PARTS, family_of, longest_input, parameters_of
 from cap.models.pooled import PooledModel, Pooling
 from cap.models.pooling import resolve_pooling
 from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
-from cap.training.given_teacher import check_tokenizer, first_texts, given_source, load_given
+from cap.training.given_teacher import GivenTeacher, load_given
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Prepared:
     majority: dict[str, float]
     budget: MemoryBudget
     cache_dir: Path
-    given_teacher: PooledModel | None = None
+    given_teacher: GivenTeacher | None = None
 
     @property
     def pooling(self) -> Pooling:
@@ -98,12 +98,11 @@ def prepare(checked: Checked) -> Prepared:
         raise InputError(
             f"max_length counts tokens and can be at most {longest} for this model, got {config.max_length}; lower it"
         )
-    given = given_source(config.teacher)
-    given_model = None if given is None else load_given(given, config, task, model_config)
+    given = load_given(config, task, model_config)
     tokenizer = load_tokenizer(source)
     rows = rows_of(config, task)
     if given is not None:
-        check_tokenizer(load_tokenizer(given), tokenizer, first_texts(task, rows), name=given.label)
+        given.check_tokenizer(tokenizer, task, rows)
     budget = MemoryBudget(config.memory.budget_gb, n_processes=config.trainer.devices)
     datamodule = CapDataModule(
         rows=rows,
@@ -126,9 +125,8 @@ def prepare(checked: Checked) -> Prepared:
     pooling = resolve_pooling(config.contrast.pool, source, has_trained_pooler=loaded.has_trained_pooler)
     log.info("encodings of %s are pooled by: %s (contrast.pool=%s)", source.label, pooling, config.contrast.pool)
     pretrained = PooledModel(loaded.model, pooling)
-    teacher = None if given_model is None else PooledModel(given_model, pooling)
     majority = datamodule.majority()
-    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, majority, budget, cache_dir, teacher)
+    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, majority, budget, cache_dir, given)
 
 
 def configured_task(config: TrainConfig) -> Task:

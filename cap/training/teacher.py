@@ -6,25 +6,23 @@ import dataclasses
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.files import content_key, file_sha256, making, read_json, settle, write_json
 from cap.base.kinds import Kind, Metrics
-from cap.config.schema import Checked, TrainConfig
+from cap.config.schema import Checked, FinetuneConfig, TrainConfig
 from cap.models.encoders import load_model, load_saved_model, model_key, save_model
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource
 from cap.training.evaluation import evaluate
-from cap.training.given_teacher import given_source
+from cap.training.given_teacher import GivenTeacher
 from cap.training.module import CapModule, Distill, Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.parallel.shares import together
@@ -63,9 +61,65 @@ class Teacher:
     model: PooledModel
     scores: dict[str, float]
     label: str
-    folder: Path | None
-    was_cached: bool
-    is_at_chance: bool
+    folder: Path | None = None
+    was_cached: bool = False
+    is_at_chance: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedTeacher:
+    """Describe a teacher that cap makes by everything that changes its weights; equal ones are one entry of the cache.
+
+    Args:
+        start: Key of the pre-trained model with its head: a checkpoint may bring one, and one that is drawn follows
+            from the seed.
+        rows: Key of the tokenised training rows that have a label.
+        labels: Of the task, in the order of the outputs.
+        finetune: Length of the training, learning rate, decay, warm-up.
+        batch_size: Rows per step.
+        precision: Lightning's name of it.
+        device: The type of device that trains.
+        seed: Of the head and of the order of the rows.
+    """
+
+    start: str
+    rows: str
+    labels: list[str]
+    finetune: FinetuneConfig
+    batch_size: int
+    precision: str
+    device: str
+    seed: int
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @property
+    def key(self) -> str:
+        """Its name in the cache."""
+        return content_key(self.content)
+
+
+def wanted_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) -> WantedTeacher:
+    """Describe the teacher of ``teacher=auto``.
+
+    Args:
+        config: The configuration.
+        prepared: Rows and the pre-trained model.
+        device: Where it is trained.
+    """
+    return WantedTeacher(
+        start=model_key(prepared.pretrained.model),
+        rows=prepared.datamodule.labelled_key,
+        labels=list(prepared.task.labels),
+        finetune=config.finetune,
+        batch_size=config.batch_size,
+        precision=config.trainer.precision,
+        device=device.type,
+        seed=config.seed,
+    )
 
 
 def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, ranks: Ranks = ALONE) -> Teacher | None:
@@ -73,70 +127,39 @@ def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, r
 
     Args:
         checked: The configuration.
-        prepared: Rows and the pre-trained model.
+        prepared: Rows, the pre-trained model and a given teacher.
         device: Where to train and score it.
-        ranks: The processes of the run: the first one trains, all of them score.
+        ranks: The processes of the run: the first one trains, so that a teacher is the same whatever their number; all
+            of them score.
 
     Returns:
         The teacher; None for ``teacher=none``.
 
     Raises:
         InputError: If a given teacher has a score at chance level.
+        RunError: If the training failed on the first process.
     """
-    wanted = checked.config.teacher
-    if wanted == "none":
+    if prepared.given_teacher is not None:
+        return _given_teacher(prepared.given_teacher, prepared, device, ranks)
+    if checked.config.teacher == "none":
         log.info("teacher=none: no distillation and no contrast with a fine-tuned model (loss/kd, loss/fic)")
         return None
-    if wanted == "auto":
-        return _own_teacher(checked.config, prepared, device, ranks)
-    return _given_teacher(wanted, prepared, device, ranks)
+    return _own_teacher(checked.config, prepared, device, ranks)
 
 
 def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
-    settings = dataclasses.asdict(config.finetune)
-    options = {
-        "max_epochs": config.finetune.max_epochs,
-        "max_steps": config.finetune.max_steps,
-        "accelerator": config.trainer.accelerator,
-        # One process, whatever the run has: a teacher is the same for all runs that would train it.
-        "devices": [device.index] if device.type == "cuda" else 1,
-        "precision": config.trainer.precision,
-        "gradient_clip_val": 1.0,
-        "enable_progress_bar": config.trainer.enable_progress_bar,
-        "log_every_n_steps": config.trainer.log_every_n_steps,
-    }
-    made = fine_tune_once(
-        lambda: prepared.new_student(config.seed),
-        content={
-            # With its head: a checkpoint may bring one, and one that is drawn follows from the seed.
-            "start": model_key(prepared.pretrained.model),
-            "rows": prepared.datamodule.labelled_key,
-            "labels": list(prepared.task.labels),
-            "finetune": settings,
-            "batch_size": config.batch_size,
-            "precision": config.trainer.precision,
-            "device": device.type,
-            "seed": config.seed,
-        },
-        kind=prepared.task.kind,
-        datamodule=prepared.datamodule.labelled(),
-        metrics=prepared.metrics(),
-        optimisation=Optimisation(
-            learning_rate=config.finetune.learning_rate,
-            weight_decay=config.finetune.weight_decay,
-            warmup=config.finetune.warmup,
-        ),
-        trainer_options=options,
-        tokenizer=prepared.tokenizer,
-        cache_dir=prepared.cache_dir,
-        every_n_minutes=config.checkpoint.every_n_minutes,
-        every_n_steps=config.checkpoint.every_n_steps,
-        ranks=ranks,
-    )
-    model = _load_teacher(ModelSource(str(made.folder), f"teacher {made.folder.name}"), prepared)
+    wanted = wanted_teacher(config, prepared, device)
+    folder = prepared.cache_dir / "teachers" / wanted.key
+    was_cached = together(
+        ranks,
+        lambda: ranks.is_first and _fine_tune_once(wanted, folder, config, prepared, device),
+        what="fine-tuning the teacher",
+    )[0]
+    loaded = load_model(ModelSource(str(folder), f"teacher {folder.name}"), head=prepared.task.head)
+    model = PooledModel(loaded.model, prepared.pooling)
     scores = cached_scores(
         model,
-        made.folder,
+        folder,
         data_key=content_key({"rows": prepared.rows.fingerprint, "metrics": prepared.task.metrics}),
         loaders=prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
         metrics=prepared.metrics(),
@@ -146,13 +169,11 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, 
     at_chance = _at_chance(scores, prepared)
     if at_chance:
         log.warning("the teacher stayed at chance level: %s", chance_message(scores, prepared))
-    return Teacher(model, scores, f"auto {made.folder.name}", made.folder, made.was_cached, at_chance)
+    return Teacher(model, scores, f"auto {folder.name}", folder=folder, was_cached=was_cached, is_at_chance=at_chance)
 
 
-def _given_teacher(wanted: str, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
-    source, model = given_source(wanted), prepared.given_teacher
-    assert source is not None
-    assert model is not None
+def _given_teacher(given: GivenTeacher, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
+    model = PooledModel(given.model, prepared.pooling)
     scores, _ = evaluate(
         model,
         prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
@@ -163,130 +184,71 @@ def _given_teacher(wanted: str, prepared: Prepared, device: torch.device, ranks:
     )
     if _at_chance(scores, prepared):
         raise InputError(
-            f"teacher must know the task, but {source.label} is at chance level: {chance_message(scores, prepared)}; "
+            f"teacher must know the task, but {given.label} is at chance level: {chance_message(scores, prepared)}; "
             f"give one fine-tuned on this task, or teacher=auto"
         )
-    return Teacher(model, scores, source.label, None, False, False)
+    return Teacher(model, scores, given.label)
 
 
-def _load_teacher(source: ModelSource, prepared: Prepared) -> PooledModel:
-    loaded = load_model(source, head=prepared.task.head)
-    return PooledModel(loaded.model, prepared.pooling)
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """Name a teacher that cap made.
-
-    Args:
-        folder: A Hugging Face folder.
-        was_cached: True if it was found and not trained.
-    """
-
-    folder: Path
-    was_cached: bool
-
-
-def fine_tune_once(
-    make_student: Callable[[], PooledModel],
-    *,
-    content: Mapping[str, Any],
-    kind: Kind,
-    datamodule: LightningDataModule,
-    metrics: Mapping[str, Metrics],
-    optimisation: Optimisation,
-    trainer_options: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    cache_dir: Path,
-    every_n_minutes: float | None = None,
-    every_n_steps: int | None = None,
-    ranks: Ranks = ALONE,
-) -> FineTuned:
-    """Fine-tune a teacher, or find the one that this very training would give.
-
-    Args:
-        make_student: Makes the pre-trained model with a fresh task head; called only if there is something to train.
-        content: Everything that changes the result, as JSON; names the teacher in the cache.
-        kind: What an answer of the task is.
-        datamodule: Training and validation rows.
-        metrics: Validation metrics by split.
-        optimisation: Learning rate, decay, warm-up.
-        trainer_options: Lightning's own trainer arguments.
-        tokenizer: Saved beside the weights.
-        cache_dir: Root of what runs share.
-        every_n_minutes: Minutes between checkpoints of this training; None for never.
-        every_n_steps: Optimizer steps between them; None for never.
-        ranks: The processes of the run that needs it; the first one trains, so that a teacher is the same whatever
-            their number.
-
-    Raises:
-        RunError: If it failed on the first process.
-    """
-    content = {"format": FORMAT, **content}
-    key = content_key(content)
-    folder = cache_dir / "teachers" / key
-
-    def make() -> bool:
-        with making(folder, "teacher"):
-            if _is_whole(folder, kind):
-                log.info("teacher: found in the cache, %s", folder)
-                return True
-            _fine_tune(
-                make_student,
-                folder,
-                key=key,
-                datamodule=datamodule,
-                metrics=metrics,
-                optimisation=optimisation,
-                trainer_options=trainer_options,
-                tokenizer=tokenizer,
-                checkpoints={"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps},
-                meta=dict(content),
-            )
-        return False
-
-    was_cached = together(ranks, lambda: ranks.is_first and make(), what="fine-tuning the teacher")[0]
-    return FineTuned(folder, was_cached=was_cached)
+def _fine_tune_once(
+    wanted: WantedTeacher, folder: Path, config: TrainConfig, prepared: Prepared, device: torch.device
+) -> bool:
+    """Fine-tune a teacher, or find it; True if it was found."""
+    with making(folder, "teacher"):
+        if _is_whole(folder, prepared.task.kind):
+            log.info("teacher: found in the cache, %s", folder)
+            return True
+        # Its name says what is made there: whoever makes the same teacher next goes on where a killed process stopped.
+        work = folder.parent / f".{folder.name}.unfinished"
+        _fine_tune(wanted, work, config, prepared, device)
+        if folder.exists():  # damaged, or it would have been used
+            shutil.rmtree(folder)
+        settle(work)
+        work.rename(folder)
+        shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+    return False
 
 
 def _fine_tune(
-    make_student: Callable[[], PooledModel],
-    folder: Path,
-    *,
-    key: str,
-    datamodule: LightningDataModule,
-    metrics: Mapping[str, Metrics],
-    optimisation: Optimisation,
-    trainer_options: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    checkpoints: Mapping[str, Any],
-    meta: Mapping[str, Any],
+    wanted: WantedTeacher, work: Path, config: TrainConfig, prepared: Prepared, device: torch.device
 ) -> None:
-    # Its name says what is made there: whoever makes the same teacher next goes on where a killed process stopped.
-    work = folder.parent / f".{key}.unfinished"
-    found = newest_checkpoint(work / _CHECKPOINTS, config_hash=key)
+    """Train a teacher in a folder, on from a checkpoint there, and save it with the hash of its weights."""
+    found = newest_checkpoint(work / _CHECKPOINTS, config_hash=wanted.key)
     if found is None:
         shutil.rmtree(work, ignore_errors=True)
-        log.info("teacher: fine-tuning, kept in %s for every run that would train the same", folder)
+        log.info("teacher: fine-tuning, kept in %s for every run that would train the same", work.parent / wanted.key)
     else:
         cut_curves(work, found.n_rows)
         log.info("teacher: fine-tuning goes on after step %d", found.step)
     module = CapModule(
-        make_student(),
+        prepared.new_student(wanted.seed),
         distill=Distill(weight=0.0, ce_weight=1.0, temperature=1.0),
-        optimisation=optimisation,
-        metrics=metrics,
+        optimisation=Optimisation(
+            learning_rate=wanted.finetune.learning_rate,
+            weight_decay=wanted.finetune.weight_decay,
+            warmup=wanted.finetune.warmup,
+        ),
+        metrics=prepared.metrics(),
     )
-    callback = CheckpointCallback(work / _CHECKPOINTS, config_hash=key, **checkpoints)
-    trainer = build_trainer(trainer_options, run_dir=work, callbacks=[callback])
-    fit(trainer, module, datamodule, found)
-    save_model(module.student.model, tokenizer, work)
-    write_json(work / _META, {"content": dict(meta), "weights_sha256": file_sha256(work / _WEIGHTS)})
-    if folder.exists():  # damaged, or it would have been used
-        shutil.rmtree(folder)
-    settle(work)
-    work.rename(folder)
-    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+    callback = CheckpointCallback(work / _CHECKPOINTS, config_hash=wanted.key, **dataclasses.asdict(config.checkpoint))
+    trainer = build_trainer(_trainer_options(wanted, config, device), run_dir=work, callbacks=[callback])
+    fit(trainer, module, prepared.datamodule.labelled(), found)
+    save_model(module.student.model, prepared.tokenizer, work)
+    write_json(work / _META, {"content": wanted.content, "weights_sha256": file_sha256(work / _WEIGHTS)})
+
+
+def _trainer_options(wanted: WantedTeacher, config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    return {
+        "max_epochs": wanted.finetune.max_epochs,
+        "max_steps": wanted.finetune.max_steps,
+        "accelerator": config.trainer.accelerator,
+        # One process, whatever the run has: a teacher is the same for all runs that would train it.
+        "devices": [device.index] if device.type == "cuda" else 1,
+        "precision": wanted.precision,
+        "gradient_clip_val": 1.0,
+        "enable_progress_bar": config.trainer.enable_progress_bar,
+        "log_every_n_steps": config.trainer.log_every_n_steps,
+    }
 
 
 def cached_scores(
@@ -362,4 +324,12 @@ def _is_whole(folder: Path, kind: Kind) -> bool:
     return False
 
 
-__all__ = ["FineTuned", "Teacher", "cached_scores", "chance_message", "fine_tune_once", "get_teacher", "is_at_chance"]
+__all__ = [
+    "Teacher",
+    "WantedTeacher",
+    "cached_scores",
+    "chance_message",
+    "get_teacher",
+    "is_at_chance",
+    "wanted_teacher",
+]

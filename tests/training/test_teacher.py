@@ -94,3 +94,28 @@ def test_chance_level_is_two_standard_errors_above_the_majority(score, majority,
     from cap.training.teacher import is_at_chance
 
     assert is_at_chance(score, majority, n_rows) is expected
+
+
+@pytest.fixture
+def wanted():
+    from cap.config.schema import FinetuneConfig
+    from cap.training.teacher import WantedTeacher
+
+    return WantedTeacher(
+        start="weights",
+        rows="tokens",
+        labels=["no", "yes"],
+        finetune=FinetuneConfig(max_epochs=2, max_steps=-1, learning_rate=2e-5, weight_decay=0.01, warmup=0.1),
+        batch_size=8,
+        precision="32-true",
+        device="cpu",
+        seed=1,
+    )
+
+
+def test_key_of_a_teacher_is_made_of_what_it_always_was(wanted):
+    from cap.base.files import content_key
+
+    finetune = {"max_epochs": 2, "max_steps": -1, "learning_rate": 2e-5, "weight_decay": 0.01, "warmup": 0.1}
+    before = {"format": 1, "start": "weights", "rows": "tokens", "labels": ["no", "yes"], "finetune": finetune}
+    assert wanted.key == content_key({**before, "batch_size": 8, "precision": "32-true", "device": "cpu", "seed": 1})
