@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +16,9 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from cap.base.errors import InputError
-
-log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -66,29 +62,34 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(mode=0o777)
     try:
         yield temporary
-        settle(temporary)
-        if path.exists():
-            # No call replaces a folder: the old one steps aside first, so that no moment shows half of each.
-            aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.rename(aside / "old")
-            try:
-                temporary.rename(path)
-            except BaseException:
-                (aside / "old").rename(path)
-                raise
-            finally:
-                shutil.rmtree(aside)
-        else:
-            temporary.rename(path)
+        replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def settle(folder: Path) -> None:
-    """Make sure that every file below a folder is on the disk, before a rename says that it is whole."""
-    for file in folder.rglob("*"):
+def replace_folder(new: Path, path: Path) -> None:
+    """Give a complete folder the name ``path``; what stands there is replaced whole.
+
+    Args:
+        new: The folder, beside ``path``; every file below it is on the disk before the rename says that it is whole.
+        path: Its name; after an exception what stood there stands there again.
+    """
+    for file in new.rglob("*"):
         if file.is_file():
             _flush_to_disk(file)
+    if not path.exists():
+        new.rename(path)
+        return
+    # No call replaces a folder: the old one steps aside first, so that no moment shows half of each.
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    path.rename(aside / "old")
+    try:
+        new.rename(path)
+    except BaseException:
+        (aside / "old").rename(path)
+        raise
+    finally:
+        shutil.rmtree(aside)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -177,28 +178,6 @@ def locked(path: Path) -> FileLock:
     return FileLock(path.parent / f".{path.name}.lock")
 
 
-@contextmanager
-def making(path: Path, what: str) -> Iterator[None]:
-    """Be the one process that makes ``path`` while this block runs; wait, and say so, while another one is.
-
-    Args:
-        path: What is made; look whether it is there inside the block.
-        what: The same in words, for the log.
-    """
-    lock = locked(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        started = time.monotonic()
-        log.info("%s: another run is making it; waiting", what)
-        lock.acquire()  # freed by the system when its holder dies
-        log.info("%s: waited %.0f s", what, time.monotonic() - started)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def full_disk_reason(error: BaseException) -> str | None:
     """Say in words that an error means there is no room to write; None if it means something else."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -247,8 +226,7 @@ __all__ = [
     "file_sha256",
     "full_disk_reason",
     "locked",
-    "making",
     "read_json",
-    "settle",
+    "replace_folder",
     "write_json",
 ]

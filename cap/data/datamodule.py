@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
+from cap.base.cache import CacheEntry
 from cap.base.errors import InputError
-from cap.base.files import atomic_folder, content_key, making
+from cap.base.files import content_key
 from cap.base.kinds import Metrics
 from cap.base.memory import MemoryBudget
 from cap.data.examples import Examples
@@ -27,7 +28,7 @@ from cap.data.sampler import LengthGroupedBatchSampler, representative_rows
 from cap.data.sentences import SentenceExamples
 from cap.data.sources import Rows
 from cap.data.tasks import Task
-from cap.data.tokens import FORMAT, TokenRows, is_whole, seal
+from cap.data.tokens import FORMAT, TokenRows
 
 NO_LABEL = -100
 """Stands in place of a missing label: what torch's cross-entropy ignores, and no class."""
@@ -312,15 +313,11 @@ class CapDataModule(LightningDataModule):
         return {split: self._arrays_of(split, folder) for split, folder in self._folders.items()}
 
     def _arrays_of(self, split: str, folder: Path) -> Path:
-        with making(folder, f"tokens of the {split} rows"):
-            if not is_whole(folder):
-                with atomic_folder(folder) as temporary:
-                    self._examples.tokenise(
-                        self._texts_of(split),
-                        temporary / "tokens",
-                        where=f"the split {split} of {self._rows.source}",
-                    )
-                    seal(temporary)
+        def tokenise(aside: Path) -> None:
+            where = f"the split {split} of {self._rows.source}"
+            self._examples.tokenise(self._texts_of(split), aside / "tokens", where=where)
+
+        CacheEntry(folder, f"tokens of the {split} rows", seal="files.json").ensure(tokenise)
         return folder / "tokens"
 
     def _texts_of(self, split: str) -> datasets.Dataset:

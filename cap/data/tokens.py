@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
-from cap.base.files import GrowingArray, file_sha256, read_json, write_json
+from cap.base.files import GrowingArray
 from cap.base.memory import MemoryBudget
 
 _log = logging.getLogger(__name__)
@@ -195,42 +195,12 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         return batch
 
 
-def seal(folder: Path) -> None:
-    """List the hashes of a folder's arrays in it.
-
-    Args:
-        folder: With one folder of arrays per split.
-    """
-    files = sorted(path for path in folder.rglob("*.npy"))
-    write_json(folder / "files.json", {path.relative_to(folder).as_posix(): file_sha256(path) for path in files})
-
-
-def is_whole(folder: Path) -> bool:
-    """Say whether a cache entry exists and every file in it is what was written; damage is logged.
-
-    Args:
-        folder: What ``seal`` was called on.
-    """
-    if not folder.exists():
-        return False
-    try:
-        files = read_json(folder / "files.json")
-        whole = bool(files) and all(file_sha256(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, AttributeError):
-        whole = False
-    if not whole:
-        _log.warning("tokenised rows %s in the cache are damaged and are made again", folder.name)
-    return whole
-
-
 __all__ = [
     "FORMAT",
     "Layout",
     "TokenRows",
     "check_tokenizer",
     "flatten",
-    "is_whole",
     "read_array",
-    "seal",
     "write_arrays",
 ]

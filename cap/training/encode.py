@@ -15,7 +15,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cap.base.files import atomic_file, atomic_folder, content_key, file_sha256, making, read_json, write_json
+from cap.base.cache import CacheEntry
+from cap.base.files import atomic_file, content_key
 from cap.models.encoders import model_key
 from cap.models.pooled import PooledModel, evaluating, mean_over_tokens, normalise
 from cap.training.parallel.ranks import ALONE, Ranks
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Part of every cache key: raise it when the files change their meaning."""
-_META = "meta.json"
 
 
 @dataclass(frozen=True)
@@ -198,35 +198,34 @@ def frozen_outputs(
     where = [computation.precision, computation.device.type]
     # One process names the entry, and it alone waits for another run that makes the same; the others wait for it.
     key = ranks.broadcast(content_key([FORMAT, content, list(names), model.pooling, data_key, *where]))
-    folder = cache_dir / "encodings" / key
-    with making(folder, description) if ranks.is_first else nullcontext():
-        was_cached = together(ranks, lambda: ranks.is_first and _is_whole(folder, names), what=description)[0]
+    entry = CacheEntry(cache_dir / "encodings" / key, description, seal="meta.json", required=names)
+
+    def write(shares: Shares) -> None:
+        with entry.building() as aside:
+            for name in shares.names:
+                shares.write(name, aside / name)
+
+    with entry.held() if ranks.is_first else nullcontext():
+        was_cached = together(ranks, lambda: ranks.is_first and entry.is_whole(), what=description)[0]
         if was_cached:
             if ranks.is_first:
                 log.info("%s: found in the cache", description)
-            return _files(folder, names, was_cached=True, ranks=ranks)
+            return _files(entry.folder, names, was_cached=True, ranks=ranks)
         n_batches = sum(ranks.gather(len(cast(Sized, loader))))
         if ranks.is_first:
             log.info("%s: %d batches on %s", description, n_batches, computation.device)
         _encode(
             model,
             loader,
-            folder,
-            write=lambda shares: _write_entry(shares, folder),
+            entry.folder,
+            write=write,
             computation=computation,
             description=description,
             with_logits=with_logits,
             with_hidden=with_hidden,
             ranks=ranks,
         )
-    return _files(folder, names, was_cached=False, ranks=ranks)
-
-
-def _write_entry(shares: Shares, folder: Path) -> None:
-    with atomic_folder(folder) as temporary:
-        for name in shares.names:
-            shares.write(name, temporary / name)
-        write_json(temporary / _META, {name: file_sha256(temporary / name) for name in shares.names})
+    return _files(entry.folder, names, was_cached=False, ranks=ranks)
 
 
 def _files(folder: Path, names: Sequence[str], *, was_cached: bool, ranks: Ranks) -> FrozenOutputs:
@@ -302,20 +301,6 @@ def take_snapshot(
         trainer=trainer,
     )
     return ranks.broadcast(written)
-
-
-def _is_whole(folder: Path, names: tuple[str, ...]) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        expected = read_json(folder / _META)
-        # Lengths are there for spans only, and only the list of files knows.
-        if expected.keys() >= set(names) and all(file_sha256(folder / name) == sha for name, sha in expected.items()):
-            return True
-    except (OSError, ValueError, AttributeError):
-        pass
-    log.warning("the cached encodings %s are damaged; they are made again", folder.name)
-    return False
 
 
 __all__ = [

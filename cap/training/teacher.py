@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from cap.base.cache import CacheEntry
 from cap.base.errors import InputError
-from cap.base.files import content_key, file_sha256, making, read_json, settle, write_json
+from cap.base.files import content_key, file_sha256, read_json, write_json
 from cap.base.kinds import Kind, Metrics
 from cap.config.schema import Checked, FinetuneConfig, TrainConfig
 from cap.models.encoders import load_model, load_saved_model, model_key, save_model
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Part of every cache key: raise it when the same settings come to train another teacher."""
-_META = "teacher.json"
 _WEIGHTS = "model.safetensors"
 _CHECKPOINTS = "checkpoints"
 _KNOWING_NOTHING: dict[Kind, str] = {
@@ -102,6 +102,34 @@ class WantedTeacher:
         return content_key(self.content)
 
 
+class _TeacherEntry(CacheEntry):
+    """Keep a teacher in the cache, sealed by the hash of its weights and by what was wanted.
+
+    Args:
+        root: The folder of all teachers.
+        wanted: Names the entry.
+        kind: What an answer of the task is.
+    """
+
+    def __init__(self, root: Path, wanted: WantedTeacher, kind: Kind) -> None:
+        super().__init__(root / wanted.key, "teacher", seal="teacher.json")
+        self._wanted = wanted
+        self._kind = kind
+
+    def write_seal(self, folder: Path) -> None:
+        """Write what was wanted, and the hash of the weights that it gave."""
+        content = {"content": self._wanted.content, "weights_sha256": file_sha256(folder / _WEIGHTS)}
+        write_json(folder / self.seal, content)
+
+    def read_seal(self) -> dict[str, str]:
+        """Read the hash of the weights."""
+        return {_WEIGHTS: read_json(self.folder / self.seal)["weights_sha256"]}
+
+    def try_out(self) -> None:
+        """Load the model: its configuration has no hash."""
+        load_saved_model(self.folder, self._kind)
+
+
 def wanted_teacher(config: TrainConfig, prepared: Prepared, device: torch.device) -> WantedTeacher:
     """Describe the teacher of ``teacher=auto``.
 
@@ -149,12 +177,17 @@ def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, r
 
 def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
     wanted = wanted_teacher(config, prepared, device)
-    folder = prepared.cache_dir / "teachers" / wanted.key
-    was_cached = together(
-        ranks,
-        lambda: ranks.is_first and _fine_tune_once(wanted, folder, config, prepared, device),
-        what="fine-tuning the teacher",
-    )[0]
+    entry = _TeacherEntry(prepared.cache_dir / "teachers", wanted, prepared.task.kind)
+
+    def find_or_make() -> bool:
+        return entry.ensure(lambda work: _fine_tune(wanted, work, config, prepared, device), resumes=True)
+
+    was_cached = together(ranks, lambda: ranks.is_first and find_or_make(), what="fine-tuning the teacher")[0]
+    folder = entry.folder
+    if was_cached:
+        log.info("teacher: found in the cache, %s", folder)
+    if ranks.is_first:
+        shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
     loaded = load_model(ModelSource(str(folder), f"teacher {folder.name}"), head=prepared.task.head)
     model = PooledModel(loaded.model, prepared.pooling)
     scores = cached_scores(
@@ -190,29 +223,10 @@ def _given_teacher(given: GivenTeacher, prepared: Prepared, device: torch.device
     return Teacher(model, scores, given.label)
 
 
-def _fine_tune_once(
-    wanted: WantedTeacher, folder: Path, config: TrainConfig, prepared: Prepared, device: torch.device
-) -> bool:
-    """Fine-tune a teacher, or find it; True if it was found."""
-    with making(folder, "teacher"):
-        if _is_whole(folder, prepared.task.kind):
-            log.info("teacher: found in the cache, %s", folder)
-            return True
-        # Its name says what is made there: whoever makes the same teacher next goes on where a killed process stopped.
-        work = folder.parent / f".{folder.name}.unfinished"
-        _fine_tune(wanted, work, config, prepared, device)
-        if folder.exists():  # damaged, or it would have been used
-            shutil.rmtree(folder)
-        settle(work)
-        work.rename(folder)
-        shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
-    return False
-
-
 def _fine_tune(
     wanted: WantedTeacher, work: Path, config: TrainConfig, prepared: Prepared, device: torch.device
 ) -> None:
-    """Train a teacher in a folder, on from a checkpoint there, and save it with the hash of its weights."""
+    """Train a teacher in a folder, on from a checkpoint there, and save it."""
     found = newest_checkpoint(work / _CHECKPOINTS, config_hash=wanted.key)
     if found is None:
         shutil.rmtree(work, ignore_errors=True)
@@ -234,7 +248,6 @@ def _fine_tune(
     trainer = build_trainer(_trainer_options(wanted, config, device), run_dir=work, callbacks=[callback])
     fit(trainer, module, prepared.datamodule.labelled(), found)
     save_model(module.student.model, prepared.tokenizer, work)
-    write_json(work / _META, {"content": wanted.content, "weights_sha256": file_sha256(work / _WEIGHTS)})
 
 
 def _trainer_options(wanted: WantedTeacher, config: TrainConfig, device: torch.device) -> dict[str, Any]:
@@ -309,19 +322,6 @@ def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
     """Put a score beside that of a model that learned nothing."""
     metric = prepared.task.monitored
     return f"{metric} {scores[metric]:.4f}, {_KNOWING_NOTHING[prepared.task.kind]} {prepared.majority[metric]:.4f}"
-
-
-def _is_whole(folder: Path, kind: Kind) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        if file_sha256(folder / _WEIGHTS) == read_json(folder / _META)["weights_sha256"]:
-            load_saved_model(folder, kind)
-            return True
-    except (OSError, ValueError, KeyError):
-        pass
-    log.warning("the cached teacher %s is damaged; it is trained again", folder.name)
-    return False
 
 
 __all__ = [

@@ -343,53 +343,6 @@ def test_a_lock_does_not_make_its_target(tmp_path: Path) -> None:
         assert not (tmp_path / "cache" / "teacher").exists()
 
 
-def test_second_maker_waits_and_says_so(tmp_path, caplog):
-    import logging
-    import threading
-
-    from cap.base.files import making
-
-    caplog.set_level(logging.INFO, logger="cap")
-    is_held, may_end, order = threading.Event(), threading.Event(), []
-
-    def first() -> None:
-        with making(tmp_path / "thing", "the thing"):
-            is_held.set()
-            may_end.wait(10)
-            order.append("first")
-
-    maker = threading.Thread(target=first)
-    maker.start()
-    is_held.wait(10)
-    threading.Timer(0.2, may_end.set).start()
-    with making(tmp_path / "thing", "the thing"):
-        order.append("second")
-    maker.join()
-    assert order == ["first", "second"]
-    assert "the thing: another run is making it; waiting" in caplog.text
-
-
-def test_lock_of_a_maker_that_died_is_taken_over(tmp_path):
-    import signal
-
-    from cap.base.files import making
-
-    program = (
-        "import sys, time; from pathlib import Path; from cap.base.files import making\n"
-        "with making(Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(60)"
-    )
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "thing")], cwd=root, stdout=subprocess.PIPE
-    ) as maker:
-        assert maker.stdout is not None
-        assert maker.stdout.readline() == b"held\n"
-        maker.send_signal(signal.SIGKILL)
-        maker.wait()
-        with making(tmp_path / "thing", "it"):
-            pass
-
-
 def growing(path: Path, *parts: np.ndarray) -> None:
     from cap.base.files import GrowingArray
 
