@@ -39,7 +39,7 @@ from cap.models.families import FAMILIES, longest_input
 from cap.models.outputs import output_order
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource, load_config, load_tokenizer, tokenizer_key
-from cap.runs.folder import hold, length_of_run, require_free
+from cap.runs.folder import RunFolder, hold, length_of_run
 from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
 from cap.runs.record import environment, write_record
 from cap.training.predict import Answers, predict
@@ -103,7 +103,7 @@ def evaluate(cfg: DictConfig) -> float:
     record = {"config_hash": key, "model": source.label, "weights": scored.weights, **_about(cfg, task, rows, notes)}
     record["config"]["max_length"] = max_length
     folder = Path(config.output_dir or Path("outputs") / "evaluate" / task.name / key)
-    require_free(folder, key)
+    RunFolder.read(folder, key).require_free()
     lock = hold(folder)
     try:
         # From here on the folder holds a record that does not look complete.

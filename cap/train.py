@@ -25,7 +25,7 @@ from cap.launch.devices import leased_devices
 from cap.launch.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
 from cap.models.encoders import load_saved_model, save_model
 from cap.models.pooled import PooledModel
-from cap.runs.folder import CHECKPOINTS, MODEL, read_record, settle_replacement
+from cap.runs.folder import CHECKPOINTS, MODEL, RunFolder, settle_replacement
 from cap.runs.page import summary_table
 from cap.training.assembly import (
     Callbacks,
@@ -85,10 +85,11 @@ def _train_or_find(cfg: DictConfig) -> float | None:
     goes_on = _goes_on(checked)
     is_started_here = checked.n_processes > 1 and not is_one_of_many()
     is_settled = not is_one_of_many() and settle_replacement(run_dir, checked.hash) and goes_on
-    earlier = read_record(run_dir, checked.hash)
-    replaces = earlier is not None and earlier["status"] == "completed"
+    found = RunFolder.read(run_dir, checked.hash)
+    found.require_free()
+    earlier, replaces = found.record, found.state == "complete"
     if earlier is not None and replaces and (is_settled or not checked.config.overwrite):
-        _require_going_on(run_dir, goes_on=goes_on)
+        found.require_going_on(goes_on=goes_on)
         return _found_done(checked, earlier, run_dir, is_first=is_first)
     grid.note(folder=run_dir)
     with leased_devices(checked, is_grid=is_multirun() and (checked.n_processes == 1 or is_started_here)) as devices:
@@ -99,26 +100,15 @@ def _train_or_find(cfg: DictConfig) -> float | None:
             if record.get("resumed_at") != (earlier or {}).get("resumed_at"):
                 grid.note(outcome="resumed")
             return _score_of(record)
-        try:
-            with stop.listening():
-                record = RunRecord(checked, run_dir, command=typed_line("train"), is_first=is_first, replaces=replaces)
-                return _train(checked, record, goes_on=goes_on, devices=devices.places)
-        except _CompletedMeanwhile as found:
-            return _found_done(checked, found.record, run_dir, is_first=is_first)
+        with stop.listening():
+            record = RunRecord(checked, run_dir, command=typed_line("train"), is_first=is_first, replaces=replaces)
+            return _train(checked, record, goes_on=goes_on, devices=devices.places)
 
 
 def _say_what_it_would_do(checked: Checked) -> None:
     """Stop before anything is trained or written but the tokenised rows."""
     prepared = prepare(checked)
     planned_dynamics(checked, prepared, require_possible(checked, prepared)).say(checked.config.sparsity)
-
-
-class _CompletedMeanwhile(Exception):
-    """Tell that another process, which was waited for, has completed this run."""
-
-    def __init__(self, record: dict[str, Any]) -> None:
-        super().__init__("another process has completed this run meanwhile")
-        self.record = record
 
 
 def _train(checked: Checked, record: RunRecord, *, goes_on: bool, devices: int | list[int]) -> float:
@@ -129,16 +119,16 @@ def _train(checked: Checked, record: RunRecord, *, goes_on: bool, devices: int |
     trainer = new_trainer(checked, record.run_dir, devices=devices)
     trainer.strategy.setup_environment()
     ranks = join(trainer)
-    find = partial(_checkpoint, record, checked, goes_on=goes_on)
-    checkpoint = together(
-        ranks, lambda: record.begin(prepared, find=find, goes_on=goes_on), what="taking the run's folder"
-    )[0]
-    if checkpoint is not None:
+    begin = partial(record.begin, prepared, find=partial(_checkpoint, checked, goes_on=goes_on), goes_on=goes_on)
+    begun = together(ranks, begin, what="taking the run's folder")[0]
+    if begun.completed is not None:
+        return _found_done(checked, begun.completed, record.run_dir, is_first=record.is_first)
+    if begun.checkpoint is not None:
         grid.note(outcome="resumed")
     try:
         trainer.loggers = [*trainer.loggers, *record.start_loggers()]
         record.note_dynamics(planned_dynamics(checked, prepared, n_steps))
-        module = _fit(checked, prepared, record, trainer, ranks, checkpoint)
+        module = _fit(checked, prepared, record, trainer, ranks, begun.checkpoint)
         return _finish(module, prepared, record, trainer.strategy.root_device, ranks)
     except BaseException as error:
         record.fail(error)
@@ -242,34 +232,20 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: to
     return record.complete(prepared, saved.cpu(), pruned)
 
 
-def _checkpoint(record: RunRecord, checked: Checked, *, goes_on: bool) -> Checkpoint | None:
+def _checkpoint(checked: Checked, found: RunFolder, *, goes_on: bool) -> Checkpoint | None:
     """Find where to go on; refuse to overwrite what nobody asked to overwrite."""
-    run_dir = record.run_dir
-    earlier = read_record(run_dir, checked.hash)
-    if earlier is not None and earlier["status"] == "completed" and not record.is_replacement:
-        _require_going_on(run_dir, goes_on=goes_on)
-        raise _CompletedMeanwhile(earlier)
-    if earlier is None or earlier["status"] == "completed":
+    if found.state != "interrupted":
         return None
-    found = newest_checkpoint(run_dir / CHECKPOINTS, config_hash=checked.hash)
-    if found is None or goes_on:
-        return found
+    folder = found.path / CHECKPOINTS
+    newest = newest_checkpoint(folder, config_hash=checked.hash)
+    if newest is None or goes_on:
+        return newest
     if checked.config.overwrite:
         return None
     raise InputError(
-        f"output_dir must not hold an interrupted run, but {run_dir} does, with a checkpoint of step {found.step}; "
-        f"continue it with resume=true, or remove {run_dir / CHECKPOINTS} or set overwrite=true to start anew"
+        f"output_dir must not hold an interrupted run, but {found.path} does, with a checkpoint of step {newest.step}; "
+        f"continue it with resume=true, or remove {folder} or set overwrite=true to start anew"
     )
-
-
-def _require_going_on(run_dir: Path, *, goes_on: bool) -> None:
-    """Refuse to overwrite a finished run that nobody asked for."""
-    if not goes_on:
-        raise InputError(
-            f"output_dir must not hold a finished run, but {run_dir} does, of this very configuration; have it found "
-            f"with resume=true, replace it once the new run is complete with overwrite=true, or choose another "
-            f"output_dir"
-        )
 
 
 def _found_done(checked: Checked, record: dict[str, Any], run_dir: Path, *, is_first: bool) -> float:

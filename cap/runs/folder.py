@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -39,44 +40,87 @@ _OF_A_START = {RECORD, CONFIG, CHECKPOINTS, "logs", "train.log", "wandb", "tenso
 log = logging.getLogger(__name__)
 
 
-def require_free(run_dir: Path, config_hash: str) -> None:
-    """Check that a folder is new, empty, or holds a run of this very configuration, or a failed start of another one.
+State = Literal["empty", "failed start", "interrupted", "complete", "taken"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Say what lies in a run's folder, as one look found it.
 
     Args:
-        run_dir: The run's folder; need not exist.
-        config_hash: Of the run that wants it.
-
-    Raises:
-        InputError: If it is a file, holds another configuration, or holds something that is no run.
+        path: The folder; need not exist.
+        state: What it is to the configuration that asks. ``empty``: it is new, or holds nothing. ``failed start``: a
+            run of another configuration that ended before it had a checkpoint or a model. ``interrupted``: a run of
+            this one that is not complete, whether it still runs, failed or was stopped. ``complete``: a run of this
+            one. ``taken``: a file, a run of another configuration, or something that is no run.
+        record: Of the run of this configuration; None where there is none.
+        problem: Why it is taken; None if it is not.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise InputError(f"output_dir must be a folder, got the file {run_dir}; choose another output_dir")
-    # A file whose name begins with a dot may be one that another process of the same run is about to rename.
-    found = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")] if run_dir.exists() else []
-    if not found:
-        return
-    if not (run_dir / RECORD).is_file():
-        raise InputError(
-            f"output_dir must be new, empty, or hold a run of this configuration, got {run_dir} with "
-            f"{', '.join(sorted(found)[:3])}; "
-            f"choose another output_dir"
-        )
-    try:
-        record = read_json(run_dir / RECORD)
-        other = record.get("config_hash")
-    except (ValueError, AttributeError):
-        record, other = {}, "unreadable"
-    if other != config_hash and not _is_failed_start(run_dir, record, found):
-        raise InputError(
-            f"output_dir must be new, empty, or hold a run of this configuration ({config_hash}), "
-            f"got {run_dir} with a run of another one ({other}); choose another output_dir"
-        )
 
+    path: Path
+    state: State
+    record: dict[str, Any] | None = None
+    problem: str | None = None
 
-def _is_failed_start(run_dir: Path, record: dict[str, Any], found: list[str]) -> bool:
-    """Tell whether a run ended before it had a checkpoint or a model; one that still runs holds the folder's lock."""
-    has_ended = record.get("status") in ("failed", "interrupted")
-    return has_ended and set(found) <= _OF_A_START and not any((run_dir / CHECKPOINTS).glob("step-*"))
+    @classmethod
+    def read(cls, path: Path, config_hash: str) -> RunFolder:
+        """Look at a folder. What is found may change at once, unless the folder is held.
+
+        Args:
+            path: The folder.
+            config_hash: Of the run that wants it.
+        """
+        required = "output_dir must be new, empty, or hold a run of this configuration"
+        if path.exists() and not path.is_dir():
+            problem = f"output_dir must be a folder, got the file {path}; choose another output_dir"
+            return cls(path, "taken", problem=problem)
+        # A file whose name begins with a dot may be one that another process of the same run is about to rename.
+        found = {file.name for file in path.iterdir() if not file.name.startswith(".")} if path.exists() else set()
+        if not found:
+            return cls(path, "empty")
+        if not (path / RECORD).is_file():
+            problem = f"{required}, got {path} with {', '.join(sorted(found)[:3])}; choose another output_dir"
+            return cls(path, "taken", problem=problem)
+        try:
+            record = read_json(path / RECORD)
+            other = record.get("config_hash")
+        except (ValueError, AttributeError):
+            record, other = {}, "unreadable"
+        if other == config_hash:
+            return cls(path, "complete" if record.get("status") == "completed" else "interrupted", record)
+        # One that still runs has no end yet.
+        has_ended = record.get("status") in ("failed", "interrupted")
+        if has_ended and found <= _OF_A_START and not any((path / CHECKPOINTS).glob("step-*")):
+            return cls(path, "failed start")
+        problem = (
+            f"{required} ({config_hash}), got {path} with a run of another one ({other}); choose another output_dir"
+        )
+        return cls(path, "taken", problem=problem)
+
+    def require_free(self) -> None:
+        """Check that it is new, empty, or holds a run of this very configuration, or a failed start of another one.
+
+        Raises:
+            InputError: If it is taken.
+        """
+        if self.problem is not None:
+            raise InputError(self.problem)
+
+    def require_going_on(self, *, goes_on: bool) -> None:
+        """Check that a finished run is there to be found: nobody asked to overwrite it.
+
+        Args:
+            goes_on: Whether what an earlier attempt left counts.
+
+        Raises:
+            InputError: If it holds one and that does not count.
+        """
+        if self.state == "complete" and not goes_on:
+            raise InputError(
+                f"output_dir must not hold a finished run, but {self.path} does, of this very configuration; have it "
+                f"found with resume=true, replace it once the new run is complete with overwrite=true, or choose "
+                f"another output_dir"
+            )
 
 
 def require_empty(folder: Path) -> None:
@@ -89,24 +133,6 @@ def require_empty(folder: Path) -> None:
     if found or (folder.exists() and not folder.is_dir()):
         what = f"with {', '.join(found)}" if found else "which is a file"
         raise InputError(f"output_dir must be new or empty, got {folder} {what}; choose another, or remove it")
-
-
-def read_record(run_dir: Path, config_hash: str) -> dict[str, Any] | None:
-    """Read what an earlier run of this configuration has left in a folder.
-
-    Args:
-        run_dir: The run's folder; need not exist.
-        config_hash: Of the run that wants it.
-
-    Returns:
-        Its record; None if the folder is new or empty, or holds a failed start of another configuration.
-
-    Raises:
-        InputError: As ``require_free``.
-    """
-    require_free(run_dir, config_hash)
-    record: dict[str, Any] | None = read_json(run_dir / RECORD) if (run_dir / RECORD).is_file() else None
-    return record if record is not None and record.get("config_hash") == config_hash else None
 
 
 def length_of_run(model_dir: Path) -> int | None:
@@ -126,20 +152,21 @@ def length_of_run(model_dir: Path) -> int | None:
     return length if isinstance(length, int) else None
 
 
-def claim(run_dir: Path, record: dict[str, Any], config_yaml: str, *, goes_on: bool = False) -> None:
+def claim(found: RunFolder, record: dict[str, Any], config_yaml: str, *, goes_on: bool = False) -> None:
     """Take a folder for a run; from here on its record says ``interrupted`` until the run is over.
 
     Args:
-        run_dir: The run's folder, held by ``hold``.
-        record: What is known already; needs ``config_hash``.
+        found: The run's folder, read since ``hold`` keeps others out.
+        record: What is known already.
         config_yaml: The resolved configuration.
         goes_on: True keeps what an interrupted run has left there; else it is removed.
 
     Raises:
         InputError: If the folder holds something else.
     """
-    require_free(run_dir, record["config_hash"])
-    if (run_dir / RECORD).is_file() and not goes_on:
+    found.require_free()
+    run_dir = found.path
+    if found.state != "empty" and not goes_on:
         log.warning("%s holds an earlier run; this run replaces it", run_dir)
     write_record(run_dir, {**record, "status": "interrupted"})
     for path in run_dir.iterdir():
@@ -191,7 +218,7 @@ def settle_replacement(run_dir: Path, config_hash: str) -> bool:
     """
 
     def is_complete() -> bool:
-        return _claims(replacement_of(run_dir), config_hash=config_hash, status="completed")
+        return RunFolder.read(replacement_of(run_dir), config_hash).state == "complete"
 
     if not is_complete():
         return False
@@ -209,17 +236,8 @@ def settle_replacement(run_dir: Path, config_hash: str) -> bool:
 def drop_other_replacement(run_dir: Path, config_hash: str) -> None:
     """Remove what an interrupted replacement of another configuration has left beside a run's folder."""
     new = replacement_of(run_dir)
-    if new.exists() and not _claims(new, config_hash=config_hash):
+    if new.exists() and RunFolder.read(new, config_hash).record is None:
         shutil.rmtree(new)
-
-
-def _claims(folder: Path, **expected: str) -> bool:
-    """Tell whether a folder holds a record, and one that says what is expected."""
-    try:
-        record = read_json(folder / RECORD)
-        return all(record[key] == value for key, value in expected.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def hold(run_dir: Path, *, patience: float = 0.0) -> FileLock:
@@ -256,14 +274,14 @@ __all__ = [
     "LEVELS",
     "MODEL",
     "RECORD",
+    "RunFolder",
+    "State",
     "claim",
     "drop_other_replacement",
     "hold",
     "length_of_run",
     "put_in_place",
-    "read_record",
     "replacement_of",
     "require_empty",
-    "require_free",
     "settle_replacement",
 ]

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ from cap.runs.card import record_of_level, write_card
 from cap.runs.folder import (
     CHECKPOINTS,
     MODEL,
+    RunFolder,
     claim,
     drop_other_replacement,
     hold,
     put_in_place,
-    read_record,
     replacement_of,
 )
 from cap.runs.page import summary_table, write_report
@@ -52,6 +53,20 @@ _PATIENCE_SECONDS = 150.0
 _TOLERATED = 0.005
 
 log = logging.getLogger("cap.train")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Say how a run begins once its folder is held.
+
+    Args:
+        checkpoint: Where it goes on; None starts.
+        completed: The record of this very run if another process, which was waited for, has completed it: then nothing
+            is left to do, and the folder is as that process left it.
+    """
+
+    checkpoint: Checkpoint | None = None
+    completed: dict[str, Any] | None = None
 
 
 class RunRecord:
@@ -100,16 +115,16 @@ class RunRecord:
         yield
         self.seconds[name] = time.perf_counter() - started
 
-    def begin(self, prepared: Prepared, *, find: Callable[[], Checkpoint | None], goes_on: bool) -> Checkpoint | None:
+    def begin(self, prepared: Prepared, *, find: Callable[[RunFolder], Checkpoint | None], goes_on: bool) -> Begun:
         """Claim the folder; from here on it holds a record that does not look complete.
 
         Args:
             prepared: What the run starts from.
-            find: Looks for the checkpoint to go on from, once nobody else writes in the folder.
+            find: Looks for the checkpoint to go on from, in what lies in the folder once nobody else writes there.
             goes_on: Whether what an earlier attempt left counts; whoever may still be writing there is then waited for.
 
         Returns:
-            The checkpoint; None to start, and on all processes but the first.
+            How the run begins; on all processes but the first that says nothing.
         """
         self.content["metric"] = prepared.task.monitored
         self.content["data"] = {
@@ -123,7 +138,7 @@ class RunRecord:
         self.content["pooling"] = prepared.pooling
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
         if not self.is_first:
-            return None
+            return Begun()
         self.content["data"]["files"] = hashes_of_rows(self.checked.config)
         self.content["weights_sha256"] = hashes_of_weights(self.checked.config)
         for note in self.checked.notes:
@@ -132,25 +147,28 @@ class RunRecord:
         try:
             if self.is_replacement:
                 drop_other_replacement(self.home, self.checked.hash)
-            checkpoint = find()
-            if goes_on:
-                self._take_over(checkpoint)
+            # Once more than at the door: from here on nobody else changes what is found.
+            found = RunFolder.read(self.run_dir, self.checked.hash)
+            if found.state == "complete" and not self.is_replacement:
+                found.require_going_on(goes_on=goes_on)
+                lock.release()
+                return Begun(completed=found.record)
+            checkpoint = find(found)
+            if goes_on and found.record is not None:
+                self._take_over(found.record, checkpoint)
             config_yaml = OmegaConf.to_yaml(OmegaConf.create(self.checked.resolved))
-            claim(self.run_dir, self.content, config_yaml, goes_on=checkpoint is not None)
+            claim(found, self.content, config_yaml, goes_on=checkpoint is not None)
         except BaseException:
             lock.release()
             raise
-        return checkpoint
+        return Begun(checkpoint)
 
-    def _take_over(self, checkpoint: Checkpoint | None) -> None:
+    def _take_over(self, earlier: dict[str, Any], checkpoint: Checkpoint | None) -> None:
         """Keep of an interrupted attempt's record what this one cannot know.
 
         Raises:
             InputError: If that attempt read other rows.
         """
-        earlier = read_record(self.run_dir, self.checked.hash)
-        if earlier is None:
-            return
         self._earlier = earlier
         self.content |= {key: earlier[key] for key in ("wandb_id", "teacher") if key in earlier}
         if checkpoint is None:
@@ -415,4 +433,4 @@ class RunRecord:
             self._lock.release()
 
 
-__all__ = ["RunRecord"]
+__all__ = ["Begun", "RunRecord"]

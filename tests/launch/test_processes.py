@@ -172,6 +172,30 @@ def test_two_processes_prune_one_student_in_a_job_of_a_multirun(tiny_overrides, 
     assert done.stderr.count("validation accuracy") == 1
 
 
+@pytest.mark.ends
+def test_run_that_another_one_completes_meanwhile_is_found_by_two_processes(tiny_overrides, tmp_path):
+    from cap.base.files import locked
+
+    short = ["trainer.max_steps=1", "contrast=none", "teacher=none", "distill=none", "resume=true"]
+    command = [sys.executable, "-m", "cap.train", *tiny_overrides, *short, "trainer.devices=2", "trainer.strategy=ddp"]
+    settings = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    subprocess.run(command, check=True, capture_output=True, timeout=240, **settings)
+    run_dir.rename(elsewhere)
+    before = {path.name: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
+    lock = locked(run_dir)
+    lock.acquire()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings) as waiting:
+        next(line for line in waiting.stderr if "another process" in line)
+        run_dir.rmdir()  # made to see whether it can be written
+        elsewhere.rename(run_dir)
+        lock.release()
+        said = waiting.stderr.read()
+    assert waiting.returncode == 0, said
+    assert "nothing to do" in said
+    assert {path.name: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
 def test_process_ends_when_the_one_that_watches_it_is_gone(tmp_path):
     program = (
         "import logging, time; from cap.launch.processes import end_with_parent\n"

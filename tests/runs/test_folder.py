@@ -6,14 +6,7 @@ from pathlib import Path
 import pytest
 
 from cap.base.errors import InputError
-from cap.runs.folder import (
-    claim,
-    drop_other_replacement,
-    read_record,
-    replacement_of,
-    require_free,
-    settle_replacement,
-)
+from cap.runs.folder import RunFolder, claim, drop_other_replacement, replacement_of, settle_replacement
 
 
 def folder_of(tmp_path: Path, status: str, *files: str) -> Path:
@@ -30,8 +23,9 @@ def folder_of(tmp_path: Path, status: str, *files: str) -> Path:
 @pytest.mark.parametrize("files", [[], ["checkpoints/snapshots/0.npy"]], ids=["nothing more", "a snapshot"])
 def test_failed_start_of_another_configuration_blocks_nobody(tmp_path, status, files):
     run_dir = folder_of(tmp_path, status, *files)
-    assert read_record(run_dir, "mine") is None
-    claim(run_dir, {"config_hash": "mine"}, "seed: 1\n")
+    found = RunFolder.read(run_dir, "mine")
+    assert found == RunFolder(run_dir, "failed start")
+    claim(found, {"config_hash": "mine"}, "seed: 1\n")
     assert sorted(path.name for path in run_dir.iterdir()) == ["config.yaml", "record.json"]
 
 
@@ -46,12 +40,52 @@ WORTH = {
 
 @pytest.mark.parametrize(("status", "files"), WORTH.values(), ids=WORTH)
 def test_folder_of_another_configuration_with_something_in_it_is_refused(tmp_path, status, files):
+    found = RunFolder.read(folder_of(tmp_path, status, *files), "mine")
+    before = sorted(found.path.iterdir())
+    assert (found.state, found.record) == ("taken", None)
     with pytest.raises(InputError, match=r"hold a run of this configuration \(mine\), got .* of another one \(other\)"):
-        require_free(folder_of(tmp_path, status, *files), "mine")
+        claim(found, {"config_hash": "mine"}, "seed: 1\n")
+    assert sorted(found.path.iterdir()) == before
 
 
-def test_failed_start_of_this_configuration_is_read(tmp_path):
-    assert read_record(folder_of(tmp_path, "failed"), "other")["wandb_id"] == "a"
+@pytest.mark.parametrize(
+    ("status", "state"), [("failed", "interrupted"), ("interrupted", "interrupted"), ("completed", "complete")]
+)
+def test_run_of_this_configuration_is_read_with_its_record(tmp_path, status, state):
+    found = RunFolder.read(folder_of(tmp_path, status), "other")
+    assert (found.state, found.record["wandb_id"]) == (state, "a")
+    found.require_free()
+
+
+def test_finished_run_is_to_be_found_and_not_to_be_overwritten(tmp_path):
+    found = RunFolder.read(folder_of(tmp_path, "completed"), "other")
+    found.require_going_on(goes_on=True)
+    with pytest.raises(InputError, match="must not hold a finished run"):
+        found.require_going_on(goes_on=False)
+
+
+def test_what_another_process_is_about_to_rename_leaves_a_folder_empty(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".record.json.0123.json").write_text("")
+    assert [RunFolder.read(tmp_path / name, "mine").state for name in ("run", "new")] == ["empty", "empty"]
+
+
+STRANGE = {
+    "file": (lambda path: path.write_text(""), "must be a folder, got the file"),
+    "no run": (lambda path: (path.mkdir(), (path / "notes.txt").write_text("")), "with notes.txt; choose another"),
+    "half a record": (
+        lambda path: (path.mkdir(), (path / "record.json").write_text("{")),
+        r"of another one \(unreadable",
+    ),
+    "list": (lambda path: (path.mkdir(), (path / "record.json").write_text("[]")), r"of another one \(unreadable"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), STRANGE.values(), ids=STRANGE)
+def test_what_is_no_run_is_refused(tmp_path, make, message):
+    make(tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        RunFolder.read(tmp_path / "run", "mine").require_free()
 
 
 def replacement_with(run_dir: Path, **record: str) -> Path:

@@ -424,17 +424,17 @@ def test_record_names_the_weights_of_a_given_teacher(compose_config, tmp_path, t
 def test_run_that_another_process_completes_meanwhile_is_left_as_it_is(
     compose_config, tiny_overrides, tmp_path, monkeypatch
 ):
-    from cap import train as door
+    from cap.runs.folder import RunFolder
 
     score = run(compose_config, [*tiny_overrides, "contrast=none"])
     before = files(tmp_path / "run")
-    real, calls = door.read_record, []
+    real, calls = RunFolder.read, []
 
-    def not_yet(*arguments):
-        calls.append(arguments)
-        return real(*arguments) if len(calls) > 1 else None
+    def not_yet(path, config_hash):
+        calls.append(path)
+        return real(path, config_hash) if len(calls) > 1 else RunFolder(path, "empty")
 
-    monkeypatch.setattr(door, "read_record", not_yet)
+    monkeypatch.setattr(RunFolder, "read", not_yet)
     assert run(compose_config, [*tiny_overrides, "contrast=none", "resume=true"]) == score
     assert files(tmp_path / "run") == before
 
