@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -133,7 +133,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         "contrast.pool": (c.contrast.pool, ("auto", "cls", "mean")),
         "contrast.reduction": (c.contrast.reduction, ("pairs", "anchors")),
         "distill.hidden": (c.distill.hidden, ("pooled", "tokens")),
-        "student_init": (c.student_init, ("pretrained", "teacher")),
+        "student_init": (c.student_init, ("auto", "pretrained", "teacher")),
     }
     problems += [
         f"{key} must be one of {', '.join(known)}, got {value!r}"
@@ -245,11 +245,6 @@ def _problems_of_freeze(c: TrainConfig) -> list[str]:
             f"freeze names parts of the model that keep their weights, out of {', '.join(PARTS)}, got {freeze}; "
             f"the encoder layers, which are pruned, always train"
         ]
-    if "head" in freeze and c.student_init == "pretrained":
-        return [
-            f"freeze={freeze} keeps a task head that nobody has trained: with student_init=pretrained it starts from "
-            f"random weights; set student_init=teacher, or leave head out"
-        ]
     return []
 
 
@@ -296,6 +291,16 @@ def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> li
             f"pruning.pattern=null"
         ]
     return []
+
+
+def problems_of_start(freeze: Sequence[str], student_init: str) -> list[str]:
+    """Check that a frozen head is one that somebody has trained."""
+    if "head" not in freeze or student_init == "teacher":
+        return []
+    return [
+        f"freeze={list(freeze)} keeps a task head that nobody has trained: with student_init={student_init} it starts "
+        f"from random weights; set student_init=teacher, or leave head out"
+    ]
 
 
 def problems_of_steps(plan: SchedulePlan, trainer: TrainerConfig) -> list[str]:
@@ -348,6 +353,7 @@ __all__ = [
     "problems_of_kept_levels",
     "problems_of_parts",
     "problems_of_snapshots",
+    "problems_of_start",
     "problems_of_steps",
     "problems_of_trainer",
     "problems_of_values",

@@ -18,6 +18,7 @@ from cap.config.rules import (
     problems_of_kept_levels,
     problems_of_parts,
     problems_of_snapshots,
+    problems_of_start,
     problems_of_steps,
     problems_of_trainer,
     problems_of_values,
@@ -290,6 +291,7 @@ def check(cfg: DictConfig) -> Checked:
         problems += problems_of_snapshots(config.distill, parts["schedule"], config.contrast.snapshot_count)
         problems += problems_of_kept_levels(config.keep_levels, parts["pruning"], parts["schedule"], config.sparsity)
         problems += problems_of_steps(parts["schedule"], config.trainer)
+        problems += problems_of_start(_freeze_of(config, parts["pruning"]), _student_init_of(config, parts["pruning"]))
     problems += problems_of_trainer(config.trainer)
     problems += [
         f"{key} must be a finite number, got {value}"
@@ -311,8 +313,8 @@ def check(cfg: DictConfig) -> Checked:
     unsupervised, supervised = contrast_weights(config.contrast)
     config.contrast.unsupervised_weight = resolved["contrast"]["unsupervised_weight"] = unsupervised
     config.contrast.supervised_weight = resolved["contrast"]["supervised_weight"] = supervised
-    given = parts["pruning"].freezes if config.freeze is None else config.freeze
-    config.freeze = resolved["freeze"] = [part for part in PARTS if part in given]
+    config.freeze = resolved["freeze"] = _freeze_of(config, parts["pruning"])
+    config.student_init = resolved["student_init"] = _student_init_of(config, parts["pruning"])
     config.task.max_length = resolved["task"]["max_length"] = config.max_length
     if weights is not None:
         resolved["pruning"] |= {"regularizer_weight": pruning["regularizer_weight"], "regularizer_weights": None}
@@ -325,6 +327,17 @@ def check(cfg: DictConfig) -> Checked:
         parts["schedule"],
         tuple(notes),
     )
+
+
+def _freeze_of(config: TrainConfig, pruner: Pruner) -> list[str]:
+    given = pruner.freezes if config.freeze is None else config.freeze
+    return [part for part in PARTS if part in given]
+
+
+def _student_init_of(config: TrainConfig, pruner: Pruner) -> str:
+    if config.student_init != "auto":
+        return config.student_init
+    return "teacher" if pruner.starts_at_teacher and config.teacher != "none" else "pretrained"
 
 
 __all__ = ["Checked", "TrainConfig", "check", "contrast_weights", "register"]

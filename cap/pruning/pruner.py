@@ -66,6 +66,9 @@ class Pruner(ABC):
     freezes: ClassVar[tuple[Part, ...]] = ()
     """What of the student keeps its starting weights unless ``freeze`` says otherwise."""
 
+    starts_at_teacher: ClassVar[bool] = False
+    """Whether ``student_init=auto`` takes the teacher's weights where there is a teacher."""
+
     final_sparsity: float | None = None
     """Where the schedule must end, for types whose masks depend on it beforehand; None takes any."""
 

@@ -168,7 +168,7 @@ def check_size(
         raise InputError(
             f"teacher must be like the model in {wanted}, got {name} with {found}; give one fine-tuned from the same "
             f"model, or teacher=auto; the width matters to contrast.finetuned, distill.hidden_weight and "
-            f"student_init=teacher, the depth to the last two"
+            f"student_init=teacher, the depth to the last two; student_init=pretrained takes a teacher of another depth"
         )
 
 

@@ -44,14 +44,17 @@ def message_of(compose_config, *overrides: str) -> str:
         ),
         (["experiment=cap_structured", "contrast.reduction=anchors"], "set contrast.supervised_weight=null for the"),
         (["contrast.reduction=sum"], "contrast.reduction must be one of pairs, anchors, got 'sum'"),
-        (["student_init=random"], "student_init must be one of pretrained, teacher, got 'random'"),
+        (["student_init=random"], "student_init must be one of auto, pretrained, teacher, got 'random'"),
         (
             ["freeze=[encoder]"],
             "out of embeddings, pooler, head, got ['encoder']; the encoder layers, which are pruned,",
         ),
         (["freeze=[embeddings,heads]"], "out of embeddings, pooler, head, got ['embeddings', 'heads']"),
-        (["freeze=[head]"], "with student_init=pretrained it starts from random weights; set student_init=teacher"),
-        (["freeze=[embeddings,pooler,head]"], "keeps a task head that nobody has trained"),
+        (
+            ["freeze=[head]", "student_init=pretrained"],
+            "with student_init=pretrained it starts from random weights; set student_init=teacher",
+        ),
+        (["freeze=[embeddings,pooler,head]", "student_init=pretrained"], "keeps a task head that nobody has trained"),
         (["trainer.devices=0"], "trainer.devices is a number of processes and must be at least 1, got 0"),
         (["trainer.num_nodes=0"], "trainer.num_nodes is a number of processes and must be at least 1, got 0"),
         (["trainer.devices=2", "trainer.strategy=fsdp"], "trainer.strategy must be auto, ddp or"),
@@ -79,14 +82,29 @@ def message_of(compose_config, *overrides: str) -> str:
             ["distill.snapshot_weight=0.5", "schedule=oneshot"],
             "distils from snapshots, which need a schedule of at least two levels, got 1; change that, or set",
         ),
-        (["pruning.score_learning_rate=0"], "pruning.score_learning_rate must be > 0, got 0.0"),
-        (["pruning.score_learning_rate=fast"], "pruning.score_learning_rate must be a number, got 'fast'"),
+        (
+            ["pruning=soft_movement", "pruning.score_learning_rate=0"],
+            "pruning.score_learning_rate must be > 0, got 0.0",
+        ),
+        (
+            ["pruning=soft_movement", "pruning.score_learning_rate=fast"],
+            "pruning.score_learning_rate must be a number, got 'fast'",
+        ),
         (["pruning.every_n_steps=0"], "pruning.every_n_steps must be a whole number of at least 1, got 0"),
         (["pruning=movement", "pruning.scope=layer"], "pruning.scope must be one of matrix, global, got 'layer'"),
-        (["pruning.threshold=fixed"], "pruning.threshold must be one of target, published, got 'fixed'"),
-        (["pruning.threshold=published"], "pruning.score_init must be zero, got 'magnitude'"),
-        (["pruning.score_init=one"], "pruning.score_init must be one of zero, magnitude, got 'one'"),
-        (["sparsity=0.999"], "sparsity can be at most 0.995, got 0.999; use pruning=movement for more"),
+        (
+            ["pruning=soft_movement", "pruning.threshold=fixed"],
+            "pruning.threshold must be one of target, published, got 'fixed'",
+        ),
+        (["pruning=soft_movement", "pruning.threshold=published"], "pruning.score_init must be zero, got 'magnitude'"),
+        (
+            ["pruning=soft_movement", "pruning.score_init=one"],
+            "pruning.score_init must be one of zero, magnitude, got 'one'",
+        ),
+        (
+            ["pruning=soft_movement", "sparsity=0.999"],
+            "sparsity can be at most 0.995, got 0.999; use pruning=movement for more",
+        ),
         (["schedule.flat_before=0.6", "schedule.flat_after=0.5"], "must leave room for the pruning itself"),
         (["schedule.warmup=soon"], "schedule.warmup must be a number, got 'soon'"),
         (["schedule.rewind=each"], "schedule.rewind=each needs prunings with steps between them"),
@@ -96,7 +114,7 @@ def message_of(compose_config, *overrides: str) -> str:
         (["schedule.n_prunings=2.5"], "schedule.n_prunings must be a whole number, got 2.5"),
         (
             ["schedule.n_prunings=8", "trainer.max_steps=10"],
-            "schedule.n_prunings must be at most 5 in a run of 10 steps",
+            "schedule.n_prunings must be at most 6 in a run of 10 steps",
         ),
         (["schedule.initial_sparsity=0.5"], "schedule.initial_sparsity is where the rise to sparsity begins"),
         (["learning_rate_floor=1.5"], "learning_rate_floor is a fraction of learning_rate and lies in [0, 1], got 1.5"),
@@ -154,8 +172,14 @@ def message_of(compose_config, *overrides: str) -> str:
         (["seed=-1"], "seed must lie between 0 and 4294967295 (2**32 - 1), got -1; choose another"),
         (["learning_rate=inf"], "learning_rate must be a finite number, got inf"),
         (["weight_decay=inf"], "weight_decay must be a finite number, got inf"),
-        (["pruning.score_learning_rate=inf"], "pruning.score_learning_rate must be a finite number, got inf"),
-        (["pruning.regularizer_weight=nan"], "pruning.regularizer_weight must be a finite number, got nan"),
+        (
+            ["pruning=soft_movement", "pruning.score_learning_rate=inf"],
+            "pruning.score_learning_rate must be a finite number, got inf",
+        ),
+        (
+            ["pruning=soft_movement", "pruning.regularizer_weight=nan"],
+            "pruning.regularizer_weight must be a finite number, got nan",
+        ),
         (["memory.budget_gb=inf"], "memory.budget_gb must be a finite number, got inf"),
         (["trainer.gradient_clip_val=inf"], "trainer.gradient_clip_val must be a finite number, got inf"),
         (["checkpoint.every_n_minutes=0"], "checkpoint.every_n_minutes must be > 0 or null, got 0.0"),
@@ -215,12 +239,12 @@ def test_every_choice_of_every_group_passes_the_rules(compose_config, overrides)
 
 
 WEIGHTS = {
-    "": (0.1, 10.0),
-    "contrast.reduction=anchors": (0.1, 0.1),
-    "contrast.reduction=anchors contrast.supervised_weight=0.5": (0.1, 0.5),
-    "contrast.unsupervised_weight=0": (0.0, 10.0),
+    "": (0.03, 0.1),
+    "contrast.reduction=pairs": (0.1, 10.0),
+    "contrast.reduction=pairs contrast.supervised_weight=0.5": (0.1, 0.5),
+    "contrast.unsupervised_weight=0": (0.0, 0.1),
     "experiment=cap_structured": (0.3, 3.0),
-    "contrast=none": (0.1, 10.0),
+    "contrast=none": (0.03, 0.1),
 }
 
 
@@ -237,7 +261,7 @@ def test_weights_of_contrast_are_those_of_the_reduction_unless_they_are_given(co
 def test_hash_is_that_of_the_weights_however_they_were_said(compose_config):
     from cap.config.schema import check
 
-    given = [[], ["contrast.supervised_weight=10"], ["contrast.default_weights.anchors.supervised=1"]]
+    given = [[], ["contrast.supervised_weight=0.1"], ["contrast.default_weights.pairs.supervised=1"]]
     assert len({check(compose_config(*overrides)).hash for overrides in given}) == 1
 
 
@@ -260,6 +284,24 @@ def test_what_is_frozen_follows_from_the_pruning_type_unless_it_is_given(compose
 
     checked = check(compose_config(*overrides.split()))
     assert (checked.config.freeze, checked.resolved["freeze"]) == (expected, expected)
+
+
+STARTS = {
+    "pruning=magnitude": "teacher",
+    "pruning=soft_movement": "teacher",
+    "pruning=structured": "pretrained",
+    "pruning=structured student_init=teacher": "teacher",
+    "pruning=magnitude student_init=pretrained": "pretrained",
+    "pruning=magnitude teacher=none distill=none": "pretrained",
+}
+
+
+@pytest.mark.parametrize(("overrides", "expected"), STARTS.items(), ids=STARTS)
+def test_start_follows_from_pruning_type_and_teacher_unless_it_is_given(compose_config, overrides, expected):
+    from cap.config.schema import check
+
+    checked = check(compose_config(*overrides.split()))
+    assert (checked.config.student_init, checked.resolved["student_init"]) == (expected, expected)
 
 
 def test_hash_is_that_of_what_is_frozen_however_it_was_said(compose_config):
@@ -469,5 +511,5 @@ def test_weight_that_nobody_has_published_is_noted(compose_config, overrides):
 
 
 def test_table_of_weights_that_is_none_is_refused(compose_config):
-    overrides = ["pruning.regularizer_weight=null", "pruning.regularizer_weights={qqp:5}"]
+    overrides = ["pruning=soft_movement", "pruning.regularizer_weight=null", "pruning.regularizer_weights={qqp:5}"]
     assert "must give weights > 0 by task and sparsity" in message_of(compose_config, *overrides)
