@@ -177,7 +177,8 @@ class _Plan(ABC):
             return []
         return [
             f"schedule.rewind={self.rewind} leaves no steps: a run of {n_steps} steps ends at its target; leave some "
-            f"behind that (schedule.flat_before, schedule.flat_after), or give it more steps (trainer.max_epochs)"
+            f"behind that (schedule.flat_before, schedule.flat_after), give it more steps (trainer.max_epochs), or set "
+            f"schedule.rewind=none"
         ]
 
     def _target_step(self, n_steps: int) -> int:
