@@ -10,15 +10,12 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from typing import TYPE_CHECKING
 
 from cap.base.errors import InputError, RunError, StoppedError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 _WATCH_SECONDS = 0.2
 SECONDS_TO_SAVE = 120
@@ -35,8 +32,8 @@ log = logging.getLogger(__name__)
 
 def is_one_of_many() -> bool:
     """Say whether this process was started as one of several: by ``run_processes``, torchrun, SLURM or Lightning."""
-    slurm = SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    return TorchElasticEnvironment.detect() or slurm or LightningEnvironment().creates_processes_externally
+    slurm = _is_of_slurm() and int(os.environ["SLURM_NTASKS"]) > 1
+    return _is_of_torchrun() or slurm or "LOCAL_RANK" in os.environ
 
 
 def is_first_process() -> bool:
@@ -44,9 +41,19 @@ def is_first_process() -> bool:
     if not is_one_of_many():
         return True
     names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
-    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+    if _is_of_slurm() and not _is_of_torchrun():
         names = ("SLURM_PROCID",)
     return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def _is_of_torchrun() -> bool:
+    """Tell, as Lightning does, whether torchrun started this process; every command asks, and Lightning takes long."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _is_of_slurm() -> bool:
+    """Tell, as Lightning does, whether srun started this process; a shell in an allocation starts others by itself."""
+    return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def n_usable_cores() -> int:
@@ -84,7 +91,7 @@ def check_processes(n_processes: int, n_nodes: int) -> None:
             f"the launcher started {started} processes, but trainer.devices x trainer.num_nodes is {n_processes}; make "
             f"them equal"
         )
-    if n_processes == 1 and TorchElasticEnvironment.detect() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if n_processes == 1 and _is_of_torchrun() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             f"the launcher started {started} processes, but trainer.devices is 1; set trainer.devices to the processes "
             f"of a machine, and trainer.strategy=ddp"
@@ -114,6 +121,11 @@ def run_processes(
         StoppedError: If this process was asked to stop; the processes have been asked, too.
         RunError: If a process failed.
     """
+    # Takes as long as torch itself, and most commands start no other process.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # says the same at length
     config = LaunchConfig(
         min_nodes=1,

@@ -112,8 +112,7 @@ def test_processes_share_the_cores_that_this_one_may_use(monkeypatch, bound, gra
     if granted is not None:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", granted)
     monkeypatch.setattr(
-        processes,
-        "elastic_launch",
+        "torch.distributed.launcher.api.elastic_launch",
         lambda config, command: lambda *arguments: seen.append(os.environ["OMP_NUM_THREADS"]),
     )
     processes.run_processes(2, [])
@@ -151,6 +150,35 @@ def test_process_knows_whether_a_launcher_started_it(monkeypatch, variables, exp
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_one_of_many() is expected
+
+
+LAUNCHED = {
+    "nobody": {},
+    "torchrun": {"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "0"},
+    "srun": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a"},
+    "srun without a name": {"SLURM_NTASKS": "4"},
+    "a shell of SLURM": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"},
+    "an interactive job": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "interactive"},
+    "one task": {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "a"},
+    "Lightning": {"LOCAL_RANK": "1"},
+}
+
+
+@pytest.mark.parametrize("variables", LAUNCHED.values(), ids=LAUNCHED)
+def test_launchers_are_told_as_lightning_tells_them(monkeypatch, variables):
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    from cap.launch.processes import is_one_of_many
+
+    for name in ("LOCAL_RANK", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    slurm = SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1
+    by_lightning = LightningEnvironment().creates_processes_externally
+    assert is_one_of_many() == (TorchElasticEnvironment.detect() or slurm or by_lightning)
 
 
 @pytest.mark.ends
