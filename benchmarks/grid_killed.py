@@ -23,7 +23,7 @@ from rich.console import Console
 
 from benchmarks.killed import RESULTS, require_checkpoints, shown
 from cap.base.files import read_json, write_json
-from cap.runs.record import environment
+from cap.runs.environment import environment
 
 GRID = ["sparsity=0.5,0.7,0.9", "pruning=magnitude,movement", "contrast=cap,none"]
 N_JOBS = 12

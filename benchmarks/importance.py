@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from benchmarks.step import BATCH, N_STEPS, Step, alternate, cap_module, new_model, plain_step, training_step
 from cap.base.files import write_json
 from cap.launch.cli import door
-from cap.runs.record import environment
+from cap.runs.environment import environment
 from cap.training.importance import measure_importance
 from cap.training.trainer import build_trainer
 

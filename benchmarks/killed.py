@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cap.base.files import file_sha256, read_json, write_json
-from cap.runs.record import environment
+from cap.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 _POLL_SECONDS = 0.005

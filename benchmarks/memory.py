@@ -32,7 +32,7 @@ from cap.base.files import write_json
 from cap.base.memory import MemoryBudget
 from cap.data.tokens import TokenRows
 from cap.objectives.memory import Memory, Source
-from cap.runs.record import environment
+from cap.runs.environment import environment
 from cap.training.progress import tracked
 
 BATCH, EXTRAS = 32, 4096

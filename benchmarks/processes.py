@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from cap.base.files import read_json, write_json
 from cap.models.sources import resolve_source
-from cap.runs.record import environment
+from cap.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results" / "processes.json"
 BATCH = 32

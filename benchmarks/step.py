@@ -39,7 +39,7 @@ from cap.models.pooling import resolve_pooling
 from cap.models.sources import resolve_source
 from cap.objectives.memory import Memory
 from cap.pruning.pruner import Pruner
-from cap.runs.record import environment, peak_memory_gb
+from cap.runs.environment import environment, peak_memory_gb
 from cap.train import train
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.preparation import prepare

@@ -39,9 +39,10 @@ from cap.models.families import FAMILIES, longest_input
 from cap.models.outputs import output_order
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource, load_config, load_tokenizer, tokenizer_key
+from cap.runs.environment import environment
 from cap.runs.folder import RunFolder, hold, length_of_run
 from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
-from cap.runs.record import environment, write_record
+from cap.runs.record import write_record
 from cap.training.predict import Answers, predict
 from cap.training.trainer import idle_trainer
 

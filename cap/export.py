@@ -28,9 +28,10 @@ from cap.models.encoders import weights_key
 from cap.models.families import longest_input, prunable_linears
 from cap.pruning.masks import count_zeros
 from cap.runs.card import write_export_card
+from cap.runs.environment import environment
 from cap.runs.finished import read_runs
 from cap.runs.folder import MODEL, require_empty
-from cap.runs.record import environment, retention
+from cap.runs.record import retention
 from cap.training.predict import predict
 
 log = logging.getLogger("cap.export")  # as a command, __name__ is __main__

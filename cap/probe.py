@@ -22,8 +22,8 @@ from cap.data.tasks import Task
 from cap.launch.cli import door
 from cap.models.pooled import PooledModel
 from cap.reports.probe_table import console_table, require_free, summary, write_probe
+from cap.runs.environment import environment
 from cap.runs.finished import read_runs
-from cap.runs.record import environment
 from cap.training.encode import Computation, computation_of, frozen_outputs
 from cap.training.linear_head import EncodedRows, HeadTraining, score_head, train_head
 from cap.training.probe_subjects import Reading, Subject, find_subjects, load_encoder

@@ -21,7 +21,7 @@ from benchmarks.bake_off.records import small_record
 from benchmarks.bake_off.workers import Slot, Times
 from cap.base.files import write_json
 from cap.launch.processes import PARENT, SECONDS_TO_SAVE
-from cap.runs.record import git_commit
+from cap.runs.environment import git_commit
 
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = SECONDS_TO_SAVE + 30.0

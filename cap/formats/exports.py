@@ -6,7 +6,7 @@ too, under ``exports`` and the format's name.
 ============================  ==========================================================================================
 ``format``, ``command``       what was asked for, and what was typed
 ``run``                       the run's configuration hash
-``environment``               see ``cap.runs.record.environment``
+``environment``               see ``cap.runs.environment``
 ``data``                      ``source`` and ``fingerprint`` of the rows it was checked on; ``is_the_runs``: true if
                               they are the run's own
 ``check`` *                   ``rows``; ``largest_difference`` of logits; ``relative_difference``, as a fraction of
@@ -46,9 +46,10 @@ from cap.base.errors import InputError
 from cap.base.files import read_json
 from cap.formats.latency import Latency
 from cap.runs.card import spoken, write_card
+from cap.runs.environment import device_name
 from cap.runs.finished import FinishedRun
 from cap.runs.folder import MODEL, RECORD, hold
-from cap.runs.record import device_name, write_record
+from cap.runs.record import write_record
 
 _MEASURED = ("bytes", "check", "scores", "retention", "sparsity", "size")
 _TIMED = (

@@ -5,7 +5,7 @@
 ==================  ====================================================================================================
 ``key``             content key of everything that changes a score
 ``config``          the resolved configuration
-``environment``     see ``cap.runs.record``
+``environment``     see ``cap.runs.environment``
 ``tasks``           by name: its first ``metric``; ``source``, ``fingerprint`` and ``n_rows`` of its rows; ``majority``,
                     the scores of always predicting the majority class, ``{metric: x}``
 ``rows``            one per model: ``role`` (``pretrained``, ``teacher``, ``run``), ``name``, ``trained_on`` (a task or

@@ -28,6 +28,7 @@ from cap.models.encoders import AUTO_CLASS
 from cap.models.families import prunable_linears
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.runs.card import record_of_level, write_card
+from cap.runs.environment import environment, forget_peak_memory, peak_memory_gb
 from cap.runs.folder import (
     CHECKPOINTS,
     MODEL,
@@ -39,7 +40,7 @@ from cap.runs.folder import (
     replacement_of,
 )
 from cap.runs.page import summary_table, write_report
-from cap.runs.record import environment, forget_peak_memory, peak_memory_gb, retention, write_record
+from cap.runs.record import retention, write_record
 from cap.training.dynamics import Dynamics
 from cap.training.inputs import hashes_of_rows, hashes_of_weights
 from cap.training.preparation import Prepared
