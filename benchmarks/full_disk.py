@@ -20,8 +20,8 @@ from rich.console import Console
 
 from benchmarks.killed import RESULTS, Trial, require_success, shown
 from cap.base.files import read_json, write_json
+from cap.runs.checkpoints import newest_checkpoint
 from cap.runs.environment import environment
-from cap.training.resume.checkpoint import newest_checkpoint
 
 _EVERY = ["checkpoint.every_n_steps=5"]
 _PLENTY = "16g"

@@ -25,6 +25,7 @@ from cap.launch.devices import leased_devices
 from cap.launch.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
 from cap.models.encoders import load_saved_model, save_model
 from cap.models.pooled import PooledModel
+from cap.runs.checkpoints import Checkpoint, newest_checkpoint
 from cap.runs.folder import CHECKPOINTS, MODEL, RunFolder, settle_replacement
 from cap.runs.page import summary_table
 from cap.training.assembly import (
@@ -43,7 +44,6 @@ from cap.training.parallel.ranks import Ranks, join
 from cap.training.parallel.shares import together
 from cap.training.preparation import Prepared, prepare
 from cap.training.record import RunRecord
-from cap.training.resume.checkpoint import Checkpoint, newest_checkpoint
 from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
 from cap.training.teacher import chance_message, get_teacher

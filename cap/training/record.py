@@ -28,6 +28,7 @@ from cap.models.encoders import AUTO_CLASS
 from cap.models.families import prunable_linears
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.runs.card import record_of_level, write_card
+from cap.runs.checkpoints import Checkpoint
 from cap.runs.environment import environment, forget_peak_memory, peak_memory_gb
 from cap.runs.folder import (
     CHECKPOINTS,
@@ -44,7 +45,6 @@ from cap.runs.record import retention, write_record
 from cap.training.dynamics import Dynamics
 from cap.training.inputs import hashes_of_rows, hashes_of_weights
 from cap.training.preparation import Prepared
-from cap.training.resume.checkpoint import Checkpoint
 from cap.training.resume.curves import cut_curves
 from cap.training.teacher import Teacher
 

@@ -22,13 +22,14 @@ from cap.config.schema import Checked, FinetuneConfig, TrainConfig
 from cap.models.encoders import load_model, load_saved_model, model_key, save_model
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource
+from cap.runs.checkpoints import newest_checkpoint
 from cap.training.evaluation import evaluate
 from cap.training.given_teacher import GivenTeacher
 from cap.training.module import CapModule, Distill, Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.parallel.shares import together
 from cap.training.preparation import Prepared
-from cap.training.resume.checkpoint import CheckpointCallback, newest_checkpoint
+from cap.training.resume.checkpoint import CheckpointCallback
 from cap.training.resume.curves import cut_curves
 from cap.training.trainer import build_trainer, fit
 

@@ -18,8 +18,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cap.base.errors import InputError, RunError, StoppedError
 from cap.base.files import atomic_file
+from cap.runs.checkpoints import Checkpoint
 from cap.training.parallel.ranks import ALONE, Ranks
-from cap.training.resume.checkpoint import Checkpoint
 from cap.training.resume.curves import CurvesLogger
 from cap.training.resume.stop import stop
 
