@@ -12,9 +12,9 @@ from hydra.utils import get_class
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from cap.base.parts import PARTS
 from cap.base.strategies import problem_of_strategy
 from cap.data.tasks import TASKS
-from cap.models.families import PARTS
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import OneShot, SchedulePlan, snapshot_steps
 from cap.pruning.soft_movement import SoftMovement

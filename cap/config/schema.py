@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cap.base.errors import InputError
 from cap.base.files import content_key
+from cap.base.parts import PARTS
 from cap.config.rules import (
     infinite_values,
     problems_of_kept_levels,
@@ -24,7 +25,6 @@ from cap.config.rules import (
     problems_of_values,
     type_problems,
 )
-from cap.models.families import PARTS
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.pruning.soft_movement import weight_for

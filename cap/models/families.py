@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cap.base.errors import InputError, nearest_first
-
-Part = Literal["embeddings", "pooler", "head"]
-PARTS: tuple[Part, ...] = get_args(Part)
-"""What surrounds the encoder layers, by the names that ``freeze`` takes."""
+from cap.base.parts import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +213,7 @@ def _linear(layer: nn.Module, layer_name: str, path: str) -> nn.Linear:
 
 __all__ = [
     "FAMILIES",
-    "PARTS",
     "Family",
-    "Part",
     "Prunable",
     "Units",
     "base_path",

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.files import content_key, file_sha256
 from cap.base.network import hub_is_reachable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _CALL_OPTIONS = ("truncation", "padding")
 
@@ -102,6 +104,8 @@ def load_config(source: ModelSource) -> Any:
     Raises:
         InputError: If the model is neither a folder nor on the Hub or in its cache.
     """
+    from transformers import AutoConfig  # takes seconds, and where a model lies is asked without it
+
     with errors_of(source):
         return AutoConfig.from_pretrained(source.name_or_path, **where_from(source))
 
@@ -112,6 +116,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     Raises:
         InputError: If it is neither a folder nor on the Hub or in its cache.
     """
+    from transformers import AutoTokenizer
+
     with errors_of(source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.name_or_path, **where_from(source))
     return tokenizer

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from cap.models.families import Part, Prunable
+from cap.base.parts import Part
+from cap.models.families import Prunable
 
 # Where torch.nn.utils.parametrize keeps a weight that has a mask on, and the mask.
 _MASK = ".parametrizations.weight."

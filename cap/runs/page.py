@@ -14,8 +14,6 @@ from rich.text import Text
 
 from cap.base.files import atomic_file, read_json
 from cap.runs.history import read_run_history
-from cap.runs.kept import plot_kept
-from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
 
 _NONE = "\N{EN DASH}"
 _MAX_LEVELS = 12
@@ -89,6 +87,10 @@ def summary_table(record: dict[str, Any], folder: str) -> Table:
 
 
 def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
+    # matplotlib takes a second, which nobody waits for who only wants the table of a run that is there already.
+    from cap.runs.kept import plot_kept
+    from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
+
     folder, history, metric = run_dir / "pictures", read_run_history(run_dir), _text(_at(record, "metric"))
     drawn = (
         plot_score_and_sparsity(

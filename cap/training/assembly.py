@@ -13,9 +13,10 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from cap.base.errors import InputError
+from cap.base.parts import PARTS
 from cap.config.schema import Checked, contrast_weights
 from cap.models.encoders import weights_key
-from cap.models.families import PARTS, parameters_of, prunable
+from cap.models.families import parameters_of, prunable
 from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory, Source
 from cap.pruning.schedule import snapshot_steps

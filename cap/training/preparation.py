@@ -13,6 +13,7 @@ from cap.base.errors import InputError
 from cap.base.files import ensure_writable
 from cap.base.kinds import Metrics
 from cap.base.memory import MemoryBudget
+from cap.base.parts import PARTS
 from cap.config.schema import Checked, TrainConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
@@ -20,7 +21,7 @@ from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.data.unlabelled import with_unlabelled
 from cap.models.encoders import LoadedModel, load_model
-from cap.models.families import PARTS, family_of, longest_input, parameters_of
+from cap.models.families import family_of, longest_input, parameters_of
 from cap.models.pooled import PooledModel, Pooling
 from cap.models.pooling import resolve_pooling
 from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key

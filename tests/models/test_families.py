@@ -4,9 +4,9 @@ import pytest
 from torch import nn
 
 from cap.base.errors import InputError
+from cap.base.parts import PARTS
 from cap.models.families import (
     FAMILIES,
-    PARTS,
     Family,
     encoder_layers,
     family_of,
