@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import logging
-import math
-from pathlib import Path
-from typing import Any
-
-import torch
 from omegaconf import DictConfig
-from rich.console import Console
-from transformers import PreTrainedModel
 
-from cap.base.errors import InputError, RunError
-from cap.base.files import atomic_folder, write_json
 from cap.config.export import ExportConfig, check_export
-from cap.formats.cost import count_cost
-from cap.formats.export_formats import FORMATS, Format, Written, auto_class
-from cap.formats.export_source import Source, read_source
-from cap.formats.exports import export_table, in_words, note_in_run, timing
-from cap.formats.latency import LENGTHS, paired_latency
-from cap.formats.onnx import LogitsModel
-from cap.formats.parity import largest_difference, logits_of
+from cap.formats import export_phases as phases
+from cap.formats.export_formats import FORMATS
 from cap.launch.cli import door, typed_line
-from cap.models.encoders import weights_key
-from cap.models.families import longest_input, prunable_linears
-from cap.pruning.masks import count_zeros
-from cap.runs.card import write_export_card
-from cap.runs.environment import environment
-from cap.runs.finished import read_runs
-from cap.runs.folder import MODEL, require_empty
-from cap.runs.record import retention
-from cap.training.predict import predict
-
-log = logging.getLogger("cap.export")  # as a command, __name__ is __main__
-
-EXPORT = "export.json"
-_WEIGHTS = ("*.safetensors", "*.onnx")
 
 
 def export(cfg: DictConfig) -> float:
@@ -57,160 +27,12 @@ def export(cfg: DictConfig) -> float:
         RunError: If the export does not give the run's logits.
     """
     config, folder = check_export(cfg, tuple(FORMATS))
-    (run,) = read_runs([folder])
-    target = Path(config.output_dir or Path("outputs") / "exports" / f"{run.name.replace('/', '-')}-{config.format}")
-    require_empty(target)
-    chosen = FORMATS[config.format]
-    source = read_source(run, config)
-    chosen.require(source)
-    notes = _check_rows(source, config.format, chosen)
-    with atomic_folder(target) as temporary:
-        written = chosen.write(source, temporary)
-        result = _result(source, config, chosen, written, temporary, notes)
-        write_json(temporary / EXPORT, result)
-        write_export_card(temporary, run.record, result, name=target.name, terms=source.terms)
-    note_in_run(run, result, auto_class=auto_class(source), terms=source.terms)
-    for note in result["notes"]:
-        log.warning(note)
-    Console().print(export_table(result, target))
-    log.info(result["sentence"])
+    run = phases.find_run(folder)
+    target = phases.free_target(config, run)
+    source = phases.read_suitable(run, config)
+    result = phases.write_checked(source, config, target, command=typed_line("export"))
+    phases.tell(source, result, target)
     return float(result["check"]["largest_difference"])
-
-
-def _result(
-    source: Source, config: ExportConfig, chosen: Format, written: Written, folder: Path, notes: list[str]
-) -> dict[str, Any]:
-    """Check and measure what was written, see ``cap.formats.exports``."""
-    loaded = chosen.load(folder)
-    rows = source.rows
-    result = {
-        "format": config.format,
-        "command": typed_line("export"),
-        "run": source.run.record["config_hash"],
-        "environment": environment(),
-        "data": {
-            "source": rows.source,
-            "fingerprint": rows.fingerprint,
-            "is_the_runs": source.has_rows_of_run,
-        },
-        "check": _check(source, loaded, config.format, chosen),
-        **_scores_again(source, loaded, chosen, notes),
-        "details": written.details,
-        "sparsity": {**_sparsity(source, written.model), "counted": chosen.counted},
-        **_sizes(source, folder, written.model),
-        **_timed(source, loaded, chosen, config, notes),
-        "notes": notes,
-        "loads_with_transformers": chosen.loads_with_transformers,
-        "how_to_load": chosen.how_to_load(source) if chosen.how_to_load else None,
-    }
-    result["sentence"] = in_words(
-        result, no_gain=chosen.no_gain, is_dense_again=chosen.is_dense_again, runtime=chosen.runtime
-    )
-    return result
-
-
-def _check_rows(source: Source, name: str, chosen: Format) -> list[str]:
-    """Refuse to score on other rows than the run's, and note where logits are compared on others."""
-    if source.has_rows_of_run:
-        return []
-    given, wanted = source.rows, source.run.record["data"]
-    others = f"{given.source}, fingerprint {given.fingerprint}, not {wanted['source']}, {wanted['fingerprint']}"
-    if chosen.tolerance is None:
-        raise InputError(
-            f"format={name} changes the logits, so its scores are measured again, on the rows of the run; got "
-            f"{others}; give data_dir=DIR with the run's rows, or choose a format that keeps the logits (compact, "
-            f"sparse, onnx)"
-        )
-    return [f"The logits were compared on other rows than the run's: {others}."]
-
-
-def _check(source: Source, loaded: Any, name: str, chosen: Format) -> dict[str, Any]:
-    found = logits_of(loaded) if isinstance(loaded, PreTrainedModel) else loaded
-    difference = largest_difference(found, logits_of(source.model), source.batches)
-    limit = chosen.tolerance
-    if not math.isfinite(difference.absolute) or (limit is not None and difference.relative > limit):
-        wanted = "finite logits" if limit is None else f"the run's logits within {limit:g} of the largest one, or of 1"
-        raise RunError(
-            f"format={name} must give {wanted}, but on {source.n_checked} rows they are up to "
-            f"{difference.absolute:.3g} apart; nothing was kept"
-        )
-    if chosen.is_bit_identical and weights_key(loaded) != weights_key(source.model):
-        raise RunError(f"format={name} must give every weight back bit by bit, but some differ; nothing was kept")
-    return {
-        "rows": source.n_checked,
-        "largest_difference": difference.absolute,
-        "relative_difference": difference.relative,
-        "tolerance": limit,
-        "is_bit_identical": True if chosen.is_bit_identical else None,
-    }
-
-
-def _scores_again(source: Source, loaded: Any, chosen: Format, notes: list[str]) -> dict[str, Any]:
-    record = source.run.record
-    before = {"scores_of_run": record["scores"]["pruned"]}
-    if chosen.tolerance is not None:
-        return {**before, "scores": None, "retention": None}
-    order, remarks = source.output_order()
-    notes.extend(remarks)
-    scores, _ = predict(
-        LogitsModel(loaded),
-        source.data.eval_dataloaders(),
-        source.data.metrics(),
-        device=torch.device("cpu"),
-        description="the export's score",
-        order=order,
-    )
-    metric, others = record["metric"], record["scores"]
-    teacher = (others.get("teacher") or {}).get(metric)
-    majority = (others.get("majority") or {}).get(metric) if source.task.kind == "classes" else None
-    return {**before, "scores": scores, "retention": retention(scores[metric], teacher, majority)}
-
-
-def _sparsity(source: Source, left: PreTrainedModel) -> dict[str, Any]:
-    n_dense = sum(n for _, n in count_zeros(prunable_linears(source.model)).values())
-    counts = count_zeros(prunable_linears(left)).values()
-    n_left, n_zero = sum(n for _, n in counts), sum(zeros for zeros, _ in counts)
-    gone = (n_dense - n_left + n_zero) / n_dense
-    return {"dense_prunable": n_dense, "left": n_left, "zero_left": n_zero, "zero_or_gone": gone}
-
-
-def _sizes(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, Any]:
-    dense_file = source.run.folder / MODEL / "model.safetensors"
-    cost, dense = (count_cost(model, tokens=128) for model in (smaller, source.model))
-    n_bytes = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern))
-    size = {
-        "bytes": n_bytes,
-        "dense_bytes": dense_file.stat().st_size,
-        "dense_bytes_gzipped": len(gzip.compress(dense_file.read_bytes(), compresslevel=6)),
-        "parameters": cost.parameters,
-        "dense_parameters": dense.parameters,
-        "prunable_parameters": cost.prunable_parameters,
-        "dense_prunable_parameters": dense.prunable_parameters,
-        "multiply_adds_of_128_tokens": cost.multiply_adds,
-        "dense_multiply_adds_of_128_tokens": dense.multiply_adds,
-    }
-    return {"size": size, "bytes": n_bytes}
-
-
-def _timed(source: Source, loaded: Any, chosen: Format, config: ExportConfig, notes: list[str]) -> dict[str, Any]:
-    models, device = {"dense": source.model, "export": loaded}, torch.device("cpu")
-    if config.latency_seconds == 0:
-        return timing([], device)
-    if chosen.beside is not None:
-        models, device = chosen.beside(source, loaded)
-    longest = longest_input(source.model.config)
-    lengths = [length for length in LENGTHS if longest is None or length <= longest]
-    if len(lengths) < len(LENGTHS):
-        notes.append(f"Latency was measured up to {longest} tokens only, which are the most that the model reads.")
-    measured = paired_latency(
-        models,
-        reference="dense",
-        vocabulary_size=source.model.config.vocab_size,
-        lengths=lengths,
-        budget_seconds=config.latency_seconds,
-        device=device,
-    )
-    return timing(measured, device)
 
 
 main = door(export, config_name="export", schema=ExportConfig)

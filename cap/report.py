@@ -9,40 +9,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from cap.base.errors import InputError
-from cap.base.files import atomic_folder, ensure_writable
-from cap.reports.collect import Collection, collect
-from cap.reports.costs import plot_score_against_bytes, plot_score_against_latency
-from cap.reports.export_table import EXPORT_CAPTION, EXPORT_HEADER, export_rows
-from cap.reports.page import build_page, summary
-from cap.reports.pictures import plot_ablation, plot_score_against_sparsity
-from cap.reports.published import Published, published_for
-from cap.reports.style import panels_of
-from cap.reports.tables import (
-    CAPTION,
-    COLUMNS,
-    Group,
-    cells,
-    commands,
-    csv_text,
-    escape_markdown,
-    group_runs,
-    latex,
-    markdown,
-)
+from cap.reports import report_phases as phases
 
 _EXIT_BAD_INPUT = 2
-_PAGE = "index.html"
-_TABLES = ("table.md", "table.csv", "table.tex")
-_PICTURES = {
-    "Score against sparsity": "score_against_sparsity.png",
-    "Score against latency": "score_against_latency.png",
-    "Score against size": "score_against_size.png",
-    "What the contrastive terms add": "ablation.png",
-}
-_MARK = '<meta name="generator" content="cap.report">'
 
 
-def report(folders: Sequence[Path], *, output: Path, title: str) -> str:
+def report(folders: Sequence[Path], *, output: Path, title: str) -> tuple[str, Path]:
     """Read the runs below folders and write a report on them, whole or not at all.
 
     Args:
@@ -51,93 +23,14 @@ def report(folders: Sequence[Path], *, output: Path, title: str) -> str:
         title: The heading of the page and of ``table.md``.
 
     Returns:
-        One sentence on what was found.
+        One sentence on what was found, and the page.
 
     Raises:
         InputError: If a folder holds no run, or ``output`` holds something that is no report.
     """
-    require_free(output)
-    collection = collect(folders)
-    groups = group_runs(collection.runs)
-    published = published_for(panels_of(groups))
-    ensure_writable(output.parent, "--output")
-    with atomic_folder(output) as folder:
-        pictures = _draw(groups, published, folder)
-        (folder / "table.md").write_text(_markdown(title, groups, collection), encoding="utf-8")
-        (folder / "table.csv").write_text(csv_text(groups), encoding="utf-8")
-        (folder / "table.tex").write_text(latex(groups), encoding="utf-8")
-        page = build_page(
-            title=title, groups=groups, collection=collection, published=published, pictures=pictures, folder=output
-        )
-        (folder / _PAGE).write_text(page, encoding="utf-8")
-    return summary(groups, collection)
-
-
-def require_free(output: Path) -> None:
-    """Check that a folder is new, empty, or holds an earlier report and nothing else.
-
-    Raises:
-        InputError: If it is a file or holds something else.
-    """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    found = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    strange = sorted(found - {_PAGE, *_TABLES, *_PICTURES.values()})
-    page = output / _PAGE
-    if strange or not page.is_file() or _MARK not in page.read_text(encoding="utf-8", errors="replace"):
-        what = f"a folder with {', '.join(strange[:3]) or 'other files'}" if output.is_dir() else "a file"
-        raise InputError(
-            f"--output must be a new or empty folder, or hold nothing but an earlier report, got {output}, {what}; "
-            f"choose another --output"
-        )
-
-
-def _draw(groups: Sequence[Group], published: Sequence[Published], folder: Path) -> dict[str, tuple[str, Path | None]]:
-    paths = {title: folder / name for title, name in _PICTURES.items()}
-    sparsity, latency, size, ablation = paths
-    no_export = "no record holds a measured export (python -m cap.export)."
-    sources = sorted({f"{row.method}: {row.source}" for row in published if row.drawn})
-    beside = f" Hollow: published scores of BERT-base; {'; '.join(sources)}." if sources else ""
-    drawn = {
-        sparsity: plot_score_against_sparsity(groups, published, paths[sparsity]),
-        latency: plot_score_against_latency(groups, paths[latency]),
-        size: plot_score_against_bytes(groups, paths[size]),
-        ablation: plot_ablation(groups, paths[ablation]),
-    }
-    captions = {
-        sparsity: "Means over seeds; error bars: standard deviation." + beside,
-        latency: "Means over seeds of each export: marker by format, colour by pruning type; a panel for each shape of "
-        "batch and each machine, since times on two machines compare with nothing.",
-        size: "Means over seeds of each export: marker by format, colour by pruning type.",
-        ablation: "Score minus that of the same configuration with fewer contrastive terms, mean over the seeds that "
-        "both have; error bars: standard deviation of these differences. Beside each: pruning type and sparsity.",
-    }
-    reasons = {
-        sparsity: "there is no completed run.",
-        latency: no_export,
-        size: no_export,
-        ablation: "no two configurations differ in their contrastive terms only.",
-    }
-    return {title: ((captions if path else reasons)[title], path) for title, path in drawn.items()}
-
-
-def _markdown(title: str, groups: Sequence[Group], collection: Collection) -> str:
-    parts = [f"# {escape_markdown(title)}", summary(groups, collection)]
-    if groups:
-        parts += [markdown([column.title for column in COLUMNS], map(cells, groups)), CAPTION]
-        parts += [
-            "## Commands",
-            *(f"{escape_markdown(name)}:\n\n```\n{command}\n```" for name, command in commands(groups)),
-        ]
-    exports = export_rows(collection.runs)
-    if exports:
-        parts += ["## Exports", markdown(EXPORT_HEADER, exports), EXPORT_CAPTION]
-    if collection.left_out:
-        rows = ([left.shown, left.reason] for left in collection.left_out)
-        parts += ["## Not in the table", markdown(["run", "reason"], rows)]
-    if collection.notes:
-        parts += ["## Notes", "\n".join(f"- {escape_markdown(note)}" for note in collection.notes)]
-    return "\n\n".join(parts) + "\n"
+    phases.require_free(output)
+    found = phases.read(folders)
+    return found.sentence, phases.write(found, output, title=title)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,11 +46,11 @@ def main() -> None:
     parser.add_argument("--title", default="Runs", help="heading of the page")
     try:
         given = parser.parse_args()
-        said = report(given.folders, output=given.output, title=given.title)
+        said, page = report(given.folders, output=given.output, title=given.title)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(_EXIT_BAD_INPUT) from error
-    sys.stdout.write(f"{said} {given.output / _PAGE}\n")
+    sys.stdout.write(f"{said} {page}\n")
 
 
 if __name__ == "__main__":

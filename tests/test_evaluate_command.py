@@ -207,7 +207,7 @@ def test_loading_neither_reads_nor_changes_the_global_seed(saved):
     import torch
 
     from cap.base.kinds import Head
-    from cap.evaluate import load_scored, saved_model
+    from cap.formats.evaluate_phases import load_scored, saved_model
 
     source = saved_model(str(saved(NAMES)))
     torch.manual_seed(5)
@@ -340,11 +340,11 @@ def test_folder_that_holds_something_else_is_refused_and_left_alone(evaluated, s
 def test_evaluation_that_breaks_off_leaves_a_record_that_does_not_look_complete_and_can_be_repeated(
     evaluated, saved, tmp_path, monkeypatch
 ):
-    import cap.evaluate
+    from cap.formats import evaluate_phases
 
     folder = saved(NAMES)
     with monkeypatch.context() as patch:
-        patch.setattr(cap.evaluate, "predict", lambda *args, **options: 1 / 0)
+        patch.setattr(evaluate_phases, "predict", lambda *args, **options: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluated(folder)
     assert json.loads((tmp_path / "out" / "record.json").read_text())["status"] == "interrupted"

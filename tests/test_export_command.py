@@ -188,7 +188,7 @@ def test_the_whole_way_from_a_run_to_a_report_of_it_and_its_exports(runs, export
     distances = {name: float((logits - expected).abs().max()) for name, logits in found.items()}
     assert max(distances["compact"], distances["sparse"], distances["onnx"]) < 1e-5
     assert distances["int8"] < 0.1
-    said = report([runs["structured"]], output=tmp_path / "report", title="One run")
+    said, _ = report([runs["structured"]], output=tmp_path / "report", title="One run")
     assert said.startswith("1 completed run")
     assert (tmp_path / "report" / "score_against_size.png").is_file()
     (run,) = collect([runs["structured"]]).runs
@@ -213,7 +213,7 @@ def test_latency_is_measured_noted_put_on_the_runs_card_and_not_lost_again(own_r
 
 
 def test_lengths_that_the_model_cannot_read_are_left_out_with_a_note(runs, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("cap.export.longest_input", lambda config: 64)
+    monkeypatch.setattr("cap.formats.export_phases.longest_input", lambda config: 64)
     result = read(make_export(runs["unstructured"], "compact", tmp_path / "short", "latency_seconds=0.001"))
     assert set(result["latency_ms"]) == {"batch=1,tokens=32", "batch=32,tokens=32"}
     assert result["notes"] == [
@@ -256,19 +256,19 @@ def test_rows_that_are_gone_are_asked_for(runs, tmp_path) -> None:
 
 
 def test_logits_that_differ_leave_nothing_behind(runs, monkeypatch, tmp_path) -> None:
-    from cap import export as door
     from cap.base.errors import RunError
+    from cap.formats.export_formats import FORMATS
 
-    strict = dataclasses.replace(door.FORMATS["compact"], tolerance=-1.0)
-    monkeypatch.setitem(door.FORMATS, "compact", strict)
+    strict = dataclasses.replace(FORMATS["compact"], tolerance=-1.0)
+    monkeypatch.setitem(FORMATS, "compact", strict)
     with pytest.raises(RunError, match="must give the run's logits within -1"):
         make_export(runs["structured"], "compact", tmp_path / "compact")
     assert not (tmp_path / "compact").exists()
 
 
 def test_a_weight_that_changes_no_logit_is_missed_all_the_same(runs, monkeypatch, tmp_path) -> None:
-    from cap import export as door
     from cap.base.errors import RunError
+    from cap.formats.export_formats import FORMATS
     from cap.formats.load import load
 
     def changed(folder: Path):
@@ -277,14 +277,14 @@ def test_a_weight_that_changes_no_logit_is_missed_all_the_same(runs, monkeypatch
             model.get_input_embeddings().weight[3] += 1.0  # of a token that no row has
         return model
 
-    monkeypatch.setitem(door.FORMATS, "sparse", dataclasses.replace(door.FORMATS["sparse"], load=changed))
+    monkeypatch.setitem(FORMATS, "sparse", dataclasses.replace(FORMATS["sparse"], load=changed))
     with pytest.raises(RunError, match="must give every weight back bit by bit"):
         make_export(runs["structured"], "sparse", tmp_path / "sparse")
 
 
 def test_a_graph_that_is_right_for_one_shape_only_is_found_out(runs, monkeypatch, tmp_path) -> None:
-    from cap import export as door
     from cap.base.errors import RunError
+    from cap.formats.export_formats import FORMATS
     from cap.formats.load import load
     from cap.formats.parity import logits_of
 
@@ -292,8 +292,8 @@ def test_a_graph_that_is_right_for_one_shape_only_is_found_out(runs, monkeypatch
         logits = logits_of(load(folder))
         return lambda batch: logits(batch) + float(len(batch["input_ids"]) == 1)
 
-    wrong = dataclasses.replace(door.FORMATS["compact"], load=traced_on_many_rows)
-    monkeypatch.setitem(door.FORMATS, "compact", wrong)
+    wrong = dataclasses.replace(FORMATS["compact"], load=traced_on_many_rows)
+    monkeypatch.setitem(FORMATS, "compact", wrong)
     with pytest.raises(RunError, match="on 16 rows they are up to 1 apart"):
         make_export(runs["structured"], "compact", tmp_path / "compact")
 

@@ -19,8 +19,8 @@ ARROWS: dict[str, set[str]] = {
     "pruning": {"models"},
     "runs": set(),
     "config": {"data", "models", "pruning", "runs"},
-    "training": {"config", "data", "models", "objectives", "pruning", "runs"},
-    "formats": {"config", "data", "models", "pruning", "runs"},
+    "training": {"config", "data", "models", "objectives", "pruning", "reports", "runs"},
+    "formats": {"config", "data", "models", "pruning", "runs", "training"},
     "launch": {"config"},
     "reports": {"runs"},
 }

@@ -1,23 +1,13 @@
-"""The typed schema of conf/evaluate.yaml, its rules, and the check of the model that it names."""
+"""The typed schema of conf/evaluate.yaml, and its rules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from transformers import PretrainedConfig
 
 from cap.base.errors import InputError
-from cap.base.kinds import Head, Kind
 from cap.config.schema import TaskConfig
-from cap.models.sources import ModelSource, resolve_source
-
-_WANTED: dict[Kind, str] = {
-    "classes": "ForSequenceClassification",
-    "number": "ForSequenceClassification",
-    "span": "ForQuestionAnswering",
-}
 
 
 @dataclass
@@ -69,45 +59,8 @@ def check_evaluate(cfg: DictConfig) -> tuple[EvaluateConfig, str]:
     return config, config.model_dir
 
 
-def saved_model(model_dir: str) -> ModelSource:
-    """Turn ``model_dir`` into a source.
-
-    Raises:
-        InputError: If it is a file, or a run's folder and not the model in it.
-    """
-    folder = Path(model_dir)
-    required = "model_dir must be a folder with a saved model (config.json and weights), or a Hub name"
-    if folder.is_file():
-        raise InputError(f"{required}, got the file {folder}; give the folder it lies in")
-    inside = folder / "model"
-    if folder.is_dir() and not (folder / "config.json").is_file() and (inside / "config.json").is_file():
-        raise InputError(f"{required}, got {folder}, which is the folder of a run; give model_dir={inside}")
-    return resolve_source(model_dir, package=None, sha256=None, revision=None)
-
-
-def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
-    """Refuse a model that was never trained to answer, or whose answers are of another kind.
-
-    Args:
-        config: The model's own.
-        head: What the task asks of it.
-        name: How to call the model.
-
-    Raises:
-        InputError: If its architecture is not that of such a model; where it names none, its weights must decide.
-    """
-    architectures, wanted = config.architectures or [], _WANTED[head.kind]
-    if architectures and not any(architecture.endswith(wanted) for architecture in architectures):
-        raise InputError(
-            f"model_dir must hold a model that was fine-tuned on the task, with a head for it (...{wanted}), got "
-            f"{name} with {', '.join(architectures)}; fine-tune it first (python -m cap.finetune), or give another"
-        )
-
-
 __all__ = [
     "EvaluateConfig",
     "EvaluateDataConfig",
     "check_evaluate",
-    "require_head",
-    "saved_model",
 ]

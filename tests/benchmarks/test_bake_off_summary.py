@@ -147,7 +147,7 @@ def test_a_report_reads_small_records(listed, tmp_path):
     from cap.reports.tables import NONE
 
     records = write_records(listed, tmp_path / "records")
-    said = report([records], output=tmp_path / "report", title="Bake-off")
+    said, _ = report([records], output=tmp_path / "report", title="Bake-off")
     assert said == "9 completed runs of 4 configurations."
     text = (tmp_path / "report" / "table.md").read_text()
     (row,) = [line for line in text.splitlines() if "| all three |" in line and "0.820 ± 0.020" in line]

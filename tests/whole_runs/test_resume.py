@@ -152,7 +152,7 @@ def test_run_that_is_killed_twice_goes_on_however_its_steps_are_counted(
 def test_trained_run_that_died_before_it_was_saved_is_not_trained_again(
     compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted
 ):
-    from cap import train as door
+    from cap.training import train_phases
     from cap.training.module import CapModule
 
     def die(*arguments):
@@ -160,7 +160,7 @@ def test_trained_run_that_died_before_it_was_saved_is_not_trained_again(
 
     whole = uninterrupted()
     with monkeypatch.context() as patch:
-        patch.setattr(door, "_finish", die)
+        patch.setattr(train_phases, "_finish", die)
         with pytest.raises(Killed):
             run(compose_config, tiny_overrides)
     monkeypatch.setattr(CapModule, "training_step", die)
@@ -301,14 +301,14 @@ def finished(compose_config, tiny_overrides, tiny_data, tiny_model, tmp_path, mo
     """Finish a run on rows and weights of its own, of which nothing is read again; return what to repeat it with."""
     import shutil
 
-    from cap import train as door
+    from cap.training import train_phases
 
     shutil.copytree(tiny_data, tmp_path / "rows")
     shutil.copytree(tiny_model, tmp_path / "pretrained")
     own = [f"data_dir={tmp_path / 'rows'}", f"model.name_or_path={tmp_path / 'pretrained'}", "contrast=none"]
     wanted = [*tiny_overrides, *own, "trainer.max_steps=1", "finetune.max_steps=1"]
     run(compose_config, wanted)
-    monkeypatch.setattr(door, "prepare", lambda checked: pytest.fail("the run began"))
+    monkeypatch.setattr(train_phases, "prepare", lambda checked: pytest.fail("the run began"))
     return wanted
 
 
@@ -442,12 +442,12 @@ def test_run_that_another_process_completes_meanwhile_is_left_as_it_is(
 def test_finished_run_is_not_overwritten_by_repeating_its_command(
     compose_config, tiny_overrides, tmp_path, monkeypatch
 ):
-    from cap import train as door
     from cap.base.errors import InputError
+    from cap.training import train_phases
 
     run(compose_config, [*tiny_overrides, "contrast=none"])
     before = files(tmp_path / "run")
-    monkeypatch.setattr(door, "prepare", lambda checked: pytest.fail("the rows were read"))
+    monkeypatch.setattr(train_phases, "prepare", lambda checked: pytest.fail("the rows were read"))
     with pytest.raises(InputError, match=r"must not hold a finished run, .* resume=true, .* overwrite=true, or choose"):
         run(compose_config, [*tiny_overrides, "contrast=none"])
     assert files(tmp_path / "run") == before
@@ -479,14 +479,14 @@ def test_killed_replacement_leaves_the_finished_run_and_goes_on_or_starts_anew(
 
 
 def test_failed_replacement_leaves_the_finished_run(compose_config, tiny_overrides, tmp_path, monkeypatch):
-    from cap import train as door
+    from cap.training import train_phases
 
     def fail(*arguments):
         raise ValueError("made up")
 
     run(compose_config, [*tiny_overrides, "contrast=none"])
     before = files(tmp_path / "run")
-    monkeypatch.setattr(door, "_finish", fail)
+    monkeypatch.setattr(train_phases, "_finish", fail)
     with pytest.raises(ValueError, match="made up"):
         run(compose_config, [*tiny_overrides, "contrast=none", "overwrite=true"])
     assert files(tmp_path / "run") == before

@@ -1,0 +1,401 @@
+"""The phases of ``python -m cap.evaluate``: load a model of any format, read the rows, answer them, write it down."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from cap.base.errors import InputError
+from cap.base.files import content_key, ensure_writable, file_sha256, read_json
+from cap.base.kinds import Head, Kind
+from cap.config.evaluate import EvaluateConfig
+from cap.data.custom import task_of
+from cap.data.datamodule import CapDataModule
+from cap.data.metrics import majority_scores, split_suffixes
+from cap.data.scoring import scoring_rows
+from cap.data.sources import Rows, load_rows
+from cap.data.tasks import Task
+from cap.formats.load import load
+from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
+from cap.models.encoders import load_model, weights_key
+from cap.models.families import FAMILIES, longest_input
+from cap.models.outputs import output_order
+from cap.models.pooled import PooledModel
+from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
+from cap.runs.environment import environment
+from cap.runs.folder import RunFolder, hold, length_of_run
+from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
+from cap.runs.record import write_record
+from cap.training.predict import Answers, predict
+from cap.training.trainer import idle_trainer
+
+log = logging.getLogger("cap.evaluate")
+
+PREDICTIONS = "predictions.csv"
+_WANTED: dict[Kind, str] = {
+    "classes": "ForSequenceClassification",
+    "number": "ForSequenceClassification",
+    "span": "ForQuestionAnswering",
+}
+
+
+class Seconds:
+    """Time the phases."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, phase: str) -> Iterator[None]:
+        """Time a phase."""
+        started = time.perf_counter()
+        yield
+        self._phases[phase] = time.perf_counter() - started
+
+    def rounded(self) -> dict[str, float]:
+        """Return the seconds of every phase so far, and of all together."""
+        phases = {**self._phases, "total": time.perf_counter() - self._started}
+        return {phase: round(value, 3) for phase, value in phases.items()}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Hold a model that gives an output with logits for a batch, and the name of its weights."""
+
+    model: nn.Module
+    weights: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Hold the model that is scored, and how rows are given to it.
+
+    Args:
+        source: Where it comes from.
+        scored: The model itself.
+        order: The model's output of every class of the task; None takes them as they are.
+        max_length: Tokens of a row that it reads.
+        notes: What a reader of the scores must know.
+    """
+
+    source: ModelSource
+    scored: Scored
+    order: list[int] | None
+    max_length: int
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Hold the rows, before and after they are tokenised."""
+
+    rows: Rows
+    module: CapDataModule
+
+
+def device_of(config: EvaluateConfig) -> torch.device:
+    """Say where the model runs.
+
+    Raises:
+        InputError: If there is no such accelerator.
+    """
+    return idle_trainer(config.accelerator).strategy.root_device
+
+
+def asked_task(config: EvaluateConfig) -> Task:
+    """Look up the task, once it is known that its rows can be kept.
+
+    Raises:
+        InputError: If there is no such task, or ``cache_dir`` cannot be written.
+    """
+    ensure_writable(Path(config.cache_dir), "cache_dir")
+    # Nothing is trained here: training rows may lack labels, whether the model has learned from such rows or not.
+    return task_of(config.task.name, _data_dir(config), config.task.own(), keep_unlabelled=True)
+
+
+def load_asked(config: EvaluateConfig, model_dir: str, task: Task) -> Loaded:
+    """Load the model, once its configuration has shown that it fits the task.
+
+    Raises:
+        InputError: If it cannot be loaded, or was not trained to answer this task.
+    """
+    source = saved_model(model_dir)
+    model_config = load_config(source)
+    require_head(model_config, head=task.head, name=source.label)
+    order, notes = output_order(
+        model_config,
+        head=task.head,
+        name=source.label,
+        key="model_dir",
+        hint="give one fine-tuned on this task, or set its task",
+    )
+    max_length = _length(config, source)
+    _check_length(model_config, max_length)
+    scored = load_scored(source, task.head)
+    for note in notes:
+        log.warning(note)
+    return Loaded(source, scored, order, max_length, notes)
+
+
+def read_rows(config: EvaluateConfig, task: Task, loaded: Loaded) -> Data:
+    """Read the rows of the task, and tokenise those that are scored as the model reads them.
+
+    Raises:
+        InputError: If they are not what the task requires.
+    """
+    limit = config.data.max_eval_rows
+    rows = load_rows(task, data_dir=_data_dir(config), max_train_rows=None, max_eval_rows=limit, keep_unlabelled=True)
+    tokenizer = load_tokenizer(loaded.source)
+    module = scoring_rows(
+        task,
+        rows,
+        tokenizer,
+        tokenizer_key=tokenizer_key(tokenizer),
+        max_length=loaded.max_length,
+        stride=config.task.stride,
+        eval_batch_size=config.data.eval_batch_size,
+        cache_dir=Path(config.cache_dir),
+    )
+    return Data(rows, module)
+
+
+def begin_record(task: Task, loaded: Loaded, data: Data, *, command: str, resolved: dict[str, Any]) -> dict[str, Any]:
+    """Say what is known before the model answers.
+
+    Args:
+        task: The task.
+        loaded: The model.
+        data: The rows.
+        command: What was typed.
+        resolved: The configuration as plain containers.
+    """
+    scored, rows = loaded.scored, data.rows
+    key = content_key([scored.weights, data.module.key, rows.fingerprint, task.labels, task.metrics, loaded.order])
+    return {
+        "config_hash": key,
+        "model": loaded.source.label,
+        "weights": scored.weights,
+        "kind": "evaluation",
+        "status": "interrupted",
+        "error": None,
+        "command": command,
+        "config": {**resolved, "max_length": loaded.max_length},
+        "environment": environment(),
+        "data": {
+            "source": rows.source,
+            # Of the rows that are scored alone: others change nothing here.
+            "fingerprint": content_key({split: rows.fingerprints[split] for split in task.validation_splits}),
+            "n_rows": {split: len(rows.splits[split]) for split in task.validation_splits},
+        },
+        "metric": task.monitored,
+        "scores": {"majority": _majority(task, rows), "model": None},
+        "warnings": loaded.notes,
+    }
+
+
+def answer(
+    config: EvaluateConfig,
+    task: Task,
+    loaded: Loaded,
+    data: Data,
+    record: dict[str, Any],
+    *,
+    device: torch.device,
+    seconds: Seconds,
+) -> Path:
+    """Take the folder, let the model answer every row, and write down answers and scores.
+
+    Args:
+        config: Names the folder, if somebody wants a certain one.
+        task: The task.
+        loaded: The model.
+        data: The rows.
+        record: Made by ``begin_record``; gets the scores.
+        device: Where the model runs.
+        seconds: Of the phases so far.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: If it holds something else, or another process writes there.
+    """
+    key, rows = record["config_hash"], data.rows
+    folder = Path(config.output_dir or Path("outputs") / "evaluate" / task.name / key)
+    RunFolder.read(folder, key).require_free()
+    lock = hold(folder)
+    try:
+        # From here on the folder holds a record that does not look complete.
+        write_record(folder, record)
+        with seconds.of("predict"):
+            record["scores"]["model"], answers = predict(
+                loaded.scored.model,
+                data.module.eval_dataloaders(),
+                data.module.metrics(),
+                device=device,
+                description=f"scoring {loaded.source.label}",
+                order=loaded.order,
+            )
+        columns = {split: _columns(task, rows, split, answers[split]) for split in answers}
+        write_predictions(folder / PREDICTIONS, columns)
+        write_record(folder, {**record, "seconds": seconds.rounded(), "status": "completed"})
+    finally:
+        lock.release()
+    return folder
+
+
+def show(record: Mapping[str, Any], folder: Path) -> None:
+    """Print the scores, and say where the rest is."""
+    Console().print(_table(record["scores"], record["model"]))
+    log.info("record and predictions: %s", folder)
+
+
+def saved_model(model_dir: str) -> ModelSource:
+    """Turn ``model_dir`` into a source.
+
+    Raises:
+        InputError: If it is a file, or a run's folder and not the model in it.
+    """
+    folder = Path(model_dir)
+    required = "model_dir must be a folder with a saved model (config.json and weights), or a Hub name"
+    if folder.is_file():
+        raise InputError(f"{required}, got the file {folder}; give the folder it lies in")
+    inside = folder / "model"
+    if folder.is_dir() and not (folder / "config.json").is_file() and (inside / "config.json").is_file():
+        raise InputError(f"{required}, got {folder}, which is the folder of a run; give model_dir={inside}")
+    return resolve_source(model_dir, package=None, sha256=None, revision=None)
+
+
+def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
+    """Refuse a model that was never trained to answer, or whose answers are of another kind.
+
+    Args:
+        config: The model's own.
+        head: What the task asks of it.
+        name: How to call the model.
+
+    Raises:
+        InputError: If its architecture is not that of such a model; where it names none, its weights must decide.
+    """
+    architectures, wanted = config.architectures or [], _WANTED[head.kind]
+    if architectures and not any(architecture.endswith(wanted) for architecture in architectures):
+        raise InputError(
+            f"model_dir must hold a model that was fine-tuned on the task, with a head for it (...{wanted}), got "
+            f"{name} with {', '.join(architectures)}; fine-tune it first (python -m cap.finetune), or give another"
+        )
+
+
+def load_scored(source: ModelSource, head: Head) -> Scored:
+    """Load a model that was trained to answer, whether saved by transformers or as an export of any format.
+
+    Raises:
+        InputError: If it cannot be loaded, or some of its weights, the head's say, are not in the checkpoint.
+    """
+    folder = Path(source.name_or_path)
+    if source.is_folder and is_onnx_folder(folder):
+        graph = folder / ONNX_FILE
+        return Scored(LogitsModel(OnnxModel(graph)), file_sha256(graph)[:16])
+    if _is_export(source):
+        model = load(folder)
+        return Scored(PooledModel(model, "first_token"), weights_key(model))
+    loaded = load_model(source, head=head)
+    drawn = loaded.drawn
+    if drawn:
+        raise InputError(
+            f"model_dir must hold a model that was fine-tuned on the task, got {source.label} without "
+            f"{', '.join(drawn[:3])}{', ...' if len(drawn) > 3 else ''}, so that its answers would be random; "
+            f"fine-tune it first (python -m cap.finetune), or give another"
+        )
+    return Scored(PooledModel(loaded.model, "first_token"), weights_key(loaded.model))
+
+
+def _is_export(source: ModelSource) -> bool:
+    if not source.is_folder:
+        return False
+    folder = Path(source.name_or_path)
+    return (folder / "encoder.safetensors").is_file() or "cap_layout" in read_json(folder / "config.json")
+
+
+def _data_dir(config: EvaluateConfig) -> Path | None:
+    return None if config.data_dir is None else Path(config.data_dir)
+
+
+def _length(config: EvaluateConfig, source: ModelSource) -> int:
+    """Say how many tokens of a row the model reads: what was asked for, else what its run used, else the task's."""
+    if config.max_length is not None:
+        return config.max_length
+    of_run = length_of_run(Path(source.name_or_path).resolve()) if source.is_folder else None
+    if of_run is not None and of_run != config.task.max_length:
+        log.info("max_length=%d, as the run of this model had; set max_length to read rows otherwise", of_run)
+    return config.task.max_length if of_run is None else of_run
+
+
+def _check_length(config: PretrainedConfig, max_length: int) -> None:
+    longest = longest_input(config) if config.model_type in FAMILIES else None
+    if longest is not None and max_length > longest:
+        raise InputError(
+            f"max_length counts tokens and can be at most {longest} for this model, got {max_length}; lower it"
+        )
+
+
+def _majority(task: Task, rows: Rows) -> dict[str, float]:
+    """Score the model that learned nothing; one that points to nothing scores 0."""
+    scores: dict[str, float] = {}
+    for split, suffix in split_suffixes(task).items():
+        if task.kind == "span":
+            scores |= {f"{metric}{suffix}": 0.0 for metric in task.metrics}
+        else:
+            scores |= majority_scores(task, _labels(task, rows, "train"), _labels(task, rows, split), suffix=suffix)
+    return scores
+
+
+def _labels(task: Task, rows: Rows, split: str) -> Tensor:
+    dtype = torch.float32 if task.kind == "number" else torch.int64
+    return torch.tensor(rows.splits[split]["label"][:], dtype=dtype)
+
+
+def _columns(task: Task, rows: Rows, split: str, answers: Answers) -> Columns:
+    if answers.logits is None:
+        return answer_columns(answers.texts or {}, rows.splits[split]["answers"][:])
+    labels = _labels(task, rows, split)
+    if task.kind == "number":
+        return number_columns(answers.logits[:, 0], labels)
+    return class_columns(answers.logits, labels, task.labels)
+
+
+def _table(scores: Mapping[str, Mapping[str, float]], name: str) -> Table:
+    table = Table("metric", "majority class", name)
+    for metric, score in scores["model"].items():
+        table.add_row(metric, f"{scores['majority'][metric]:.4f}", f"{score:.4f}")
+    return table
+
+
+__all__ = [
+    "PREDICTIONS",
+    "Data",
+    "Loaded",
+    "Scored",
+    "Seconds",
+    "answer",
+    "asked_task",
+    "begin_record",
+    "device_of",
+    "load_asked",
+    "load_scored",
+    "read_rows",
+    "require_head",
+    "saved_model",
+    "show",
+]

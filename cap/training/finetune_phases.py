@@ -1,0 +1,42 @@
+"""The phases of ``python -m cap.finetune``: read the rows, make the teacher or find it, show its scores."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+from rich.console import Console
+from rich.table import Table
+
+from cap.config.schema import Checked
+from cap.training.preparation import Prepared, prepare
+from cap.training.resume.stop import stop
+from cap.training.teacher import Teacher, get_teacher
+
+
+def make_teacher(checked: Checked) -> tuple[Prepared, Teacher]:
+    """Make the teacher that ``python -m cap.train`` with the same configuration would use, or find it made.
+
+    Returns:
+        What it was made from, and the teacher.
+
+    Raises:
+        InputError: If something given cannot work.
+        StoppedError: If the process was asked to stop.
+    """
+    prepared = prepare(checked)
+    device = Trainer(accelerator=checked.config.trainer.accelerator, devices=1, logger=False).strategy.root_device
+    with stop.listening():
+        teacher = get_teacher(checked, prepared, device=device)
+    if teacher is None:
+        raise TypeError("teacher=auto always gives a teacher")
+    return prepared, teacher
+
+
+def show(prepared: Prepared, teacher: Teacher) -> None:
+    """Print its scores beside those of the majority class, and where it lies."""
+    table = Table("metric", "majority class", "teacher", "folder")
+    for metric, score in teacher.scores.items():
+        table.add_row(metric, f"{prepared.majority[metric]:.4f}", f"{score:.4f}", str(teacher.folder))
+    Console().print(table)
+
+
+__all__ = ["make_teacher", "show"]

@@ -1,0 +1,141 @@
+"""What a run finds in its folder: itself complete, an interrupted attempt that it goes on with, or nothing."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cap.base.errors import InputError
+from cap.config.schema import Checked
+from cap.runs.checkpoints import Checkpoint, newest_checkpoint
+from cap.runs.folder import CHECKPOINTS, RunFolder, settle_replacement
+from cap.runs.page import summary_table
+from cap.training.inputs import changes_since
+from cap.training.record import RunRecord
+
+log = logging.getLogger("cap.train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """Say what a process is about to do: make a run, go on with it, or find it done.
+
+    Args:
+        checked: The configuration.
+        run_dir: The run's folder.
+        command: What was typed.
+        goes_on: Whether what an earlier attempt left counts.
+        is_first: Whether this process writes and speaks for the run; the others of the same run only keep count.
+        is_alone: False if somebody has started this process as one of several.
+        shows_found: Whether the few numbers of a run that is found done are shown.
+    """
+
+    checked: Checked
+    run_dir: Path
+    command: str
+    goes_on: bool
+    is_first: bool
+    is_alone: bool
+    shows_found: bool
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Hold what an earlier attempt has left.
+
+    Args:
+        record: Its record; None if there is none.
+        is_complete: Whether it is complete.
+        is_done: Whether it is, and is not to be replaced.
+    """
+
+    record: dict[str, Any] | None
+    is_complete: bool
+    is_done: bool
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether it is complete, and stays until a new one is."""
+        return self.is_complete and not self.is_done
+
+
+def look(attempt: Attempt) -> Earlier:
+    """Look what lies in the run's folder.
+
+    Raises:
+        InputError: If the folder holds something else, or a complete run that nobody asked for.
+    """
+    run_dir, config_hash = attempt.run_dir, attempt.checked.hash
+    is_settled = attempt.is_alone and settle_replacement(run_dir, config_hash) and attempt.goes_on
+    found = RunFolder.read(run_dir, config_hash)
+    found.require_free()
+    is_done = found.state == "complete" and (is_settled or not attempt.checked.config.overwrite)
+    if is_done:
+        found.require_going_on(goes_on=attempt.goes_on)
+    return Earlier(found.record, found.state == "complete", is_done)
+
+
+def checkpoint_of(attempt: Attempt, found: RunFolder) -> Checkpoint | None:
+    """Find where to go on; refuse to overwrite what nobody asked to overwrite.
+
+    Args:
+        attempt: What this process is about to do.
+        found: The run's folder, or that of its replacement, read once nobody else writes there.
+
+    Raises:
+        InputError: If an interrupted run is there that nobody asked for.
+    """
+    if found.state != "interrupted":
+        return None
+    folder = found.path / CHECKPOINTS
+    newest = newest_checkpoint(folder, config_hash=attempt.checked.hash)
+    if newest is None or attempt.goes_on:
+        return newest
+    if attempt.checked.config.overwrite:
+        return None
+    raise InputError(
+        f"output_dir must not hold an interrupted run, but {found.path} does, with a checkpoint of step {newest.step}; "
+        f"continue it with resume=true, or remove {folder} or set overwrite=true to start anew"
+    )
+
+
+def leave_done(attempt: Attempt, record: dict[str, Any]) -> float:
+    """Leave a finished run as it is; refuse to call it that of rows or weights which have changed since.
+
+    Args:
+        attempt: What this process was about to do.
+        record: Of the finished run.
+
+    Returns:
+        Its score on the task's first metric.
+
+    Raises:
+        InputError: If the rows or the weights have changed.
+    """
+    checked, run_dir = attempt.checked, attempt.run_dir
+    changes = changes_since(checked.config, record)
+    if changes:
+        raise InputError(
+            f"a finished run is found for the rows and weights that it read, but since the one in {run_dir} there have "
+            f"changed: {'; '.join(changes)}; give another output_dir, or replace the run with overwrite=true"
+        )
+    if attempt.is_first:
+        shutil.rmtree(run_dir / CHECKPOINTS, ignore_errors=True)
+        RunRecord(checked, run_dir, command=attempt.command).repeat(record)
+    log.info("%s: this run is complete; nothing to do", run_dir)
+    if attempt.is_first and attempt.shows_found:
+        Console().print(summary_table(record, str(run_dir)))
+    return score_of(record)
+
+
+def score_of(record: dict[str, Any]) -> float:
+    """Return the pruned model's score on the task's first metric."""
+    return float(record["scores"]["pruned"][record["metric"]])
+
+
+__all__ = ["Attempt", "Earlier", "checkpoint_of", "leave_done", "look", "score_of"]

@@ -1,0 +1,206 @@
+"""The phases of ``python -m cap.train``: data, teacher, encode, fit, fold, evaluate, save, record, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from cap.base.errors import RunError
+from cap.base.files import atomic_folder, full_disk_reason
+from cap.config.rules import HIGHEST_SEED
+from cap.config.schema import Checked
+from cap.models.encoders import load_saved_model, save_model
+from cap.models.pooled import PooledModel
+from cap.runs.checkpoints import Checkpoint
+from cap.runs.folder import MODEL
+from cap.training.assembly import (
+    Callbacks,
+    filled_memory,
+    new_callbacks,
+    new_module,
+    new_trainer,
+    planned_dynamics,
+    require_possible,
+)
+from cap.training.evaluation import evaluate
+from cap.training.found import Attempt, Earlier, checkpoint_of, leave_done
+from cap.training.module import CapModule
+from cap.training.parallel.ranks import Ranks, join
+from cap.training.parallel.shares import together
+from cap.training.preparation import Prepared, prepare
+from cap.training.record import RunRecord
+from cap.training.resume.stop import stop
+from cap.training.teacher import chance_message, get_teacher
+from cap.training.trainer import add_callbacks, fit
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Say what became of a run.
+
+    Args:
+        score: The pruned model's, on the task's first metric.
+        how: ``completed`` from the start, ``resumed`` after an interrupted attempt, or ``skipped`` as another process
+            has completed it meanwhile.
+    """
+
+    score: float
+    how: Literal["completed", "resumed", "skipped"]
+
+
+def run(attempt: Attempt, earlier: Earlier, *, devices: int | list[int]) -> Ended:
+    """Make the run, or go on with it.
+
+    Args:
+        attempt: What this process is about to do.
+        earlier: What lies there.
+        devices: How many, or which.
+
+    Raises:
+        InputError: If something given cannot work.
+        StoppedError: If the process was asked to stop.
+        RunError: If the run had to stop.
+    """
+    with stop.listening():
+        record = RunRecord(
+            attempt.checked,
+            attempt.run_dir,
+            command=attempt.command,
+            is_first=attempt.is_first,
+            replaces=earlier.is_replaced,
+        )
+        return _train(attempt, record, devices=devices)
+
+
+def say_what_it_would_do(checked: Checked) -> None:
+    """Stop before anything is trained or written but the tokenised rows."""
+    prepared = prepare(checked)
+    planned_dynamics(checked, prepared, require_possible(checked, prepared)).say(checked.config.sparsity)
+
+
+def _train(attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:
+    """Run the phases."""
+    checked, goes_on = attempt.checked, attempt.goes_on
+    with record.phase("data"):
+        prepared = prepare(checked)
+    n_steps = require_possible(checked, prepared)
+    trainer = new_trainer(checked, record.run_dir, devices=devices)
+    trainer.strategy.setup_environment()
+    ranks = join(trainer)
+    begin = partial(record.begin, prepared, find=partial(checkpoint_of, attempt), goes_on=goes_on)
+    begun = together(ranks, begin, what="taking the run's folder")[0]
+    if begun.completed is not None:
+        return Ended(leave_done(attempt, begun.completed), "skipped")
+    try:
+        trainer.loggers = [*trainer.loggers, *record.start_loggers()]
+        record.note_dynamics(planned_dynamics(checked, prepared, n_steps))
+        module = _fit(checked, prepared, record, trainer, ranks, begun.checkpoint)
+        score = _finish(module, prepared, record, trainer.strategy.root_device, ranks)
+    except BaseException as error:
+        record.fail(error)
+        reason = full_disk_reason(error)
+        if reason is not None:
+            raise RunError(
+                f"{reason}; what the run had written before is as it was. Make room, then repeat the command with "
+                f"resume=true"
+            ) from error
+        raise
+    return Ended(score, "completed" if begun.checkpoint is None else "resumed")
+
+
+def _fit(
+    checked: Checked,
+    prepared: Prepared,
+    record: RunRecord,
+    trainer: Trainer,
+    ranks: Ranks,
+    checkpoint: Checkpoint | None,
+) -> CapModule:
+    """Get the teacher, fill the memory and train the student; its masks are still on."""
+    with record.phase("teacher"):
+        teacher = get_teacher(checked, prepared, device=trainer.strategy.root_device, ranks=ranks)
+    if teacher is not None:
+        record.note_teacher(teacher)
+        if teacher.is_at_chance:
+            record.warnings.append(f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}.")
+    with record.phase("encode"):
+        memory, frozen = filled_memory(checked, prepared, teacher, trainer, ranks)
+    module = new_module(checked, prepared, teacher, memory, ranks, warn=record.warn)
+    if ranks.rank > 0:
+        # Heads and scores are drawn alike on every process; what is dropped out must differ.
+        seed_everything((checked.config.seed + 1_000_003 * ranks.rank) % (HIGHEST_SEED + 1), verbose=False)
+    callbacks = new_callbacks(
+        checked,
+        prepared,
+        record.run_dir,
+        ranks,
+        frozen=frozen,
+        note_kept=record.note_kept,
+        note_gradients=record.note_gradients,
+        warn=record.warn,
+    )
+    add_callbacks(trainer, callbacks.in_order)
+    with record.phase("fit"):
+        fit(trainer, module, prepared.datamodule, checkpoint, ranks=ranks)
+    _note_fit(record, callbacks, trainer)
+    record.warnings += [
+        f"No snapshot was taken: left out is {callback.terms}."
+        for callback in callbacks.snapshots
+        if not callback.n_taken
+    ]
+    return module
+
+
+def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None:
+    record.note_training(
+        levels=callbacks.scores.levels,
+        kept=callbacks.keep.kept if callbacks.keep is not None else None,
+        steps=trainer.global_step,
+        seconds_per_step=callbacks.timer.median(),
+        minutes_estimated=callbacks.estimate.minutes,
+        seconds_before=callbacks.checkpoint.seconds,
+        seconds_within={
+            "importance": callbacks.importance.seconds,
+            "gradients": callbacks.gradients.seconds,
+            "snapshots": sum(callback.seconds for callback in callbacks.snapshots),
+        },
+    )
+
+
+def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: torch.device, ranks: Ranks) -> float:
+    """Fold the masks, save, score what was saved, and write record and report.
+
+    Returns:
+        The score of the saved model on the task's first metric.
+    """
+    if module.pruner is not None:
+        module.pruner.fold()
+    model = module.student.model.cpu()
+    if ranks.is_first:
+        with atomic_folder(record.run_dir / MODEL) as folder:
+            save_model(model, prepared.tokenizer, folder)
+    ranks.barrier()
+    saved = load_saved_model(record.run_dir / MODEL, prepared.task.kind)
+    with record.phase("evaluate"):
+        pruned, is_constant = evaluate(
+            PooledModel(saved, prepared.pooling),
+            prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
+            prepared.metrics(),
+            device=device,
+            description="pruned model's score",
+            ranks=ranks,
+        )
+    if is_constant:
+        record.warn(
+            "The pruned model gives one and the same answer to every row. Give it more steps (trainer.max_epochs), "
+            "a lower sparsity or student_init=teacher; learned scores that start at 0 need a very slow rise of "
+            "sparsity."
+        )
+    return record.complete(prepared, saved.cpu(), pruned)
+
+
+__all__ = ["Ended", "run", "say_what_it_would_do"]
