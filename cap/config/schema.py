@@ -14,6 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.parts import PARTS
+from cap.config.regularizer import weight_for
 from cap.config.rules import (
     infinite_values,
     problems_of_kept_levels,
@@ -27,7 +28,6 @@ from cap.config.rules import (
 )
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
-from cap.pruning.soft_movement import weight_for
 from cap.runs.identity import what_counts
 
 log = logging.getLogger(__name__)
