@@ -149,7 +149,9 @@ def cap_module(cfg: DictConfig, model: PooledModel, folder: Path) -> tuple[CapMo
     settings: Any = OmegaConf.to_object(cfg.contrast)
     unsupervised_weight, supervised_weight = contrast_weights(settings)
     pruning = OmegaConf.to_container(cfg.pruning, resolve=True)
-    pruner = instantiate({key: value for key, value in pruning.items() if key not in ("name", "every_n_steps")})
+    pruner = instantiate(
+        {key: value for key, value in pruning.items() if key not in ("name", "every_n_steps", "freezes")}
+    )
     pruner.attach(prunable(model.model), seed=0)
     return CapModule(
         model,

@@ -46,8 +46,9 @@ def values_of(path: str, leave_out: set[str]) -> dict[str, object]:
 @pytest.mark.parametrize("name", ["Magnitude", "Movement", "SoftMovement", "FirstOrder", "Random", "Structured"])
 def test_pruner_has_the_defaults_of_conf(name):
     home = cap._HOME[name].rpartition(".")[2]
-    # Not the pruner's own: its name, how often the callback moves masks, and a table that cap.train looks up.
-    wanted = values_of(f"pruning/{home}.yaml", {"name", "every_n_steps", "regularizer_weights", "final_sparsity"})
+    # Not the pruner's own: its name, when the callback moves masks, what is frozen, a table that cap.train looks up.
+    others = {"name", "every_n_steps", "freezes", "regularizer_weights", "final_sparsity"}
+    wanted = values_of(f"pruning/{home}.yaml", others)
     pruner_type = getattr(cap, name)
     needs_target = name in ("SoftMovement", "Structured")
     pruner = pruner_type(final_sparsity=0.5) if needs_target else pruner_type()

@@ -245,7 +245,22 @@ def _problems_of_freeze(c: TrainConfig) -> list[str]:
             f"freeze names parts of the model that keep their weights, out of {', '.join(PARTS)}, got {freeze}; "
             f"the encoder layers, which are pruned, always train"
         ]
+    if "head" in freeze and c.student_init == "pretrained":
+        return [
+            f"freeze={freeze} keeps a task head that nobody has trained: with student_init=pretrained it starts from "
+            f"random weights; set student_init=teacher, or leave head out"
+        ]
     return []
+
+
+def problems_of_freezes(freezes: Any) -> list[str]:
+    """Check that a pruning type says what ``freeze=null`` means."""
+    if isinstance(freezes, list) and all(part in PARTS for part in freezes):
+        return []
+    return [
+        f"pruning.freezes lists what keeps its weights where freeze=null, out of {', '.join(PARTS)}, got {freezes}; "
+        f"write freezes: [embeddings], or freezes: [], into the file of the pruning type"
+    ]
 
 
 def _problems_of_unlabelled(c: TrainConfig) -> list[str]:
@@ -291,16 +306,6 @@ def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> li
             f"pruning.pattern=null"
         ]
     return []
-
-
-def problems_of_start(freeze: Sequence[str], student_init: str) -> list[str]:
-    """Check that a frozen head is one that somebody has trained."""
-    if "head" not in freeze or student_init == "teacher":
-        return []
-    return [
-        f"freeze={list(freeze)} keeps a task head that nobody has trained: with student_init={student_init} it starts "
-        f"from random weights; set student_init=teacher, or leave head out"
-    ]
 
 
 def problems_of_steps(plan: SchedulePlan, trainer: TrainerConfig) -> list[str]:
@@ -350,10 +355,10 @@ def problems_of_kept_levels(
 __all__ = [
     "HIGHEST_SEED",
     "infinite_values",
+    "problems_of_freezes",
     "problems_of_kept_levels",
     "problems_of_parts",
     "problems_of_snapshots",
-    "problems_of_start",
     "problems_of_steps",
     "problems_of_trainer",
     "problems_of_values",

@@ -17,10 +17,10 @@ from cap.base.parts import PARTS
 from cap.config.regularizer import weight_for
 from cap.config.rules import (
     infinite_values,
+    problems_of_freezes,
     problems_of_kept_levels,
     problems_of_parts,
     problems_of_snapshots,
-    problems_of_start,
     problems_of_steps,
     problems_of_trainer,
     problems_of_values,
@@ -260,11 +260,16 @@ def check(cfg: DictConfig) -> Checked:
     resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if not isinstance(resolved, dict):
         raise TypeError("the configuration must be a mapping")
+    if config.student_init == "auto":
+        config.student_init = resolved["student_init"] = "pretrained" if config.teacher == "none" else "teacher"
     problems = problems_of_values(config)
     pruning = dict(resolved["pruning"])
     # A type whose masks only move with the target has no every_n_steps.
     name, every_n_steps = str(pruning.pop("name")), pruning.pop("every_n_steps", 1)
     weights = pruning.pop("regularizer_weights", None)
+    # What it gives is written down as freeze.
+    freezes = resolved["pruning"].pop("freezes", None)
+    pruning.pop("freezes", None)
     notes: list[str] = []
     parts: dict[str, Any] = {}
     # A bad sparsity is named once, not again by every part that is built from it.
@@ -286,12 +291,12 @@ def check(cfg: DictConfig) -> Checked:
                     problems.append(str(error.__cause__ or error))
     if not isinstance(every_n_steps, int) or every_n_steps < 1:
         problems.append(f"pruning.every_n_steps must be a whole number of at least 1, got {every_n_steps!r}")
+    problems += problems_of_freezes(freezes)
     if len(parts) == 2:
         problems += problems_of_parts(parts["pruning"], parts["schedule"], config.sparsity)
         problems += problems_of_snapshots(config.distill, parts["schedule"], config.contrast.snapshot_count)
         problems += problems_of_kept_levels(config.keep_levels, parts["pruning"], parts["schedule"], config.sparsity)
         problems += problems_of_steps(parts["schedule"], config.trainer)
-        problems += problems_of_start(_freeze_of(config, parts["pruning"]), _student_init_of(config, parts["pruning"]))
     problems += problems_of_trainer(config.trainer)
     problems += [
         f"{key} must be a finite number, got {value}"
@@ -313,8 +318,8 @@ def check(cfg: DictConfig) -> Checked:
     unsupervised, supervised = contrast_weights(config.contrast)
     config.contrast.unsupervised_weight = resolved["contrast"]["unsupervised_weight"] = unsupervised
     config.contrast.supervised_weight = resolved["contrast"]["supervised_weight"] = supervised
-    config.freeze = resolved["freeze"] = _freeze_of(config, parts["pruning"])
-    config.student_init = resolved["student_init"] = _student_init_of(config, parts["pruning"])
+    given = freezes if config.freeze is None else config.freeze
+    config.freeze = resolved["freeze"] = [part for part in PARTS if part in given]
     config.task.max_length = resolved["task"]["max_length"] = config.max_length
     if weights is not None:
         resolved["pruning"] |= {"regularizer_weight": pruning["regularizer_weight"], "regularizer_weights": None}
@@ -327,17 +332,6 @@ def check(cfg: DictConfig) -> Checked:
         parts["schedule"],
         tuple(notes),
     )
-
-
-def _freeze_of(config: TrainConfig, pruner: Pruner) -> list[str]:
-    given = pruner.freezes if config.freeze is None else config.freeze
-    return [part for part in PARTS if part in given]
-
-
-def _student_init_of(config: TrainConfig, pruner: Pruner) -> str:
-    if config.student_init != "auto":
-        return config.student_init
-    return "teacher" if pruner.starts_at_teacher and config.teacher != "none" else "pretrained"
 
 
 __all__ = ["Checked", "TrainConfig", "check", "contrast_weights", "register"]

@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from cap.base.parts import Part
 from cap.models.families import Prunable
 
 # Where torch.nn.utils.parametrize keeps a weight that has a mask on, and the mask.
@@ -63,12 +62,6 @@ class Pruner(ABC):
 
     moves_within_levels: ClassVar[bool] = True
     """False if the masks of a schedule with levels only move where its sparsity jumps."""
-
-    freezes: ClassVar[tuple[Part, ...]] = ()
-    """What of the student keeps its starting weights unless ``freeze`` says otherwise."""
-
-    starts_at_teacher: ClassVar[bool] = False
-    """Whether ``student_init=auto`` takes the teacher's weights where there is a teacher."""
 
     final_sparsity: float | None = None
     """Where the schedule must end, for types whose masks depend on it beforehand; None takes any."""

@@ -31,9 +31,6 @@ class WeightPruner(Pruner):
         ValueError: If ``scope`` or ``pattern`` is unknown.
     """
 
-    # As in the released unstructured code, and in that of movement pruning.
-    freezes = ("embeddings",)
-    starts_at_teacher = True
     mask_type: ClassVar[type[FixedMask] | type[ScoredMask]] = FixedMask
 
     def __init__(self, *, scope: Scope = "matrix", pattern: str | None = None) -> None:

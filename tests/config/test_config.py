@@ -91,6 +91,11 @@ def message_of(compose_config, *overrides: str) -> str:
             "pruning.score_learning_rate must be a number, got 'fast'",
         ),
         (["pruning.every_n_steps=0"], "pruning.every_n_steps must be a whole number of at least 1, got 0"),
+        (
+            ["pruning.freezes=null"],
+            "pruning.freezes lists what keeps its weights where freeze=null, out of embeddings,",
+        ),
+        (["pruning.freezes=[encoder]"], "pooler, head, got ['encoder']; write freezes: [embeddings], or freezes: []"),
         (["pruning=movement", "pruning.scope=layer"], "pruning.scope must be one of matrix, global, got 'layer'"),
         (
             ["pruning=soft_movement", "pruning.threshold=fixed"],
@@ -287,21 +292,26 @@ def test_what_is_frozen_follows_from_the_pruning_type_unless_it_is_given(compose
 
 
 STARTS = {
-    "pruning=magnitude": "teacher",
-    "pruning=soft_movement": "teacher",
+    "": "teacher",
     "pruning=structured": "pretrained",
-    "pruning=structured student_init=teacher": "teacher",
-    "pruning=magnitude student_init=pretrained": "pretrained",
-    "pruning=magnitude teacher=none distill=none": "pretrained",
+    "pruning=structured student_init=auto": "teacher",
+    "student_init=pretrained": "pretrained",
+    "teacher=none distill=none": "pretrained",
 }
 
 
 @pytest.mark.parametrize(("overrides", "expected"), STARTS.items(), ids=STARTS)
-def test_start_follows_from_pruning_type_and_teacher_unless_it_is_given(compose_config, overrides, expected):
+def test_student_starts_at_its_teacher_where_there_is_one_unless_told_otherwise(compose_config, overrides, expected):
     from cap.config.schema import check
 
     checked = check(compose_config(*overrides.split()))
     assert (checked.config.student_init, checked.resolved["student_init"]) == (expected, expected)
+
+
+def test_what_a_pruning_type_freezes_is_written_down_as_freeze_alone(compose_config):
+    from cap.config.schema import check
+
+    assert "freezes" not in check(compose_config()).resolved["pruning"]
 
 
 def test_hash_is_that_of_what_is_frozen_however_it_was_said(compose_config):
