@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -29,8 +28,9 @@ from transformers import get_linear_schedule_with_warmup
 from cap.base.files import read_json, write_json
 from cap.base.kinds import Head
 from cap.base.memory import MemoryBudget
+from cap.config.check import check, contrast_weights
 from cap.config.places import conf_dir
-from cap.config.schema import check, contrast_weights, register
+from cap.config.schema import register
 from cap.launch.cli import door
 from cap.models.encoders import load_model
 from cap.models.families import prunable
@@ -42,6 +42,7 @@ from cap.pruning.pruner import Pruner
 from cap.runs.environment import environment, peak_memory_gb
 from cap.train import train
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
+from cap.training.parts import make_ready
 from cap.training.preparation import prepare
 from cap.training.progress import tracked
 from cap.training.trainer import build_trainer
@@ -148,10 +149,7 @@ def cap_module(cfg: DictConfig, model: PooledModel, folder: Path) -> tuple[CapMo
     """Make a module with all three banks, nine snapshots, distillation and the pruner that ``cfg`` names."""
     settings: Any = OmegaConf.to_object(cfg.contrast)
     unsupervised_weight, supervised_weight = contrast_weights(settings)
-    pruning = OmegaConf.to_container(cfg.pruning, resolve=True)
-    pruner = instantiate(
-        {key: value for key, value in pruning.items() if key not in ("name", "every_n_steps", "freezes")}
-    )
+    pruner = make_ready(check(cfg)).pruner
     pruner.attach(prunable(model.model), seed=0)
     return CapModule(
         model,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from cap.base.errors import InputError
-from cap.config.schema import check
+from cap.config.check import check
 from cap.launch.cli import door
 from cap.training import finetune_phases as phases
-from cap.training.resume.randomness import keeping_determinism
 
 
-@keeping_determinism()
 def finetune(cfg: DictConfig) -> float:
     """Fine-tune the teacher that ``python -m cap.train`` with the same keys would use.
 

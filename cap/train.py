@@ -7,7 +7,7 @@ import logging
 from omegaconf import DictConfig
 
 from cap.base.files import read_json
-from cap.config.schema import check
+from cap.config.check import check
 from cap.launch import grid
 from cap.launch.cli import door, quoted, typed_command, typed_line
 from cap.launch.devices import leased_devices
@@ -15,7 +15,6 @@ from cap.launch.job import goes_on, is_multirun, run_folder
 from cap.launch.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
 from cap.training import found
 from cap.training import train_phases as phases
-from cap.training.resume.randomness import keeping_determinism
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -33,7 +32,7 @@ def train(cfg: DictConfig) -> float | None:
         RunError: If the run had to stop.
     """
     # Not as a decorator: launchers send this function to other processes, and a context manager cannot go along.
-    with keeping_determinism():
+    with phases.keeping_determinism():
         return _train_or_find(cfg)
 
 
@@ -44,8 +43,9 @@ def _train_or_find(cfg: DictConfig) -> float | None:
     # Runs of one process each may share a launcher; then every one of them is a first process.
     is_first = checked.n_processes == 1 or is_first_process()
     logging.getLogger("cap").setLevel(logging.INFO if is_first else logging.ERROR)
+    ready = phases.make_ready(checked)
     if checked.config.dry_run:
-        phases.say_what_it_would_do(checked)
+        phases.say_what_it_would_do(ready)
         return None
     attempt = found.Attempt(
         checked=checked,
@@ -62,10 +62,10 @@ def _train_or_find(cfg: DictConfig) -> float | None:
         grid.note(folder=attempt.run_dir, outcome="skipped")
         return score
     grid.note(folder=attempt.run_dir)
-    return _train(attempt, earlier)
+    return _train(ready, attempt, earlier)
 
 
-def _train(attempt: found.Attempt, earlier: found.Earlier) -> float:
+def _train(ready: phases.Ready, attempt: found.Attempt, earlier: found.Earlier) -> float:
     """Make the run on devices of its own: in this process, or in several that are started here."""
     n_processes = attempt.checked.n_processes
     is_started_here = n_processes > 1 and attempt.is_alone
@@ -73,7 +73,7 @@ def _train(attempt: found.Attempt, earlier: found.Earlier) -> float:
     with leased_devices(attempt.checked, is_grid=is_grid) as devices:
         if is_started_here:
             return _run_processes(attempt, earlier, visible_devices=devices.names)
-        ended = phases.run(attempt, earlier, devices=devices.places)
+        ended = phases.run(ready, attempt, earlier, devices=devices.places)
     grid.note(outcome=ended.how)
     return ended.score
 

@@ -25,9 +25,11 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from cap.base.errors import InputError, RunError
+from cap.config.check import check
 from cap.config.places import conf_dir
-from cap.config.schema import check, register
+from cap.config.schema import register
 from cap.launch.cli import explain, known_keys, set_up_log
+from cap.training.parts import make_ready
 from sweeps.front import draw_front, front_table, write_trials
 from sweeps.space import Space, read_space
 from sweeps.trials import Reached, TrialError, run_trial
@@ -128,7 +130,7 @@ def require_composable(space: Space) -> None:
     for chosen in space.ends():
         try:
             with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                check(compose("train", overrides=space.arguments(chosen)))
+                make_ready(check(compose("train", overrides=space.arguments(chosen))))
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error, known_keys())) from error
 

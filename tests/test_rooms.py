@@ -18,7 +18,7 @@ ARROWS: dict[str, set[str]] = {
     "objectives": set(),
     "pruning": {"models"},
     "runs": set(),
-    "config": {"data", "models", "pruning", "runs"},
+    "config": {"data", "pruning", "runs"},
     "training": {"config", "data", "models", "objectives", "pruning", "reports", "runs"},
     "formats": {"config", "data", "models", "pruning", "runs", "training"},
     "launch": {"config"},

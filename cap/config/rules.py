@@ -1,27 +1,19 @@
-"""Rules across the keys of ``conf/train.yaml``: each gives one line for each thing that cannot work."""
+"""Rules on the values of ``conf/train.yaml``: each gives one line for each thing that cannot work."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_class
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 
 from cap.base.parts import PARTS
 from cap.base.strategies import problem_of_strategy
+from cap.config.schema import DistillConfig, TrainConfig, TrainerConfig
 from cap.data.tasks import TASKS
-from cap.pruning.pruner import Pruner
-from cap.pruning.schedule import OneShot, SchedulePlan, snapshot_steps
-from cap.pruning.soft_movement import SoftMovement
-from cap.pruning.weights import WeightPruner
-
-if TYPE_CHECKING:
-    from cap.config.schema import DistillConfig, TrainConfig, TrainerConfig
+from cap.pruning.schedule import SchedulePlan, snapshot_steps
 
 # Enough for every snapshot of a schedule to find a step of its own.
 _MANY_STEPS = 1_000_000
@@ -183,26 +175,12 @@ def _problems_of_length(c: TrainConfig) -> list[str]:
 
 
 def problems_of_trainer(trainer: TrainerConfig) -> list[str]:
-    """Check ``trainer.*``: the strategy by our own rules, the rest by asking Lightning."""
-    options = asdict(trainer)
-    if trainer.devices < 1 or trainer.num_nodes < 1 or {trainer.max_epochs, trainer.max_steps} & {0}:
-        return []  # said already
-    problems = []
-    for key in ("limit_train_batches", "gradient_clip_val"):
-        value = options[key]
-        if value is not None and not value > 0:
-            problems.append(f"trainer.{key} must be > 0, got {value}")
+    """Check what of ``trainer.*`` has rules of our own; Lightning is asked about the rest once it is needed."""
+    limits = {"limit_train_batches": trainer.limit_train_batches, "gradient_clip_val": trainer.gradient_clip_val}
+    too_low = {key: value for key, value in limits.items() if value is not None and not value > 0}
+    problems = [f"trainer.{key} must be > 0, got {value}" for key, value in too_low.items()]
     strategy = problem_of_strategy(trainer.strategy)
-    if strategy is not None:
-        return [*problems, strategy]
-    # The processes are not there yet, and other machines never are: one of them stands for all.
-    options.update(devices=1, num_nodes=1, strategy="auto")
-    try:
-        # Lightning knows its own names best: precision, accelerator, strategy, intervals.
-        Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        problems.append(f"trainer.* must be what Lightning's Trainer takes: {error}")
-    return problems
+    return problems if strategy is None else [*problems, strategy]
 
 
 def _problems_of_objective(c: TrainConfig) -> list[str]:
@@ -285,29 +263,6 @@ def _problems_of_unlabelled(c: TrainConfig) -> list[str]:
     ]
 
 
-def problems_of_parts(pruner: Pruner, plan: SchedulePlan, sparsity: float) -> list[str]:
-    """Check that pruning type, schedule and target go together."""
-    if pruner.needs_levels and plan.level_starts(1) is None:
-        return [
-            f"this pruning type prunes at levels with retraining in between: schedule must be stepwise or oneshot, or "
-            f"have schedule.n_prunings, got {type(plan).__name__.lower()}; set schedule=stepwise, or choose another "
-            f"pruning type"
-        ]
-    if pruner.learns_scores and isinstance(plan, OneShot) and plan.flat_before == 0:
-        return [
-            "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
-            "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
-        ]
-    pattern = pruner.pattern if isinstance(pruner, WeightPruner) else None
-    if pattern is not None and sparsity != pattern.sparsity:
-        return [
-            f"pruning.pattern={pattern} prunes {pattern.size - pattern.n_kept} of every {pattern.size} weights, so "
-            f"sparsity must be {pattern.sparsity:g}, got {sparsity}; set sparsity={pattern.sparsity:g}, or "
-            f"pruning.pattern=null"
-        ]
-    return []
-
-
 def problems_of_steps(plan: SchedulePlan, trainer: TrainerConfig) -> list[str]:
     """Check the schedule against the length of the run, if ``trainer.max_steps`` sets it.
 
@@ -331,12 +286,12 @@ def problems_of_snapshots(distill: DistillConfig, plan: SchedulePlan, n_snapshot
 
 
 def problems_of_kept_levels(
-    levels: list[float] | None, pruner: Pruner, plan: SchedulePlan, sparsity: float
+    levels: list[float] | None, pruning: Mapping[str, Any], plan: SchedulePlan, sparsity: float
 ) -> list[str]:
     """Check that the schedule passes every level at which a model is kept."""
     if levels is None:
         return []
-    if isinstance(pruner, SoftMovement) and pruner.threshold == "published":
+    if pruning.get("threshold") == "published":
         return [
             "keep_levels names sparsities, and with pruning.threshold=published nobody knows the sparsity beforehand; "
             "set pruning.threshold=target, or leave keep_levels out"
@@ -357,7 +312,6 @@ __all__ = [
     "infinite_values",
     "problems_of_freezes",
     "problems_of_kept_levels",
-    "problems_of_parts",
     "problems_of_snapshots",
     "problems_of_steps",
     "problems_of_trainer",

@@ -1,36 +1,12 @@
-"""The typed schema of conf/, and the rules across its keys. Only doors read it: rooms take plain arguments."""
+"""The typed schema of conf/train.yaml: which keys there are, and of what type. Values live in conf/."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import MISSING, DictConfig, OmegaConf
-
-from cap.base.errors import InputError
-from cap.base.files import content_key
-from cap.base.parts import PARTS
-from cap.config.regularizer import weight_for
-from cap.config.rules import (
-    infinite_values,
-    problems_of_freezes,
-    problems_of_kept_levels,
-    problems_of_parts,
-    problems_of_snapshots,
-    problems_of_steps,
-    problems_of_trainer,
-    problems_of_values,
-    type_problems,
-)
-from cap.pruning.pruner import Pruner
-from cap.pruning.schedule import SchedulePlan
-from cap.runs.identity import what_counts
-
-log = logging.getLogger(__name__)
+from omegaconf import MISSING
 
 
 @dataclass
@@ -197,141 +173,22 @@ class TrainConfig:
     traceback: bool = MISSING
 
 
-def contrast_weights(contrast: ContrastConfig) -> tuple[float, float]:
-    """Return the weights of the unsupervised and the supervised terms; null is the default of the reduction."""
-    defaults = contrast.default_weights[contrast.reduction]
-    unsupervised, supervised = contrast.unsupervised_weight, contrast.supervised_weight
-    return (
-        defaults["unsupervised"] if unsupervised is None else unsupervised,
-        defaults["supervised"] if supervised is None else supervised,
-    )
-
-
 def register() -> None:
     """Put the schema where conf/train.yaml finds it."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
 
 
-@dataclass(frozen=True)
-class Checked:
-    """Hold a configuration that has passed every rule, with the parts that conf/ chooses by class.
-
-    Args:
-        config: Typed values.
-        resolved: The same as plain containers, for the record.
-        pruner: The pruning type, not yet attached.
-        pruning_name: Its name in ``pruning=``.
-        every_n_steps: How often masks move.
-        plan: The sparsity schedule in fractions of a run.
-        notes: What a reader of the result must know of the configuration.
-    """
-
-    config: TrainConfig
-    resolved: dict[str, Any]
-    pruner: Pruner
-    pruning_name: str
-    every_n_steps: int
-    plan: SchedulePlan
-    notes: tuple[str, ...] = ()
-
-    @property
-    def n_processes(self) -> int:
-        """Processes of the run, over all nodes."""
-        return self.config.trainer.devices * self.config.trainer.num_nodes
-
-    @property
-    def hash(self) -> str:
-        """Name the configuration by what changes the result."""
-        return content_key(what_counts(self.resolved))
-
-
-def check(cfg: DictConfig) -> Checked:
-    """Apply every rule to a composed configuration, before anything is loaded.
-
-    Returns:
-        Typed values and the chosen parts.
-
-    Raises:
-        InputError: With one line for each rule that is broken.
-    """
-    config = OmegaConf.to_object(cfg)
-    if not isinstance(config, TrainConfig):
-        raise TypeError(f"conf/train.yaml must start from the schema, got {type(config).__name__}")
-    resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    if not isinstance(resolved, dict):
-        raise TypeError("the configuration must be a mapping")
-    if config.student_init == "auto":
-        config.student_init = resolved["student_init"] = "pretrained" if config.teacher == "none" else "teacher"
-    problems = problems_of_values(config)
-    pruning = dict(resolved["pruning"])
-    # A type whose masks only move with the target has no every_n_steps.
-    name, every_n_steps = str(pruning.pop("name")), pruning.pop("every_n_steps", 1)
-    weights = pruning.pop("regularizer_weights", None)
-    # What it gives is written down as freeze.
-    freezes = resolved["pruning"].pop("freezes", None)
-    pruning.pop("freezes", None)
-    notes: list[str] = []
-    parts: dict[str, Any] = {}
-    # A bad sparsity is named once, not again by every part that is built from it.
-    if not any(line.startswith("sparsity") for line in problems):
-        if weights is not None and pruning.get("regularizer_weight") is None:
-            try:
-                weight, note = weight_for(weights, task=config.task.name, sparsity=config.sparsity)
-            except ValueError as error:
-                raise InputError("\n".join([*problems, str(error)])) from error
-            pruning["regularizer_weight"] = weight
-            notes += [] if note is None else [note]
-        for key, node in (("pruning", pruning), ("schedule", resolved["schedule"])):
-            wrong_types = type_problems(key, node)
-            problems += wrong_types
-            if not wrong_types:
-                try:
-                    parts[key] = instantiate(node, _convert_="all")
-                except InstantiationException as error:
-                    problems.append(str(error.__cause__ or error))
-    if not isinstance(every_n_steps, int) or every_n_steps < 1:
-        problems.append(f"pruning.every_n_steps must be a whole number of at least 1, got {every_n_steps!r}")
-    problems += problems_of_freezes(freezes)
-    if len(parts) == 2:
-        problems += problems_of_parts(parts["pruning"], parts["schedule"], config.sparsity)
-        problems += problems_of_snapshots(config.distill, parts["schedule"], config.contrast.snapshot_count)
-        problems += problems_of_kept_levels(config.keep_levels, parts["pruning"], parts["schedule"], config.sparsity)
-        problems += problems_of_steps(parts["schedule"], config.trainer)
-    problems += problems_of_trainer(config.trainer)
-    problems += [
-        f"{key} must be a finite number, got {value}"
-        for key, value in infinite_values(resolved).items()
-        if not any(line.startswith(f"{key} ") for line in problems)
-    ]
-    if problems:
-        raise InputError("\n".join(problems))
-    n_epochs = parts["schedule"].n_epochs
-    # The record and the hash say how long the run and its rows really are, what is frozen and what weighs how much.
-    if n_epochs is not None and n_epochs != config.trainer.max_epochs:
-        log.info(
-            "the schedule takes %d epochs (schedule.epochs_per_level), not trainer.max_epochs=%d; "
-            "schedule.epochs_per_level=null spreads its levels over those",
-            n_epochs,
-            config.trainer.max_epochs,
-        )
-        config.trainer.max_epochs = resolved["trainer"]["max_epochs"] = n_epochs
-    unsupervised, supervised = contrast_weights(config.contrast)
-    config.contrast.unsupervised_weight = resolved["contrast"]["unsupervised_weight"] = unsupervised
-    config.contrast.supervised_weight = resolved["contrast"]["supervised_weight"] = supervised
-    given = freezes if config.freeze is None else config.freeze
-    config.freeze = resolved["freeze"] = [part for part in PARTS if part in given]
-    config.task.max_length = resolved["task"]["max_length"] = config.max_length
-    if weights is not None:
-        resolved["pruning"] |= {"regularizer_weight": pruning["regularizer_weight"], "regularizer_weights": None}
-    return Checked(
-        config,
-        {str(k): v for k, v in resolved.items()},
-        parts["pruning"],
-        name,
-        every_n_steps,
-        parts["schedule"],
-        tuple(notes),
-    )
-
-
-__all__ = ["Checked", "TrainConfig", "check", "contrast_weights", "register"]
+__all__ = [
+    "CheckpointConfig",
+    "ContrastConfig",
+    "DataConfig",
+    "DistillConfig",
+    "FinetuneConfig",
+    "MemoryConfig",
+    "ModelConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "TrainDataConfig",
+    "TrainerConfig",
+    "register",
+]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cap.base.errors import InputError
-from cap.config.schema import Checked
+from cap.config.check import Checked
 from cap.launch.lease import lease, visible_devices
 
 _GPU = ("auto", "gpu", "cuda")

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from cap.config.schema import Checked
+from cap.config.check import Checked
 
 
 def is_multirun() -> bool:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 
 from cap.base.errors import InputError
 from cap.base.parts import PARTS
-from cap.config.schema import Checked, contrast_weights
+from cap.config.check import Checked, contrast_weights
 from cap.models.encoders import weights_key
 from cap.models.families import parameters_of, prunable
 from cap.models.pooled import PooledModel
@@ -35,6 +35,7 @@ from cap.training.encode import computation_of, frozen_outputs
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.parallel.strategy import make_strategy
+from cap.training.parts import Ready
 from cap.training.preparation import Prepared
 from cap.training.resume.checkpoint import CheckpointCallback
 from cap.training.teacher import Teacher
@@ -44,7 +45,7 @@ _BYTES_PER_VALUE = 2  # encodings are float16
 _BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
 
 
-def require_possible(checked: Checked, prepared: Prepared) -> int:
+def require_possible(checked: Ready, prepared: Prepared) -> int:
     """Check what the configuration alone could not say: the target against the model, the schedule against the rows.
 
     Returns:
@@ -72,7 +73,7 @@ def require_possible(checked: Checked, prepared: Prepared) -> int:
     return n_steps
 
 
-def planned_dynamics(checked: Checked, prepared: Prepared, n_steps: int) -> Dynamics:
+def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynamics:
     """Say what a run is going to do.
 
     Args:
@@ -158,7 +159,7 @@ def filled_memory(
 
 
 def new_module(
-    checked: Checked,
+    checked: Ready,
     prepared: Prepared,
     teacher: Teacher | None,
     memory: Memory,
@@ -258,7 +259,7 @@ class Callbacks:
 
 
 def new_callbacks(
-    checked: Checked,
+    checked: Ready,
     prepared: Prepared,
     run_dir: Path,
     ranks: Ranks,

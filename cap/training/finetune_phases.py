@@ -6,12 +6,15 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
-from cap.config.schema import Checked
+from cap.config.check import Checked
+from cap.training.parts import make_ready
 from cap.training.preparation import Prepared, prepare
+from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
 from cap.training.teacher import Teacher, get_teacher
 
 
+@keeping_determinism()
 def make_teacher(checked: Checked) -> tuple[Prepared, Teacher]:
     """Make the teacher that ``python -m cap.train`` with the same configuration would use, or find it made.
 
@@ -22,7 +25,7 @@ def make_teacher(checked: Checked) -> tuple[Prepared, Teacher]:
         InputError: If something given cannot work.
         StoppedError: If the process was asked to stop.
     """
-    prepared = prepare(checked)
+    prepared = prepare(make_ready(checked))
     device = Trainer(accelerator=checked.config.trainer.accelerator, devices=1, logger=False).strategy.root_device
     with stop.listening():
         teacher = get_teacher(checked, prepared, device=device)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from cap.base.errors import InputError
-from cap.config.schema import Checked
+from cap.config.check import Checked
 from cap.runs.checkpoints import Checkpoint, newest_checkpoint
 from cap.runs.folder import CHECKPOINTS, RunFolder, settle_replacement
 from cap.runs.page import summary_table

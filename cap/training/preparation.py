@@ -14,7 +14,8 @@ from cap.base.files import ensure_writable
 from cap.base.kinds import Metrics
 from cap.base.memory import MemoryBudget
 from cap.base.parts import PARTS
-from cap.config.schema import Checked, TrainConfig
+from cap.config.check import Checked
+from cap.config.schema import TrainConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows

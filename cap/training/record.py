@@ -22,7 +22,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from cap.base.errors import InputError, StoppedError
-from cap.config.schema import Checked
+from cap.config.check import Checked
 from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
 from cap.models.families import prunable_linears

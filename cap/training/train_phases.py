@@ -12,7 +12,6 @@ from lightning.pytorch import Trainer, seed_everything
 from cap.base.errors import RunError
 from cap.base.files import atomic_folder, full_disk_reason
 from cap.config.rules import HIGHEST_SEED
-from cap.config.schema import Checked
 from cap.models.encoders import load_saved_model, save_model
 from cap.models.pooled import PooledModel
 from cap.runs.checkpoints import Checkpoint
@@ -31,8 +30,10 @@ from cap.training.found import Attempt, Earlier, checkpoint_of, leave_done
 from cap.training.module import CapModule
 from cap.training.parallel.ranks import Ranks, join
 from cap.training.parallel.shares import together
+from cap.training.parts import Ready, make_ready
 from cap.training.preparation import Prepared, prepare
 from cap.training.record import RunRecord
+from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
 from cap.training.teacher import chance_message, get_teacher
 from cap.training.trainer import add_callbacks, fit
@@ -52,10 +53,11 @@ class Ended:
     how: Literal["completed", "resumed", "skipped"]
 
 
-def run(attempt: Attempt, earlier: Earlier, *, devices: int | list[int]) -> Ended:
+def run(ready: Ready, attempt: Attempt, earlier: Earlier, *, devices: int | list[int]) -> Ended:
     """Make the run, or go on with it.
 
     Args:
+        ready: The configuration, with its pruning type.
         attempt: What this process is about to do.
         earlier: What lies there.
         devices: How many, or which.
@@ -73,32 +75,31 @@ def run(attempt: Attempt, earlier: Earlier, *, devices: int | list[int]) -> Ende
             is_first=attempt.is_first,
             replaces=earlier.is_replaced,
         )
-        return _train(attempt, record, devices=devices)
+        return _train(ready, attempt, record, devices=devices)
 
 
-def say_what_it_would_do(checked: Checked) -> None:
+def say_what_it_would_do(ready: Ready) -> None:
     """Stop before anything is trained or written but the tokenised rows."""
-    prepared = prepare(checked)
-    planned_dynamics(checked, prepared, require_possible(checked, prepared)).say(checked.config.sparsity)
+    prepared = prepare(ready)
+    planned_dynamics(ready, prepared, require_possible(ready, prepared)).say(ready.config.sparsity)
 
 
-def _train(attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:
+def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:
     """Run the phases."""
-    checked, goes_on = attempt.checked, attempt.goes_on
     with record.phase("data"):
-        prepared = prepare(checked)
-    n_steps = require_possible(checked, prepared)
-    trainer = new_trainer(checked, record.run_dir, devices=devices)
+        prepared = prepare(ready)
+    n_steps = require_possible(ready, prepared)
+    trainer = new_trainer(ready, record.run_dir, devices=devices)
     trainer.strategy.setup_environment()
     ranks = join(trainer)
-    begin = partial(record.begin, prepared, find=partial(checkpoint_of, attempt), goes_on=goes_on)
+    begin = partial(record.begin, prepared, find=partial(checkpoint_of, attempt), goes_on=attempt.goes_on)
     begun = together(ranks, begin, what="taking the run's folder")[0]
     if begun.completed is not None:
         return Ended(leave_done(attempt, begun.completed), "skipped")
     try:
         trainer.loggers = [*trainer.loggers, *record.start_loggers()]
-        record.note_dynamics(planned_dynamics(checked, prepared, n_steps))
-        module = _fit(checked, prepared, record, trainer, ranks, begun.checkpoint)
+        record.note_dynamics(planned_dynamics(ready, prepared, n_steps))
+        module = _fit(ready, prepared, record, trainer, ranks, begun.checkpoint)
         score = _finish(module, prepared, record, trainer.strategy.root_device, ranks)
     except BaseException as error:
         record.fail(error)
@@ -113,7 +114,7 @@ def _train(attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> 
 
 
 def _fit(
-    checked: Checked,
+    ready: Ready,
     prepared: Prepared,
     record: RunRecord,
     trainer: Trainer,
@@ -122,19 +123,19 @@ def _fit(
 ) -> CapModule:
     """Get the teacher, fill the memory and train the student; its masks are still on."""
     with record.phase("teacher"):
-        teacher = get_teacher(checked, prepared, device=trainer.strategy.root_device, ranks=ranks)
+        teacher = get_teacher(ready, prepared, device=trainer.strategy.root_device, ranks=ranks)
     if teacher is not None:
         record.note_teacher(teacher)
         if teacher.is_at_chance:
             record.warnings.append(f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}.")
     with record.phase("encode"):
-        memory, frozen = filled_memory(checked, prepared, teacher, trainer, ranks)
-    module = new_module(checked, prepared, teacher, memory, ranks, warn=record.warn)
+        memory, frozen = filled_memory(ready, prepared, teacher, trainer, ranks)
+    module = new_module(ready, prepared, teacher, memory, ranks, warn=record.warn)
     if ranks.rank > 0:
         # Heads and scores are drawn alike on every process; what is dropped out must differ.
-        seed_everything((checked.config.seed + 1_000_003 * ranks.rank) % (HIGHEST_SEED + 1), verbose=False)
+        seed_everything((ready.config.seed + 1_000_003 * ranks.rank) % (HIGHEST_SEED + 1), verbose=False)
     callbacks = new_callbacks(
-        checked,
+        ready,
         prepared,
         record.run_dir,
         ranks,
@@ -203,4 +204,4 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: to
     return record.complete(prepared, saved.cpu(), pruned)
 
 
-__all__ = ["Ended", "run", "say_what_it_would_do"]
+__all__ = ["Ended", "Ready", "keeping_determinism", "make_ready", "run", "say_what_it_would_do"]

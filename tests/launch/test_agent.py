@@ -87,7 +87,7 @@ def test_run_that_is_taken_up_again_has_the_configuration_it_had(compose_config,
     """An agent is sent all that the run had logged: the sweep's own values stay, groups come as dictionaries."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-    from cap.config.schema import check
+    from cap.config.check import check
     from cap.launch.arguments import as_overrides
     from cap.launch.cli import known_keys
 

@@ -121,7 +121,7 @@ def test_device_memory_is_null_without_a_device() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets the peak of a process")
 def test_peak_memory_of_a_run_is_not_that_of_an_earlier_job(compose_config, tmp_path: Path) -> None:
-    from cap.config.schema import check
+    from cap.config.check import check
     from cap.training.record import RunRecord
 
     checked = check(compose_config())

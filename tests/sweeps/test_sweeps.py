@@ -68,9 +68,10 @@ def test_every_task_has_a_file_of_each_kind_and_there_is_no_other():
 
 @pytest.mark.parametrize("arguments", RUNS)
 def test_every_run_that_a_sweep_can_produce_passes_the_rules(compose_config, arguments):
-    from cap.config.schema import check
+    from cap.config.check import check
+    from cap.training.parts import make_ready
 
-    assert check(compose_config(*arguments)).hash
+    assert make_ready(check(compose_config(*arguments))).hash
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -149,7 +150,7 @@ def test_ablation_has_every_combination_of_the_terms_once(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_ablation_with_all_terms_off_is_contrast_none(compose_config, task):
-    from cap.config.schema import check
+    from cap.config.check import check
 
     all_off = combinations(FOLDER / f"{task}_ablation.yaml")[-1]
     others = [argument for argument in all_off if argument.partition("=")[0] not in SWITCHES]
@@ -159,7 +160,7 @@ def test_ablation_with_all_terms_off_is_contrast_none(compose_config, task):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_settings_are_the_published_ones(compose_config, task, kind):
-    from cap.config.schema import check
+    from cap.config.check import check
 
     recipe = f"cap_{'movement' if kind == 'grid' else 'soft_movement'}{'_squad' if task == 'squad' else ''}"
     swept = check(compose_config(*combinations(FOLDER / f"{task}{KINDS[kind]}.yaml")[0])).resolved

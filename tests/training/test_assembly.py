@@ -5,7 +5,7 @@ import pytest
 
 @pytest.mark.parametrize(("given", "n"), [("12", 12), ("0", 0), ("0.25", 8), ("0.001", 1)])
 def test_extra_examples_are_a_number_or_a_fraction_of_the_training_rows(compose_config, given, n):
-    from cap.config.schema import check
+    from cap.config.check import check
     from cap.models.pooled import PooledModel
     from cap.training.assembly import _contrast
     from tests.models.tiny_models import tiny_classifier

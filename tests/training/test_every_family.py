@@ -20,9 +20,10 @@ def checked(compose_config):
     """Choose a pruning type and the schedule that goes with it, as the command line would."""
 
     def choose(pruning: str):
-        from cap.config.schema import check
+        from cap.config.check import check
+        from cap.training.parts import make_ready
 
-        return check(compose_config(f"pruning={pruning}", f"sparsity={SPARSITY}"))
+        return make_ready(check(compose_config(f"pruning={pruning}", f"sparsity={SPARSITY}")))
 
     return choose
 

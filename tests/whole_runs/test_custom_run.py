@@ -70,7 +70,7 @@ def test_json_lines_of_numbers_become_a_model_of_one_output(run_custom, tmp_path
 )
 def test_keys_of_custom_are_refused_for_a_task_that_would_ignore_them(compose_config, tiny_overrides, override):
     from cap.base.errors import InputError
-    from cap.config.schema import check
+    from cap.config.check import check
     from cap.training.preparation import prepare
 
     key = override.partition("=")[0]

@@ -77,7 +77,7 @@ def test_part_that_the_model_lacks_is_refused(compose_config, tiny_overrides, tm
     from transformers import BertTokenizerFast, DistilBertConfig, DistilBertModel
 
     from cap.base.errors import InputError
-    from cap.config.schema import check
+    from cap.config.check import check
     from cap.training.preparation import prepare
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the"]
@@ -97,7 +97,7 @@ def test_pooler_that_starts_at_random_is_not_frozen(compose_config, tiny_overrid
     from transformers import BertModel
 
     from cap.base.errors import InputError
-    from cap.config.schema import check
+    from cap.config.check import check
     from cap.training.preparation import prepare
 
     folder = shutil.copytree(tiny_model, tmp_path / "model")

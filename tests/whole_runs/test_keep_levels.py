@@ -104,7 +104,7 @@ REFUSED = {
 @pytest.mark.parametrize(("overrides", "message"), REFUSED.values(), ids=REFUSED)
 def test_levels_that_no_run_passes_are_refused(compose_config, overrides, message):
     from cap.base.errors import InputError
-    from cap.config.schema import check
+    from cap.config.check import check
 
     with pytest.raises(InputError, match=message):
         check(compose_config(*overrides))

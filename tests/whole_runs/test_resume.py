@@ -406,7 +406,7 @@ def test_unchanged_files_are_not_read_as_rows(compose_config, finished, monkeypa
 
 
 def test_record_names_the_weights_of_a_given_teacher(compose_config, tmp_path, tiny_overrides):
-    from cap.config.schema import check
+    from cap.config.check import check
     from cap.training.inputs import changes_since, hashes_of_weights
 
     (tmp_path / "given").mkdir()

@@ -1,0 +1,174 @@
+"""The verdict on a composed conf/train.yaml, from its values alone: every command begins with it, so no torch here.
+
+What only the class of the pruning type and Lightning can tell follows it, see ``cap.training.parts``.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from cap.base.errors import InputError
+from cap.base.files import content_key
+from cap.base.parts import PARTS
+from cap.config.regularizer import weight_for
+from cap.config.rules import (
+    infinite_values,
+    problems_of_freezes,
+    problems_of_kept_levels,
+    problems_of_snapshots,
+    problems_of_steps,
+    problems_of_trainer,
+    problems_of_values,
+    type_problems,
+)
+from cap.config.schema import ContrastConfig, TrainConfig
+from cap.pruning.schedule import SchedulePlan
+from cap.runs.identity import what_counts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Hold a configuration whose values have passed every rule.
+
+    Args:
+        config: Typed values.
+        resolved: The same as plain containers, for the record.
+        pruning: What the class of the pruning type is made with, and its name as ``_target_``.
+        pruning_name: The pruning type, as in ``pruning=``.
+        every_n_steps: How often masks move.
+        plan: The sparsity schedule in fractions of a run.
+        notes: What a reader of the result must know of the configuration.
+    """
+
+    config: TrainConfig
+    resolved: dict[str, Any]
+    pruning: dict[str, Any]
+    pruning_name: str
+    every_n_steps: int
+    plan: SchedulePlan
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_processes(self) -> int:
+        """Processes of the run, over all nodes."""
+        return self.config.trainer.devices * self.config.trainer.num_nodes
+
+    @property
+    def hash(self) -> str:
+        """Name the configuration by what changes the result."""
+        return content_key(what_counts(self.resolved))
+
+
+def check(cfg: DictConfig) -> Checked:
+    """Apply every rule on values to a composed configuration, before anything is loaded.
+
+    Returns:
+        Typed values, and the schedule.
+
+    Raises:
+        InputError: With one line for each rule that is broken.
+    """
+    config, resolved = _typed(cfg)
+    problems = problems_of_values(config)
+    pruning = dict(resolved["pruning"])
+    # A type whose masks only move with the target has no every_n_steps.
+    name, every_n_steps = str(pruning.pop("name")), pruning.pop("every_n_steps", 1)
+    # These two say what another key is where that is null; the other one is what is written down.
+    weights, freezes = pruning.pop("regularizer_weights", None), pruning.pop("freezes", None)
+    plan, note = None, None
+    # A bad sparsity is named once, not again by everything that is made from it.
+    if not any(line.startswith("sparsity") for line in problems):
+        if weights is not None and pruning.get("regularizer_weight") is None:
+            try:
+                weight, note = weight_for(weights, task=config.task.name, sparsity=config.sparsity)
+                pruning["regularizer_weight"] = weight
+            except ValueError as error:
+                problems.append(str(error))
+        plan = _plan(resolved["schedule"], problems)
+    if not isinstance(every_n_steps, int) or every_n_steps < 1:
+        problems.append(f"pruning.every_n_steps must be a whole number of at least 1, got {every_n_steps!r}")
+    problems += problems_of_freezes(freezes)
+    if plan is not None:
+        problems += problems_of_snapshots(config.distill, plan, config.contrast.snapshot_count)
+        problems += problems_of_kept_levels(config.keep_levels, pruning, plan, config.sparsity)
+        problems += problems_of_steps(plan, config.trainer)
+    problems += problems_of_trainer(config.trainer)
+    problems += [
+        f"{key} must be a finite number, got {value}"
+        for key, value in infinite_values(resolved).items()
+        if not any(line.startswith(f"{key} ") for line in problems)
+    ]
+    if problems or plan is None:
+        raise InputError("\n".join(problems))
+    resolved["pruning"].pop("freezes")
+    if weights is not None:
+        resolved["pruning"] |= {"regularizer_weight": pruning["regularizer_weight"], "regularizer_weights": None}
+    _settle(config, resolved, plan, freezes)
+    return Checked(config, resolved, pruning, name, every_n_steps, plan, () if note is None else (note,))
+
+
+def _typed(cfg: DictConfig) -> tuple[TrainConfig, dict[str, Any]]:
+    """Return the configuration as typed values, and as plain containers."""
+    config = OmegaConf.to_object(cfg)
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"conf/train.yaml must start from the schema, got {type(config).__name__}")
+    resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if not isinstance(resolved, dict):
+        raise TypeError("the configuration must be a mapping")
+    if config.student_init == "auto":
+        config.student_init = resolved["student_init"] = "pretrained" if config.teacher == "none" else "teacher"
+    return config, {str(key): value for key, value in resolved.items()}
+
+
+def _plan(node: dict[str, Any], problems: list[str]) -> SchedulePlan | None:
+    """Make the schedule; None if it cannot be made, for reasons that are added to the problems."""
+    wrong_types = type_problems("schedule", node)
+    problems += wrong_types
+    if wrong_types:
+        return None
+    try:
+        plan: SchedulePlan = instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        problems.append(str(error.__cause__ or error))
+        return None
+    return plan
+
+
+def _settle(config: TrainConfig, resolved: dict[str, Any], plan: SchedulePlan, freezes: list[str]) -> None:
+    """Write down how long the run and its rows really are, what is frozen and what weighs how much."""
+    n_epochs = plan.n_epochs
+    if n_epochs is not None and n_epochs != config.trainer.max_epochs:
+        log.info(
+            "the schedule takes %d epochs (schedule.epochs_per_level), not trainer.max_epochs=%d; "
+            "schedule.epochs_per_level=null spreads its levels over those",
+            n_epochs,
+            config.trainer.max_epochs,
+        )
+        config.trainer.max_epochs = resolved["trainer"]["max_epochs"] = n_epochs
+    unsupervised, supervised = contrast_weights(config.contrast)
+    config.contrast.unsupervised_weight = resolved["contrast"]["unsupervised_weight"] = unsupervised
+    config.contrast.supervised_weight = resolved["contrast"]["supervised_weight"] = supervised
+    given = freezes if config.freeze is None else config.freeze
+    config.freeze = resolved["freeze"] = [part for part in PARTS if part in given]
+    config.task.max_length = resolved["task"]["max_length"] = config.max_length
+
+
+def contrast_weights(contrast: ContrastConfig) -> tuple[float, float]:
+    """Return the weights of the unsupervised and the supervised terms; null is the default of the reduction."""
+    defaults = contrast.default_weights[contrast.reduction]
+    unsupervised, supervised = contrast.unsupervised_weight, contrast.supervised_weight
+    return (
+        defaults["unsupervised"] if unsupervised is None else unsupervised,
+        defaults["supervised"] if supervised is None else supervised,
+    )
+
+
+__all__ = ["Checked", "check", "contrast_weights"]

@@ -1,0 +1,100 @@
+"""What only classes can tell of a configuration: the pruning type that it chooses, and Lightning's Trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+
+from cap.base.errors import InputError
+from cap.config.check import Checked
+from cap.config.rules import type_problems
+from cap.config.schema import TrainerConfig
+from cap.pruning.pruner import Pruner
+from cap.pruning.schedule import OneShot
+from cap.pruning.weights import WeightPruner
+
+
+@dataclass(frozen=True)
+class Ready(Checked):
+    """Hold a configuration that has passed every rule, also those of the classes that it names.
+
+    Args:
+        pruner: The pruning type, not yet attached.
+    """
+
+    pruner: Pruner = field(kw_only=True)
+
+
+def make_ready(checked: Checked) -> Ready:
+    """Make the pruning type, and ask it and Lightning whether the configuration can work.
+
+    Lightning switches at once what ``trainer.deterministic`` asks for, see ``keeping_determinism``.
+
+    Raises:
+        InputError: With one line for each rule that is broken.
+    """
+    pruner, problems = _pruner(checked)
+    if pruner is not None:
+        problems += _problems_of_pruner(pruner, checked)
+    problems += _problems_of_lightning(checked.config.trainer)
+    if problems or pruner is None:
+        raise InputError("\n".join(problems))
+    values = {one.name: getattr(checked, one.name) for one in dataclasses.fields(Checked)}
+    return Ready(**values, pruner=pruner)
+
+
+def _pruner(checked: Checked) -> tuple[Pruner | None, list[str]]:
+    """Make the pruning type; None if that cannot be done, and why."""
+    node = dict(checked.pruning)
+    problems = type_problems("pruning", node)
+    if problems:
+        return None, problems
+    try:
+        pruner: Pruner = instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        return None, [str(error.__cause__ or error)]
+    return pruner, []
+
+
+def _problems_of_pruner(pruner: Pruner, checked: Checked) -> list[str]:
+    """Check that pruning type, schedule and target go together."""
+    plan, sparsity = checked.plan, checked.config.sparsity
+    if pruner.needs_levels and plan.level_starts(1) is None:
+        return [
+            f"this pruning type prunes at levels with retraining in between: schedule must be stepwise or oneshot, or "
+            f"have schedule.n_prunings, got {type(plan).__name__.lower()}; set schedule=stepwise, or choose another "
+            f"pruning type"
+        ]
+    if pruner.learns_scores and isinstance(plan, OneShot) and plan.flat_before == 0:
+        return [
+            "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
+            "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
+        ]
+    pattern = pruner.pattern if isinstance(pruner, WeightPruner) else None
+    if pattern is not None and sparsity != pattern.sparsity:
+        return [
+            f"pruning.pattern={pattern} prunes {pattern.size - pattern.n_kept} of every {pattern.size} weights, so "
+            f"sparsity must be {pattern.sparsity:g}, got {sparsity}; set sparsity={pattern.sparsity:g}, or "
+            f"pruning.pattern=null"
+        ]
+    return []
+
+
+def _problems_of_lightning(trainer: TrainerConfig) -> list[str]:
+    """Ask Lightning, which knows its own names best: precision, accelerator, intervals."""
+    options = dataclasses.asdict(trainer)
+    # The processes are not there yet, and other machines never are: one of them stands for all.
+    options.update(devices=1, num_nodes=1, strategy="auto")
+    try:
+        Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        return [f"trainer.* must be what Lightning's Trainer takes: {error}"]
+    return []
+
+
+__all__ = ["Ready", "make_ready"]
