@@ -7,7 +7,6 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from cap.config.evaluate import EvaluateConfig, check_evaluate
-from cap.formats import evaluate_phases as phases
 from cap.launch.cli import door, typed_line
 
 
@@ -24,6 +23,8 @@ def evaluate(cfg: DictConfig) -> float:
         InputError: If something given cannot work.
     """
     config, model_dir = check_evaluate(cfg)
+    from cap.formats import evaluate_phases as phases  # takes seconds: after the verdict
+
     device, task, seconds = phases.device_of(config), phases.asked_task(config), phases.Seconds()
     with seconds.of("load"):
         loaded = phases.load_asked(config, model_dir, task)

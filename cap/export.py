@@ -5,8 +5,6 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from cap.config.export import ExportConfig, check_export
-from cap.formats import export_phases as phases
-from cap.formats.export_formats import FORMATS
 from cap.launch.cli import door, typed_line
 
 
@@ -26,7 +24,9 @@ def export(cfg: DictConfig) -> float:
         InputError: If something given cannot work.
         RunError: If the export does not give the run's logits.
     """
-    config, folder = check_export(cfg, tuple(FORMATS))
+    config, folder = check_export(cfg)
+    from cap.formats import export_phases as phases  # takes seconds: after the verdict
+
     run = phases.find_run(folder)
     target = phases.free_target(config, run)
     source = phases.read_suitable(run, config)

@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 from cap.base.errors import InputError
 from cap.config.check import check
 from cap.launch.cli import door
-from cap.training import finetune_phases as phases
 
 
 def finetune(cfg: DictConfig) -> float:
@@ -25,6 +24,8 @@ def finetune(cfg: DictConfig) -> float:
     checked = check(cfg)
     if checked.config.teacher != "auto":
         raise InputError(f"cap.finetune makes the teacher of teacher=auto, got teacher={checked.config.teacher}")
+    from cap.training import finetune_phases as phases  # takes seconds: after the verdict
+
     prepared, teacher = phases.make_teacher(checked)
     phases.show(prepared, teacher)
     return teacher.scores[prepared.task.monitored]

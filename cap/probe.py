@@ -6,7 +6,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from cap.config.probe import ProbeConfig, check_probe
 from cap.launch.cli import door
-from cap.training import probe_phases as phases
 
 
 def probe(cfg: DictConfig) -> None:
@@ -19,6 +18,8 @@ def probe(cfg: DictConfig) -> None:
         InputError: If something given cannot work.
     """
     config = check_probe(cfg)
+    from cap.training import probe_phases as phases  # takes seconds: after the verdict
+
     comparison = phases.read(config)
     folder = phases.free_folder(config, comparison)
     result = phases.compare(comparison, resolved=OmegaConf.to_container(cfg, resolve=True))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from cap.base.errors import InputError
-from cap.reports import report_phases as phases
 
 _EXIT_BAD_INPUT = 2
 
@@ -28,6 +27,8 @@ def report(folders: Sequence[Path], *, output: Path, title: str) -> tuple[str, P
     Raises:
         InputError: If a folder holds no run, or ``output`` holds something that is no report.
     """
+    from cap.reports import report_phases as phases  # draws: not before the command line is read
+
     phases.require_free(output)
     found = phases.read(folders)
     return found.sentence, phases.write(found, output, title=title)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from cap.base.files import read_json
-from cap.config.check import check
+from cap.config.check import Checked, check
 from cap.launch import grid
 from cap.launch.cli import door, quoted, typed_command, typed_line
 from cap.launch.devices import leased_devices
 from cap.launch.job import goes_on, is_multirun, run_folder
 from cap.launch.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
-from cap.training import found
-from cap.training import train_phases as phases
+
+if TYPE_CHECKING:
+    from cap.training import found
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -31,22 +33,14 @@ def train(cfg: DictConfig) -> float | None:
         StoppedError: If the process was asked to stop.
         RunError: If the run had to stop.
     """
-    # Not as a decorator: launchers send this function to other processes, and a context manager cannot go along.
-    with phases.keeping_determinism():
-        return _train_or_find(cfg)
-
-
-def _train_or_find(cfg: DictConfig) -> float | None:
     end_with_parent()
     checked = check(cfg)
-    check_processes(checked.n_processes, checked.config.trainer.num_nodes)
-    # Runs of one process each may share a launcher; then every one of them is a first process.
-    is_first = checked.n_processes == 1 or is_first_process()
-    logging.getLogger("cap").setLevel(logging.INFO if is_first else logging.ERROR)
-    ready = phases.make_ready(checked)
+    is_first = _take_part(checked)
     if checked.config.dry_run:
-        phases.say_what_it_would_do(ready)
+        _say_what_it_would_do(checked)
         return None
+    from cap.training import found  # without torch
+
     attempt = found.Attempt(
         checked=checked,
         run_dir=run_folder(checked),
@@ -62,18 +56,39 @@ def _train_or_find(cfg: DictConfig) -> float | None:
         grid.note(folder=attempt.run_dir, outcome="skipped")
         return score
     grid.note(folder=attempt.run_dir)
-    return _train(ready, attempt, earlier)
+    return _train(attempt, earlier)
 
 
-def _train(ready: phases.Ready, attempt: found.Attempt, earlier: found.Earlier) -> float:
+def _take_part(checked: Checked) -> bool:
+    """Check that as many processes were started as are wanted; say whether this one speaks for the run."""
+    check_processes(checked.n_processes, checked.config.trainer.num_nodes)
+    # Runs of one process each may share a launcher; then every one of them is a first process.
+    is_first = checked.n_processes == 1 or is_first_process()
+    logging.getLogger("cap").setLevel(logging.INFO if is_first else logging.ERROR)
+    return is_first
+
+
+def _say_what_it_would_do(checked: Checked) -> None:
+    from cap.training import train_phases as phases  # takes seconds: after the verdict
+
+    with phases.keeping_determinism():
+        phases.say_what_it_would_do(phases.make_ready(checked))
+
+
+def _train(attempt: found.Attempt, earlier: found.Earlier) -> float:
     """Make the run on devices of its own: in this process, or in several that are started here."""
+    from cap.training import train_phases as phases  # takes seconds: after the verdict
+
     n_processes = attempt.checked.n_processes
     is_started_here = n_processes > 1 and attempt.is_alone
     is_grid = is_multirun() and (n_processes == 1 or is_started_here)
-    with leased_devices(attempt.checked, is_grid=is_grid) as devices:
-        if is_started_here:
-            return _run_processes(attempt, earlier, visible_devices=devices.names)
-        ended = phases.run(ready, attempt, earlier, devices=devices.places)
+    # Not as a decorator: launchers send a door to other processes, and a context manager cannot go along.
+    with phases.keeping_determinism():
+        ready = phases.make_ready(attempt.checked)
+        with leased_devices(ready, is_grid=is_grid) as devices:
+            if is_started_here:
+                return _run_processes(attempt, earlier, visible_devices=devices.names)
+            ended = phases.run(ready, attempt, earlier, devices=devices.places)
     grid.note(outcome=ended.how)
     return ended.score
 
@@ -86,7 +101,7 @@ def _run_processes(attempt: found.Attempt, earlier: found.Earlier, *, visible_de
     record = read_json(attempt.run_dir / "record.json")
     if record.get("resumed_at") != (earlier.record or {}).get("resumed_at"):
         grid.note(outcome="resumed")
-    return found.score_of(record)
+    return float(record["scores"]["pruned"][record["metric"]])
 
 
 main = door(train)

@@ -212,6 +212,13 @@ def test_latency_is_measured_noted_put_on_the_runs_card_and_not_lost_again(own_r
     assert row in (own_run / "model" / "README.md").read_text()
 
 
+def test_every_name_of_a_format_has_one_and_no_other() -> None:
+    from cap.config.export import FORMAT_NAMES
+    from cap.formats.export_formats import FORMATS
+
+    assert sorted(FORMAT_NAMES) == sorted(FORMATS)
+
+
 def test_lengths_that_the_model_cannot_read_are_left_out_with_a_note(runs, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("cap.formats.export_phases.longest_input", lambda config: 64)
     result = read(make_export(runs["unstructured"], "compact", tmp_path / "short", "latency_seconds=0.001"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cap"
+# Doors may import every room, those that take seconds within their functions.
 DOORS = {"train", "finetune", "probe", "evaluate", "export", "report"}
-# What each room may import, itself and base left out. Doors may import every room.
+# What each room may import, itself and base left out.
 ARROWS: dict[str, set[str]] = {
     "base": set(),
     "data": set(),
@@ -67,3 +69,21 @@ def test_door_is_imported_by_no_room_and_no_other_door(door):
     others = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / f"{door}.py"]
     # cap.evaluate and cap.train share their names with what they do: only the modules of the root are doors.
     assert not [file for file in others if door in imported(file)]
+
+
+@pytest.mark.parametrize("door", sorted(DOORS))
+def test_door_imports_what_takes_seconds_after_its_verdict(door):
+    tree = ast.parse((PACKAGE / f"{door}.py").read_text(encoding="utf-8"))
+    modules = [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    others = [module for module in modules if module.split(".")[0] not in {*sys.stdlib_module_names, "omegaconf"}]
+    assert {".".join(module.split(".")[:2]) for module in others} <= {"cap.base", "cap.config", "cap.launch"}
+
+
+@pytest.mark.parametrize("room", ["config", "launch"])
+def test_rooms_that_judge_a_command_line_import_nothing_that_takes_seconds(room):
+    sources = [file.read_text(encoding="utf-8") for file in (PACKAGE / room).rglob("*.py")]
+    tops = [node for source in sources for node in ast.parse(source).body]
+    found = {node.module.split(".")[0] for node in tops if isinstance(node, ast.ImportFrom) and node.module}
+    found |= {alias.name.split(".")[0] for node in tops if isinstance(node, ast.Import) for alias in node.names}
+    assert not found & {"torch", "lightning", "transformers", "datasets", "wandb"}

@@ -9,6 +9,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cap.base.errors import InputError, nearest_first
 
+FORMAT_NAMES = ("compact", "sparse", "onnx", "int8", "semi_structured")
+"""What may follow ``format=``; ``cap.formats.export_formats`` knows how each is written, and needs torch for it."""
+
 
 @dataclass
 class ExportConfig:
@@ -24,12 +27,8 @@ class ExportConfig:
     traceback: bool = MISSING
 
 
-def check_export(cfg: DictConfig, formats: tuple[str, ...]) -> tuple[ExportConfig, Path]:
+def check_export(cfg: DictConfig) -> tuple[ExportConfig, Path]:
     """Apply every rule to a composed configuration, before anything is read.
-
-    Args:
-        cfg: The composed configuration.
-        formats: Those that exist.
 
     Returns:
         The typed values, and the run's folder.
@@ -43,9 +42,9 @@ def check_export(cfg: DictConfig, formats: tuple[str, ...]) -> tuple[ExportConfi
     problems = []
     if not config.run:
         problems.append("run must be the folder of a finished run, got none; give run=outputs/A, say")
-    if config.format not in formats:
+    if config.format not in FORMAT_NAMES:
         problems.append(
-            f"format must be one of {', '.join(nearest_first(config.format, formats))}, got {config.format!r}"
+            f"format must be one of {', '.join(nearest_first(config.format, FORMAT_NAMES))}, got {config.format!r}"
         )
     if config.check_rows < 1:
         problems.append(f"check_rows must be at least 1, got {config.check_rows}")
@@ -56,4 +55,4 @@ def check_export(cfg: DictConfig, formats: tuple[str, ...]) -> tuple[ExportConfi
     return config, Path(config.run)
 
 
-__all__ = ["ExportConfig", "check_export"]
+__all__ = ["FORMAT_NAMES", "ExportConfig", "check_export"]

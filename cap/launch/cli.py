@@ -259,8 +259,23 @@ def set_up_log() -> None:
     # Lightning 2.6 uses a name that torch 2.13 calls deprecated; a user of cap can do nothing about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
     # Lightning's own tips and hardware lines would bury what the run has to say.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # debug=profile is about its table
+    _set_up_log_of("lightning.pytorch", logging.WARNING)
+    _set_up_log_of("lightning.pytorch.profilers", logging.INFO)  # debug=profile is about its table
+    _set_up_log_of("lightning.fabric", logging.INFO)
+
+
+def _set_up_log_of(name: str, level: int) -> None:
+    """Say where messages of Lightning go before it is imported, when it sets the levels of its loggers anew.
+
+    Left to itself it would also pass them on to the handler that Hydra has put at the root by then, which says them
+    once more.
+    """
+    logger = logging.getLogger(name)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+    for handler in logger.handlers:
+        handler.setLevel(level)
+    logger.propagate = False
 
 
 __all__ = ["door", "explain", "known_keys", "quoted", "set_up_log", "typed_command", "typed_line"]

@@ -1,8 +1,12 @@
-"""What a run finds in its folder: itself complete, an interrupted attempt that it goes on with, or nothing."""
+"""What a run finds in its folder: itself complete, an interrupted attempt that it goes on with, or nothing.
+
+All of it is known from files, without torch: a command that is repeated answers as fast as these can be hashed.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +20,6 @@ from cap.runs.checkpoints import Checkpoint, newest_checkpoint
 from cap.runs.folder import CHECKPOINTS, RunFolder, settle_replacement
 from cap.runs.page import summary_table
 from cap.training.inputs import changes_since
-from cap.training.record import RunRecord
 
 log = logging.getLogger("cap.train")
 
@@ -126,16 +129,14 @@ def leave_done(attempt: Attempt, record: dict[str, Any]) -> float:
         )
     if attempt.is_first:
         shutil.rmtree(run_dir / CHECKPOINTS, ignore_errors=True)
-        RunRecord(checked, run_dir, command=attempt.command).repeat(record)
+        if "WANDB_SWEEP_ID" in os.environ and checked.config.logger:
+            from cap.training.record import RunRecord  # takes seconds, and only a sweep's agent has somebody to tell
+
+            RunRecord(checked, run_dir, command=attempt.command).repeat(record)
     log.info("%s: this run is complete; nothing to do", run_dir)
     if attempt.is_first and attempt.shows_found:
         Console().print(summary_table(record, str(run_dir)))
-    return score_of(record)
-
-
-def score_of(record: dict[str, Any]) -> float:
-    """Return the pruned model's score on the task's first metric."""
     return float(record["scores"]["pruned"][record["metric"]])
 
 
-__all__ = ["Attempt", "Earlier", "checkpoint_of", "leave_done", "look", "score_of"]
+__all__ = ["Attempt", "Earlier", "checkpoint_of", "leave_done", "look"]

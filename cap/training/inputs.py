@@ -14,7 +14,6 @@ from cap.data.files import file_hashes
 from cap.data.tasks import get_task
 from cap.models.sources import resolve_source
 from cap.models.weight_files import weight_hashes
-from cap.training.preparation import configured_task, rows_of
 
 
 def hashes_of_rows(config: TrainConfig) -> dict[str, str]:
@@ -65,6 +64,8 @@ def changes_since(config: TrainConfig, record: Mapping[str, Any]) -> list[str]:
     """
     changes = []
     if _may_have_other_rows(config, record["data"]):
+        from cap.training.preparation import configured_task, rows_of  # takes seconds; files seldom change
+
         now = rows_of(config, configured_task(config))
         known = [(now.source, record["data"]["fingerprint"], now.fingerprint)]
         if now.unlabelled is not None:

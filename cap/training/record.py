@@ -359,8 +359,6 @@ class RunRecord:
 
     def repeat(self, earlier: dict[str, Any]) -> None:
         """Tell a sweep, which has made a run of its own for it, what a run that was found done had reached."""
-        if "WANDB_SWEEP_ID" not in os.environ or not self.checked.config.logger:
-            return
         self.content = {**earlier}
         logger = instantiate(self.checked.config.logger, save_dir=str(self.run_dir))
         logger.log_hyperparams(self.checked.resolved)

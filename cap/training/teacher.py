@@ -18,7 +18,8 @@ from cap.base.cache import CacheEntry
 from cap.base.errors import InputError
 from cap.base.files import content_key, file_sha256, read_json, write_json
 from cap.base.kinds import Kind, Metrics
-from cap.config.schema import Checked, FinetuneConfig, TrainConfig
+from cap.config.check import Checked
+from cap.config.schema import FinetuneConfig, TrainConfig
 from cap.models.encoders import load_model, load_saved_model, model_key, save_model
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource

@@ -16,11 +16,12 @@ def log_as_it_was():
     """Take the door's handlers off again: they write to this test's stderr."""
     import logging
 
-    logger = logging.getLogger("cap")
-    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    loggers = [logging.getLogger(name) for name in ("cap", "lightning.pytorch", "lightning.fabric")]
+    before = [(logger, list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
     yield
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
+    for logger, handlers, propagate, level in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from tests.training.ranks_in_threads import run_ranks
 @pytest.fixture
 def begin(compose_config, tiny_overrides, tmp_path):
     """Let two processes begin a run whose folder holds a record with a status; return what comes of it on each."""
-    from cap.config.schema import check
+    from cap.config.check import check
     from cap.training.parallel.shares import together
+    from cap.training.parts import make_ready
     from cap.training.preparation import prepare
     from cap.training.record import RunRecord
 
-    checked = check(compose_config(*tiny_overrides))
+    checked = make_ready(check(compose_config(*tiny_overrides)))
     prepared = prepare(checked)
 
     def begin_with(status: str, *, goes_on: bool):

@@ -399,9 +399,9 @@ def test_finished_run_is_not_found_for_other_rows_without_a_label(compose_config
 
 
 def test_unchanged_files_are_not_read_as_rows(compose_config, finished, monkeypatch):
-    from cap.training import inputs as train_sources
+    from cap.training import preparation
 
-    monkeypatch.setattr(train_sources, "rows_of", lambda *arguments, **options: pytest.fail("the rows were read"))
+    monkeypatch.setattr(preparation, "rows_of", lambda *arguments, **options: pytest.fail("the rows were read"))
     assert 0 <= run(compose_config, [*finished, "resume=true"]) <= 1
 
 
