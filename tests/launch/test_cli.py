@@ -238,6 +238,20 @@ def composed(monkeypatch, tmp_path):
     return compose
 
 
+def test_types_are_kept_once_and_no_composition_changes_them(composed):
+    import copy
+
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    before = OmegaConf.to_container(store.load("train_schema.yaml").node)
+    found, _, _ = composed("sparsity=0.7", "task=squad", "pruning=structured")
+    assert found["sparsity"] == 0.7
+    assert copy.deepcopy(store) is store  # for --help Hydra makes a hundred copies
+    assert OmegaConf.to_container(store.load("train_schema.yaml").node) == before
+
+
 CONFIGURATIONS = {
     "overrides": ["sparsity=0.7"],
     "a folder more": ["--config-dir", "mine", "experiment=ours"],
