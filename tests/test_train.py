@@ -253,7 +253,7 @@ def test_warns_in_log_and_record_when_every_answer_is_the_same(compose_config, t
 
 
 def test_run_too_short_for_a_snapshot_says_so(compose_config, tiny_overrides):
-    _, _, record = run(compose_config, [*tiny_overrides, "trainer.max_steps=1", "schedule.rewind=none"])
+    _, _, record = run(compose_config, [*tiny_overrides, "trainer.max_steps=1"])
     assert any("No snapshot was taken" in warning for warning in record["warnings"])
 
 

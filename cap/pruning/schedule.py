@@ -172,8 +172,11 @@ class _Plan(ABC):
         return self.rewinds(n_steps) if self.restart_optimizer else []
 
     def problems(self, n_steps: int) -> list[str]:
-        """Say if a rewind leaves no steps; levels that find no step of their own are passed over."""
-        if self.rewind == "none" or self._target_step(n_steps) < n_steps:
+        """Say if a rewind leaves no steps; levels that find no step of their own are passed over.
+
+        A single step has no schedule, and is let through: it tries a command out.
+        """
+        if self.rewind == "none" or n_steps < 2 or self._target_step(n_steps) < n_steps:
             return []
         return [
             f"schedule.rewind={self.rewind} leaves no steps: a run of {n_steps} steps ends at its target; leave some "
