@@ -244,6 +244,9 @@ def test_types_are_kept_once_and_no_composition_changes_them(composed):
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
+    from cap.config.schema import register
+
+    register()
     store = ConfigStore.instance()
     before = OmegaConf.to_container(store.load("train_schema.yaml").node)
     found, _, _ = composed("sparsity=0.7", "task=squad", "pruning=structured")
