@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 from torch.nn.utils import parametrize
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 
 from cap.base.errors import InputError
@@ -52,10 +53,11 @@ def compact(model: PreTrainedModel) -> Compacted:
     """Copy a model without the heads and FFN units that its zeros have killed.
 
     A unit goes if each of its dimensions either has no outgoing weight, or holds a constant, which is then added to the
-    outgoing bias: an FFN unit without incoming weights holds the activation of its bias, and a dimension of a head
-    without value weights its value bias, because attention weights add up to 1 over the real tokens (there must be
-    one). A head without query or key weights attends to all tokens alike, so it stays. Every layer keeps at least one
-    head and one FFN unit. It makes no difference which pruning type left the zeros.
+    outgoing bias, or is 0 where there is none: an FFN unit without incoming weights holds the activation of its bias,
+    in a gated FFN times that of its gate, and a dimension of a head without value weights its value bias, because
+    attention weights add up to 1 over the real tokens (there must be one). A head without query or key weights attends
+    to all tokens alike, so it stays. Every layer keeps at least one head and one FFN unit. It makes no difference which
+    pruning type left the zeros.
 
     Args:
         model: A stock model of a known family, its masks folded; it is not changed.
@@ -72,15 +74,15 @@ def compact(model: PreTrainedModel) -> Compacted:
     family = family_of(model.config.model_type)
     smaller = copy.deepcopy(model).eval()
     found = prunable(smaller)
-    activation = _activation(smaller.config)
+    activation = _activation(getattr(smaller.config, family.activation))
     note = None
     with torch.no_grad():
-        removed_ffn = {name: _remove(units, units.incoming[0], activation) for name, units in found.ffn.items()}
+        removed_ffn = {name: _remove(units, _ffn_constants(units, activation)) for name, units in found.ffn.items()}
         if family.has_removable_heads:
-            removed_heads = {name: _remove(units, units.incoming[2], _identity) for name, units in found.heads.items()}
+            removed_heads = {name: _remove(units, _head_constants(units)) for name, units in found.heads.items()}
         else:
             removed_heads = {name: [] for name in found.heads}
-            n_dead = sum(int(_is_removable(units, units.incoming[2]).sum()) for units in found.heads.values())
+            n_dead = sum(int(_is_removable(units, _head_constants(units)).sum()) for units in found.heads.values())
             note = (
                 f"the attention of {model.config.model_type} cannot run with fewer heads: {n_dead} dead heads stay, "
                 f"and only FFN units were removed"
@@ -125,38 +127,56 @@ def load_compact(folder: Path) -> PreTrainedModel:
     return fill(build(config), read_tensors(folder / WEIGHTS_FILE)[0], folder)
 
 
-def _remove(units: Units, source: nn.Linear, activation: Callable[[Tensor], Tensor]) -> list[int]:
+def _remove(units: Units, constants: Float[Tensor, " columns"]) -> list[int]:
     """Take out what is removable, fold constants into the outgoing bias, and return the numbers that went."""
-    is_removed = _is_removable(units, source)
+    is_removed = _is_removable(units, constants)
     if is_removed.all():
         is_removed[0] = False
     if units.outgoing.bias is not None:
-        removed = is_removed.repeat_interleave(units.size)
-        bias = source.weight.new_zeros(len(removed)) if source.bias is None else source.bias
-        # A sum over thousands of units: in float64, so that it rounds once. A silent unit adds zero.
-        added = units.outgoing.weight[:, removed].double() @ activation(bias[removed]).double()
-        units.outgoing.bias.copy_(units.outgoing.bias.double() + added)
+        removed = units.columns(is_removed)
+        # A sum over thousands of units: in float64, so that it rounds once. A silent unit, constant or not, adds zero.
+        held = constants[removed].nan_to_num(0.0).double()
+        units.outgoing.bias.copy_(units.outgoing.bias.double() + units.outgoing.weight[:, removed].double() @ held)
     keep_units(units, ~is_removed)
     return [int(number) for number in is_removed.nonzero().flatten()]
 
 
-def _is_removable(units: Units, source: nn.Linear) -> Bool[Tensor, " units"]:
+def _is_removable(units: Units, constants: Float[Tensor, " columns"]) -> Bool[Tensor, " units"]:
     is_silent = (units.outgoing.weight == 0).all(dim=0)  # (columns,)
-    is_constant = (source.weight == 0).all(dim=1)  # (rows,), as many
-    # Without a bias there is no place for a constant.
-    is_dead = is_silent if units.outgoing.bias is None else is_silent | is_constant
-    return is_dead.view(units.n, units.size).all(dim=1)
+    # Without a bias there is no place for a constant but 0.
+    is_foldable = constants == 0 if units.outgoing.bias is None else ~constants.isnan()
+    return (is_silent | is_foldable).view(units.n, units.size).all(dim=1)
 
 
-def _activation(config: PretrainedConfig) -> Callable[[Tensor], Tensor]:
-    # DistilBERT has a name of its own for it.
-    chosen = getattr(config, "hidden_act", None) or config.activation
+def _head_constants(units: Units) -> Float[Tensor, " columns"]:
+    """Return what each dimension of the heads holds whatever the inputs are; NaN where it depends on them."""
+    _, _, value = _row_constants(units)
+    return value
+
+
+def _ffn_constants(units: Units, activation: Callable[[Tensor], Tensor]) -> Float[Tensor, " columns"]:
+    """Return what each FFN unit holds whatever the inputs are; NaN where it depends on them."""
+    activated, *factors = _row_constants(units)
+    held = activation(activated)
+    for factor in factors:
+        # Times 0 all is 0, what depends on the inputs, too.
+        held = (held * factor).masked_fill((held == 0) | (factor == 0), 0.0)
+    return held
+
+
+def _row_constants(units: Units) -> list[Float[Tensor, " columns"]]:
+    """Return what the rows of each incoming matrix give whatever the inputs are; NaN where it depends on them."""
+    found: list[Tensor] = []
+    for linear in units.incoming:
+        bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+        constants = bias.masked_fill((linear.weight != 0).any(dim=1), math.nan)
+        found += constants.split(units.n * units.size)
+    return found
+
+
+def _activation(chosen: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     function: Callable[[Tensor], Tensor] = ACT2FN[chosen] if isinstance(chosen, str) else chosen
     return function
-
-
-def _identity(values: Tensor) -> Tensor:
-    return values
 
 
 def _summary(left: tuple[int, ...], removed: dict[str, list[int]]) -> dict[str, Any]:

@@ -101,11 +101,11 @@ def keep_units(units: Units, is_kept: Bool[Tensor, " units"]) -> None:
         units: The units of one kind in one layer; its counts are those of before.
         is_kept: True for a unit that stays.
     """
-    kept = is_kept.repeat_interleave(units.size)
     for linear in units.incoming:
+        kept = units.rows(is_kept, linear)
         bias = None if linear.bias is None else linear.bias[kept]
         _replace(linear, linear.weight[kept], bias)
-    _replace(units.outgoing, units.outgoing.weight[:, kept], units.outgoing.bias)
+    _replace(units.outgoing, units.outgoing.weight[:, units.columns(is_kept)], units.outgoing.bias)
 
 
 def _replace(linear: nn.Linear, weight: Float[Tensor, "rows columns"], bias: Float[Tensor, " rows"] | None) -> None:

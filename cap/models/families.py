@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cap.base.errors import InputError, nearest_first
 from cap.base.parts import Part
+
+MatrixKind = Literal["query", "key", "value", "attention output", "FFN in", "FFN gate", "FFN out"]
+_ATTENTION_IN: tuple[MatrixKind, ...] = ("query", "key", "value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +23,15 @@ class Family:
 
     Args:
         layers: Path of the list of encoder layers, seen from the base model.
-        attention_in: Paths of query, key and value, seen from one encoder layer; a head is a block of their rows.
+        attention_in: Paths of query, key and value, seen from one encoder layer, or that of the one linear layer that
+            holds all three, one below the other; a head is a block of the rows of each.
         attention_out: Path of the attention output; the same head is a block of its columns.
-        ffn_in: Path of the first FFN matrix; a unit is one of its rows.
-        ffn_out: Path of the second FFN matrix; the same unit is one of its columns.
+        ffn_in: Paths of what comes first in the FFN, or that of the one linear layer that holds it; a unit is one row
+            of each.
+        ffn_kinds: What ``ffn_in`` is, in its order. The first is what the activation is applied to. A gated FFN has a
+            second, which the activation is multiplied with; each family calls the one or the other its gate.
+        ffn_out: Path of the last FFN matrix; the same unit is one of its columns.
+        activation: What the configuration calls the activation of the FFN.
         embeddings: Paths of all that is looked up by token, type or position, absolute or relative, with the LayerNorm
             and the projection behind it, seen from the base model; what a model lacks is passed over.
         positions_follow_padding: True if position numbers start behind the padding index, so that a model reads that
@@ -31,13 +41,31 @@ class Family:
     """
 
     layers: str = "encoder.layer"
-    attention_in: tuple[str, str, str]
+    attention_in: tuple[str, ...]
     attention_out: str = "attention.output.dense"
-    ffn_in: str = "intermediate.dense"
+    ffn_in: tuple[str, ...] = ("intermediate.dense",)
+    ffn_kinds: tuple[MatrixKind, ...] = ("FFN in",)
     ffn_out: str = "output.dense"
+    activation: str = "hidden_act"
     embeddings: tuple[str, ...] = ("embeddings",)
     positions_follow_padding: bool = False
     has_removable_heads: bool = True
+
+    @property
+    def held(self) -> dict[str, tuple[MatrixKind, ...]]:
+        """Say what the linear layers of one encoder layer hold, by their paths, in the order of their use."""
+        return {
+            **_held(self.attention_in, _ATTENTION_IN),
+            self.attention_out: ("attention output",),
+            **_held(self.ffn_in, self.ffn_kinds),
+            self.ffn_out: ("FFN out",),
+        }
+
+
+def _held(paths: tuple[str, ...], kinds: tuple[MatrixKind, ...]) -> dict[str, tuple[MatrixKind, ...]]:
+    if len(paths) == 1:
+        return {paths[0]: kinds}
+    return {path: (kind,) for path, kind in zip(paths, kinds, strict=True)}
 
 
 _BERT_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value")
@@ -52,8 +80,9 @@ FAMILIES: dict[str, Family] = {
         layers="transformer.layer",
         attention_in=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         attention_out="attention.out_lin",
-        ffn_in="ffn.lin1",
+        ffn_in=("ffn.lin1",),
         ffn_out="ffn.lin2",
+        activation="activation",
     ),
     "mpnet": Family(
         attention_in=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
@@ -82,13 +111,15 @@ def family_of(model_type: str) -> Family:
         known = ", ".join(nearest_first(model_type, FAMILIES))
         raise InputError(
             f"model must be of a family whose heads and matrices are known ({known}), got {model_type!r}; choose such "
-            f"a model, or add a row to FAMILIES in cap/models/families.py with the paths of its linear layers, as in\n"
+            f"a model, or add a row to FAMILIES in cap/models/families.py with the paths of its linear layers as in\n"
             f'    "{model_type}": Family(\n'
             f'        layers="encoder.layer",\n'
             f'        attention_in=("attention.self.query", "attention.self.key", "attention.self.value"),\n'
             f'        attention_out="attention.output.dense",\n'
-            f'        ffn_in="intermediate.dense",\n'
+            f'        ffn_in=("intermediate.dense",),\n'
+            f'        ffn_kinds=("FFN in",),  # of a gated FFN "FFN in", "FFN gate", the activated one first\n'
             f'        ffn_out="output.dense",\n'
+            f'        activation="hidden_act",\n'
             f"    ),"
         )
     return FAMILIES[model_type]
@@ -109,8 +140,8 @@ class Units:
     Args:
         n: How many units.
         size: Rows of each incoming matrix, and columns of the outgoing one, that one unit takes.
-        incoming: Matrices whose rows, with their biases, belong to the units.
-        outgoing: The matrix whose columns belong to them.
+        incoming: Linear layers whose rows, with their biases, belong to the units: ``n * size`` of each matrix in them.
+        outgoing: The linear layer whose columns belong to them.
     """
 
     n: int
@@ -121,8 +152,38 @@ class Units:
     @property
     def weights_per_unit(self) -> int:
         """Count the prunable weights that go with one unit."""
-        n_columns = sum(linear.in_features for linear in self.incoming)
-        return self.size * (n_columns + self.outgoing.out_features)
+        linears = (*self.incoming, self.outgoing)
+        return sum(linear.in_features * linear.out_features for linear in linears) // self.n
+
+    def columns(self, which: Bool[Tensor, " units"]) -> Bool[Tensor, " columns"]:
+        """Say which columns of the outgoing layer belong to some of the units."""
+        return which.repeat_interleave(self.size)
+
+    def rows(self, which: Bool[Tensor, " units"], linear: nn.Linear) -> Bool[Tensor, " rows"]:
+        """Say which rows of an incoming layer, of every matrix in it, belong to some of the units."""
+        own = self.columns(which)
+        return own.repeat(linear.out_features // len(own))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Say where a prunable matrix lies: in all rows of a linear layer, or in one of equal parts of them.
+
+    Args:
+        linear: Name of the linear layer.
+        kind: What it is; None where no family says so.
+        part: Number of the part, from above.
+        n_parts: How many there are.
+    """
+
+    linear: str
+    kind: MatrixKind | None
+    part: int
+    n_parts: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return this matrix's rows of what belongs to the linear layer: a view."""
+        return tensor.chunk(self.n_parts)[self.part]
 
 
 @dataclass(frozen=True)
@@ -134,11 +195,29 @@ class Prunable:
             set is the denominator of every sparsity.
         heads: The attention heads of each encoder layer, in order, by the layer's name.
         ffn: The FFN units of each encoder layer.
+        held: Which matrices a linear layer holds, one below the other and equally high, by its name; a layer that is
+            not in here is one matrix, of no kind.
     """
 
     linears: dict[str, nn.Linear]
     heads: dict[str, Units] = field(default_factory=dict)
     ffn: dict[str, Units] = field(default_factory=dict)
+    held: dict[str, tuple[MatrixKind, ...]] = field(default_factory=dict)
+
+    @property
+    def matrices(self) -> dict[str, Matrix]:
+        """Name the matrices in the order of the linear layers.
+
+        A linear layer that is one matrix gives it its own name; of one that holds several, such as ``attn.Wqkv``, each
+        has the last word of its kind behind it: ``attn.Wqkv.query``.
+        """
+        found: dict[str, Matrix] = {}
+        for name in self.linears:
+            kinds = self.held.get(name, (None,))
+            for part, kind in enumerate(kinds):
+                suffix = f".{str(kind).split()[-1]}" if len(kinds) > 1 else ""
+                found[name + suffix] = Matrix(name, kind, part, len(kinds))
+        return found
 
 
 def base_path(model: PreTrainedModel) -> str:
@@ -159,22 +238,23 @@ def encoder_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 def prunable(model: PreTrainedModel) -> Prunable:
     """Find what can be pruned: the linear layers inside the encoder layers.
 
-    Prunable are query, key, value, attention output, FFN in and out; embeddings, LayerNorm, pooler, task head and
-    every bias are not.
+    Prunable are query, key, value, attention output, FFN in, gate (where there is one) and out; embeddings, LayerNorm,
+    pooler, task head and every bias are not.
     """
     family = family_of(model.config.model_type)
     found = Prunable({})
     for layer_name, layer in encoder_layers(model).items():
-        query, key, value = (_linear(layer, layer_name, path) for path in family.attention_in)
-        output = _linear(layer, layer_name, family.attention_out)
-        ffn_in, ffn_out = (_linear(layer, layer_name, path) for path in (family.ffn_in, family.ffn_out))
-        paths = (*family.attention_in, family.attention_out, family.ffn_in, family.ffn_out)
-        for path, linear in zip(paths, (query, key, value, output, ffn_in, ffn_out), strict=True):
-            found.linears[f"{layer_name}.{path}"] = linear
+        linears = {path: _linear(layer, layer_name, path) for path in family.held}
+        found.linears.update({f"{layer_name}.{path}": linear for path, linear in linears.items()})
+        found.held.update({f"{layer_name}.{path}": kinds for path, kinds in family.held.items()})
         # The configuration keeps the dense model's number of heads when a layer has fewer: their size is what holds.
         head_size = int(model.config.hidden_size) // int(model.config.num_attention_heads)
-        found.heads[layer_name] = Units(output.in_features // head_size, head_size, (query, key, value), output)
-        found.ffn[layer_name] = Units(ffn_out.in_features, 1, (ffn_in,), ffn_out)
+        output, ffn_out = linears[family.attention_out], linears[family.ffn_out]
+        attention_in, ffn_in = (
+            tuple(linears[path] for path in paths) for paths in (family.attention_in, family.ffn_in)
+        )
+        found.heads[layer_name] = Units(output.in_features // head_size, head_size, attention_in, output)
+        found.ffn[layer_name] = Units(ffn_out.in_features, 1, ffn_in, ffn_out)
     return found
 
 
@@ -214,6 +294,8 @@ def _linear(layer: nn.Module, layer_name: str, path: str) -> nn.Linear:
 __all__ = [
     "FAMILIES",
     "Family",
+    "Matrix",
+    "MatrixKind",
     "Prunable",
     "Units",
     "base_path",

@@ -56,9 +56,9 @@ class Movement(WeightPruner):
         super().attach(prunable, seed=seed)
         if self.score_init == "magnitude":
             with torch.no_grad():
-                for name in prunable.linears:
-                    magnitude = self.weight(name).abs()
-                    self.scored(name).scores.copy_(magnitude / magnitude.mean())
+                for name, scores in self.by_matrix(self.importance).items():
+                    magnitude = self._size(name)
+                    scores.copy_(magnitude / magnitude.mean())
 
     @property
     def score_learning_rate(self) -> float:

@@ -103,11 +103,11 @@ class Pruner(ABC):
     @property
     @abstractmethod
     def masks(self) -> dict[str, Tensor]:
-        """Masks by matrix name, True = kept."""
+        """Masks by the name of the linear layer, True = kept."""
 
     @property
     def mask_keys(self) -> dict[str, Tensor]:
-        """What the masks follow from, by matrix name, as bool and no larger than need be; equal where masks are."""
+        """What the masks follow from, by the same names, as bool and no larger than need be; equal where masks are."""
         return self.masks
 
     @abstractmethod

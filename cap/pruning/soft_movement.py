@@ -66,7 +66,8 @@ class SoftMovement(Movement):
 
     def check(self, prunable: Prunable) -> None:
         """Refuse a target for which the floor of each matrix leaves no room."""
-        sizes = [linear.weight.numel() for linear in prunable.linears.values()]
+        matrices = prunable.matrices.values()
+        sizes = [prunable.linears[matrix.linear].weight.numel() // matrix.n_parts for matrix in matrices]
         n_weights, n_kept = sum(sizes), sum(n_floor(KEPT_FLOOR, n) for n in sizes)
         highest = 1 - n_kept / n_weights
         if n_to_prune(self.final_sparsity, n_weights) > n_weights - n_kept:
@@ -85,7 +86,8 @@ class SoftMovement(Movement):
         weight = self.regularizer_weight * self._progress
         if weight == 0:
             return None
-        return weight * torch.stack([scores.sigmoid().mean() for scores in self.score_parameters()]).mean()
+        scores = self.by_matrix(self.importance).values()
+        return weight * torch.stack([own.sigmoid().mean() for own in scores]).mean()
 
     def state_dict(self) -> dict[str, int | float]:
         """Add how far the schedule has come, which the regulariser follows."""
@@ -101,7 +103,7 @@ class SoftMovement(Movement):
         if self.threshold == "published":
             return self._choose_above(PUBLISHED_THRESHOLD * self._progress)
         n_pruned = n_to_prune(sparsity, self.n_weights)
-        importance = {name: self.importance(name) for name in self.masks}
+        importance = self.by_matrix(self.importance)
         masks = self.choose_globally(importance, n_pruned)
         if not _below_floor(masks):
             return masks
@@ -112,7 +114,7 @@ class SoftMovement(Movement):
 
     def _choose_above(self, threshold: float) -> dict[str, Tensor]:
         cut = math.log(threshold / (1 - threshold)) if threshold > 0 else -math.inf
-        importance = {name: self.importance(name) for name in self.masks}
+        importance = self.by_matrix(self.importance)
         masks = {name: scores > cut for name, scores in importance.items()}
         return masks | self._best({name: importance[name] for name in _below_floor(masks)})
 

@@ -120,13 +120,13 @@ class Structured(Pruner):
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Masks by matrix name, True = kept: whole rows and columns."""
+        """Masks by the name of the linear layer, True = kept: whole rows and columns."""
         by_module = {id(linear): mask for gated in self._gated() for linear, mask in gated.masks()}
         return {name: by_module[id(linear)] for name, linear in self._linears.items()}
 
     @property
     def mask_keys(self) -> dict[str, Tensor]:
-        """Say which units are kept, by the name of the matrix that their gates are on."""
+        """Say which units are kept, by the name of the linear layer that their gates are on."""
         names = {id(linear): name for name, linear in self._linears.items()}
         return {names[id(gated.units.outgoing)]: gated.is_kept for gated in self._gated()}
 
@@ -173,11 +173,10 @@ class Structured(Pruner):
         state = super().folded_state(model)
         names = {id(linear): name for name, linear in self._linears.items()}
         for gated in self._gated():
-            kept = gated.is_kept.repeat_interleave(gated.units.size)
             for linear in gated.units.incoming:
                 if linear.bias is not None:
                     key = f"{names[id(linear)]}.bias"
-                    state[key] = state[key] * kept
+                    state[key] = state[key] * gated.units.rows(gated.is_kept, linear)
         return state
 
     def _gated(self) -> list[GatedUnits]:

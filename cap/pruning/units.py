@@ -84,15 +84,15 @@ class GatedUnits:
 
     def masks(self) -> list[tuple[nn.Linear, Bool[Tensor, "rows columns"]]]:
         """Return the masks of all matrices of these units, True = kept."""
-        kept = self.is_kept.repeat_interleave(self.units.size)
-        rows = [(linear, kept[:, None].expand_as(linear.weight)) for linear in self.units.incoming]
-        return [*rows, (self.units.outgoing, kept[None, :].expand_as(self.units.outgoing.weight))]
+        units, kept = self.units, self.is_kept
+        rows = [(linear, units.rows(kept, linear)[:, None].expand_as(linear.weight)) for linear in units.incoming]
+        return [*rows, (units.outgoing, units.columns(kept)[None, :].expand_as(units.outgoing.weight))]
 
     def fold(self) -> None:
         """Zero both sides of every pruned unit, with the biases of its rows, and take the gates off."""
-        is_pruned = ~self.is_kept.repeat_interleave(self.units.size)
         with torch.no_grad():
             for linear in self.units.incoming:
+                is_pruned = self.units.rows(~self.is_kept, linear)
                 linear.weight[is_pruned] = 0.0
                 if linear.bias is not None:
                     linear.bias[is_pruned] = 0.0

@@ -1,16 +1,20 @@
-"""Pruning types that score single weights: one mask per matrix, of its shape."""
+"""Pruning types that score single weights: one mask per linear layer, of its weight's shape.
+
+Most linear layers are one matrix; of those that hold several, such as query, key and value, each is a matrix of its own
+where weights are chosen.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cap.models.families import Prunable
+from cap.models.families import Matrix, Prunable
 from cap.pruning.masks import FixedMask, ScoredMask, count_kept, fold, keep_highest, keep_highest_of_each, n_to_prune
 from cap.pruning.patterns import check_divisible, choose_by_pattern, get_pattern
 from cap.pruning.pruner import MaskCounts, Pruner
@@ -20,7 +24,7 @@ MaskModule = FixedMask | ScoredMask
 
 
 class WeightPruner(Pruner):
-    """Own one mask per matrix; a subclass says how important each weight is.
+    """Own one mask per linear layer; a subclass says how important each weight is.
 
     Args:
         scope: ``matrix`` prunes every matrix to the target, ``global`` ranks the weights of all matrices together.
@@ -39,6 +43,7 @@ class WeightPruner(Pruner):
         self.scope = scope
         self.pattern = None if pattern is None else get_pattern(pattern)
         self._linears: dict[str, nn.Linear] = {}
+        self._matrices: dict[str, Matrix] = {}
         self._n_pruned = 0
 
     def check(self, prunable: Prunable) -> None:  # noqa: D102 - as the base class says
@@ -47,7 +52,7 @@ class WeightPruner(Pruner):
 
     def attach(self, prunable: Prunable, *, seed: int) -> None:  # noqa: D102
         self.check(prunable)
-        self._linears = prunable.linears
+        self._linears, self._matrices = prunable.linears, prunable.matrices
         for linear in self._linears.values():
             parametrize.register_parametrization(linear, "weight", self.mask_type(linear.weight))
 
@@ -57,10 +62,10 @@ class WeightPruner(Pruner):
 
     @abstractmethod
     def importance(self, name: str) -> Tensor:
-        """Score each weight of a matrix, larger = keep."""
+        """Score each weight of a linear layer, larger = keep."""
 
     def weight(self, name: str) -> Tensor:
-        """Return the unmasked weight of a matrix."""
+        """Return the unmasked weight of a linear layer."""
         weight = self._linears[name].get_parameter("parametrizations.weight.original")
         return weight.detach()
 
@@ -68,7 +73,7 @@ class WeightPruner(Pruner):
         before = self._n_pruned
         with torch.no_grad():
             new_masks = self._choose(sparsity)
-            for name, mask in self.masks.items():
+            for name, mask in self.by_matrix(self.masks.__getitem__).items():
                 mask.copy_(new_masks[name])
         self._n_pruned = self.n_weights - sum(count_kept(self.masks.values()))
         return MaskCounts(self.n_weights, before, self._n_pruned)
@@ -89,17 +94,26 @@ class WeightPruner(Pruner):
         return sum(mask.numel() for mask in self.masks.values())
 
     def scored(self, name: str) -> ScoredMask:
-        """Return the mask module of a matrix whose type keeps scores."""
+        """Return the mask module of a linear layer whose type keeps scores."""
         module = _mask_module(self._linears[name])
         if not isinstance(module, ScoredMask):
             raise TypeError(f"{type(self).__name__} keeps no scores")
         return module
 
+    def by_matrix(self, of: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Take what belongs to linear layers apart, where one holds several matrices, into views by matrix name.
+
+        Args:
+            of: Called with the name of a linear layer; rows come first in what it returns.
+        """
+        whole = {name: of(name) for name in self._linears}
+        return {name: matrix.of(whole[matrix.linear]) for name, matrix in self._matrices.items()}
+
     def _choose(self, sparsity: float) -> dict[str, Tensor]:
-        """Choose the masks of a target; a subclass with another rule than top-k overrides it."""
-        importance = {name: self.importance(name) for name in self._linears}
+        """Choose the masks of a target, by matrix; a subclass with another rule than top-k overrides it."""
+        importance = self.by_matrix(self.importance)
         if self.pattern is not None:
-            weights = {name: self.weight(name) for name in importance}
+            weights = self.by_matrix(self.weight)
             is_global = self.scope == "global"
             return choose_by_pattern(importance, weights, pattern=self.pattern, sparsity=sparsity, is_global=is_global)
         if self.scope == "global":
@@ -108,7 +122,9 @@ class WeightPruner(Pruner):
         return keep_highest_of_each(importance, n_pruned, tie_breaker=self._size)
 
     def _size(self, name: str) -> Tensor:
-        return self.weight(name).abs()
+        """Return |w| of a matrix."""
+        matrix = self._matrices[name]
+        return matrix.of(self.weight(matrix.linear)).abs()
 
     def choose_globally(self, importance: dict[str, Tensor], n_pruned: int) -> dict[str, Tensor]:
         """Rank the weights of all matrices together.
