@@ -98,6 +98,15 @@ FAMILIES: dict[str, Family] = {
         embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm"),
         has_removable_heads=False,  # it would split fewer rows into as many, smaller heads
     ),
+    "modernbert": Family(
+        layers="layers",
+        attention_in=("attn.Wqkv",),
+        attention_out="attn.Wo",
+        ffn_in=("mlp.Wi",),
+        ffn_kinds=("FFN in", "FFN gate"),
+        ffn_out="mlp.Wo",
+        activation="hidden_activation",
+    ),
 }
 
 
@@ -111,7 +120,8 @@ def family_of(model_type: str) -> Family:
         known = ", ".join(nearest_first(model_type, FAMILIES))
         raise InputError(
             f"model must be of a family whose heads and matrices are known ({known}), got {model_type!r}; choose such "
-            f"a model, or add a row to FAMILIES in cap/models/families.py with the paths of its linear layers as in\n"
+            f"a model, or add a row to FAMILIES in cap/models/families.py with the paths of its linear layers (one for "
+            f"query, key and value where one layer holds all three, as in modernbert's row), as in\n"
             f'    "{model_type}": Family(\n'
             f'        layers="encoder.layer",\n'
             f'        attention_in=("attention.self.query", "attention.self.key", "attention.self.value"),\n'

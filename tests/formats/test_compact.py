@@ -15,20 +15,41 @@ from cap.base.errors import InputError
 from cap.formats.compact import Compacted, compact, load_compact, save_compact
 from cap.formats.layout import Layout, keep_units
 from cap.models.families import FAMILIES, Units, prunable
-from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, INTERMEDIATE, tiny_batch, tiny_classifier, tiny_tokenizer
+from tests.models.tiny_models import (
+    BIASES,
+    FAMILY_NAMES,
+    GATED,
+    HIDDEN,
+    INTERMEDIATE,
+    tiny_batch,
+    tiny_classifier,
+    tiny_tokenizer,
+)
 
 HEAD_SIZE = HIDDEN // 4
-FEWER_HEADS = ["bert", "roberta", "electra", "distilbert"]
+FEWER_HEADS = ["bert", "roberta", "electra", "distilbert", "modernbert"]
 ALL_HEADS = ["mpnet", "deberta-v2"]
+
+
+def matrices_of(units: Units) -> list[tuple[Tensor, Tensor | None]]:
+    """Take the linear layers whose rows belong to units apart into weights and biases of matrices."""
+    n_rows = units.n * units.size
+    weights = [weight for linear in units.incoming for weight in linear.weight.detach().split(n_rows)]
+    biases = [
+        [None] * (linear.out_features // n_rows) if linear.bias is None else linear.bias.detach().split(n_rows)
+        for linear in units.incoming
+    ]
+    return list(zip(weights, [bias for own in biases for bias in own], strict=True))
 
 
 def zero_units(units: Units, numbers: range) -> None:
     for number in numbers:
         rows = slice(number * units.size, (number + 1) * units.size)
         units.outgoing.weight[:, rows] = 0.0
-        for linear in units.incoming:
-            linear.weight[rows] = 0.0
-            linear.bias[rows] = 0.0
+        for weight, bias in matrices_of(units):
+            weight[rows] = 0.0
+            if bias is not None:
+                bias[rows] = 0.0
 
 
 def structured_half(model: PreTrainedModel) -> None:
@@ -45,14 +66,14 @@ def unstructured(model: PreTrainedModel) -> None:
 
 def one_layer_of_zeros(model: PreTrainedModel) -> None:
     for name, linear in prunable(model).linears.items():
-        linear.weight *= 0.0 if ".layer.1." in name else 1.0
+        linear.weight *= 0.0 if ".1." in name else 1.0
 
 
 def each_dimension_in_its_own_way(model: PreTrainedModel) -> None:
     """Take the inputs of one half of a head's dimensions, and the outputs of the other half."""
     half = HEAD_SIZE // 2
     for units in prunable(model).heads.values():
-        units.incoming[2].weight[:half] = 0.0
+        matrices_of(units)[2][0][:half] = 0.0
         units.outgoing.weight[:, half:HEAD_SIZE] = 0.0
 
 
@@ -66,8 +87,8 @@ every_zero = pytest.mark.parametrize(
 )
 
 
-def pruned(family: str, prune: Callable[[PreTrainedModel], None]) -> PreTrainedModel:
-    model = tiny_classifier(family)
+def pruned(family: str, prune: Callable[[PreTrainedModel], None], **options: object) -> PreTrainedModel:
+    model = tiny_classifier(family, **options)
     with torch.no_grad():
         prune(model)
     return model
@@ -79,14 +100,17 @@ def logits(model: PreTrainedModel) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in output.to_tuple()])
 
 
-def units_that_do_something(units: Units, source: nn.Linear) -> int:
-    """Count, one by one, the units through which a path of weights leads from inputs to outputs; at least one stays."""
+def units_that_do_something(units: Units, sources: list[tuple[Tensor, Tensor | None]]) -> int:
+    """Count, one by one, the units through which paths of weights lead from inputs to outputs; at least one stays.
+
+    Of a gated FFN unit one comes through what is activated, and one through what that is multiplied with.
+    """
     alive = 0
     for number in range(units.n):
         own = slice(number * units.size, (number + 1) * units.size)
         # The number of dimensions with a weight on both sides, for each pair of an input and an output.
-        paths = (units.outgoing.weight[:, own] != 0).double() @ (source.weight[own] != 0).double()
-        alive += bool(paths.any())
+        outputs = (units.outgoing.weight[:, own] != 0).double()
+        alive += all(bool((outputs @ (weight[own] != 0).double()).any()) for weight, _ in sources)
     return max(alive, 1)
 
 
@@ -125,9 +149,9 @@ def test_what_is_left_is_what_did_something(family: str, prune) -> None:
     model = pruned(family, prune)
     layout = compact(model).layout
     found = prunable(model)
-    heads = [units_that_do_something(units, units.incoming[2]) for units in found.heads.values()]
+    heads = [units_that_do_something(units, matrices_of(units)[2:]) for units in found.heads.values()]
     assert layout.heads == tuple(heads if FAMILIES[family].has_removable_heads else [4, 4])
-    assert layout.ffn == tuple(units_that_do_something(units, units.incoming[0]) for units in found.ffn.values())
+    assert layout.ffn == tuple(units_that_do_something(units, matrices_of(units)) for units in found.ffn.values())
 
 
 @pytest.mark.parametrize("family", FEWER_HEADS)
@@ -143,9 +167,11 @@ def test_half_of_the_units_take_half_of_the_prunable_weights(family: str) -> Non
 @pytest.mark.parametrize("family", FEWER_HEADS)
 def test_the_matrices_have_the_shapes_of_the_layout(family: str) -> None:
     smaller = compact(pruned(family, structured_half)).model
-    shapes = [tuple(linear.weight.shape) for linear in prunable(smaller).linears.values()]
+    found = prunable(smaller)
+    shapes = [tuple(own.of(found.linears[own.linear].weight).shape) for own in found.matrices.values()]
     attention = [(2 * HEAD_SIZE, HIDDEN)] * 3 + [(HIDDEN, 2 * HEAD_SIZE)]
-    assert shapes == [*attention, (INTERMEDIATE // 2, HIDDEN), (HIDDEN, INTERMEDIATE // 2)] * 2
+    ffn_in = [(INTERMEDIATE // 2, HIDDEN)] * (2 if family in GATED else 1)
+    assert shapes == [*attention, *ffn_in, (HIDDEN, INTERMEDIATE // 2)] * 2
 
 
 def test_modules_say_the_shapes_that_they_have() -> None:
@@ -195,11 +221,11 @@ def test_layers_may_have_different_numbers_of_heads(family: str) -> None:
 @pytest.mark.parametrize("family", FEWER_HEADS)
 def test_a_head_without_value_weights_leaves_its_value_bias(family: str) -> None:
     def values_off(model: PreTrainedModel) -> None:
-        value = prunable(model).linears[list(prunable(model).linears)[2]]
-        value.weight[:HEAD_SIZE] = 0.0
-        value.bias[:HEAD_SIZE] = 3.0
+        weight, bias = matrices_of(next(iter(prunable(model).heads.values())))[2]
+        weight[:HEAD_SIZE] = 0.0
+        bias[:HEAD_SIZE] = 3.0
 
-    model = pruned(family, values_off)
+    model = pruned(family, values_off, **BIASES.get(family, {}))
     compacted = compact(model)
     assert compacted.layout.heads == (3, 4)
     torch.testing.assert_close(logits(compacted.model), logits(model), rtol=0, atol=1e-5)
@@ -240,12 +266,11 @@ def test_a_head_without_query_or_key_weights_stays(side: int) -> None:
 @every_family
 @pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "sigmoid"])
 def test_an_ffn_unit_without_incoming_weights_leaves_the_activation_of_its_bias(family: str, activation: str) -> None:
-    key = "activation" if family == "distilbert" else "hidden_act"
-    model = tiny_classifier(family, **{key: activation})
-    with torch.no_grad():
-        for units in prunable(model).ffn.values():
-            units.incoming[0].weight[10:30] = 0.0
-            units.incoming[0].bias[10:30] = torch.linspace(-2.0, 2.0, 20)
+    model = tiny_classifier(family, **{FAMILIES[family].activation: activation}, **BIASES.get(family, {}))
+    for units in prunable(model).ffn.values():
+        for weight, bias in matrices_of(units):
+            weight[10:30] = 0.0
+            bias[10:30] = torch.linspace(-2.0, 2.0, 20)
     compacted = compact(model)
     assert compacted.layout.ffn == (INTERMEDIATE - 20,) * 2
     torch.testing.assert_close(logits(compacted.model), logits(model), rtol=0, atol=1e-5)
@@ -271,6 +296,29 @@ def test_a_unit_without_incoming_bias_leaves_the_activation_of_zero() -> None:
         first.incoming[0].bias = None
     compacted = compact(model)
     assert compacted.layout.ffn == (INTERMEDIATE - 20, INTERMEDIATE)
+    torch.testing.assert_close(logits(compacted.model), logits(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["activated", "factor"])
+@pytest.mark.parametrize("family", GATED)
+def test_a_gated_unit_goes_if_one_side_is_zero_whatever_the_other_is(family: str, side: int) -> None:
+    model = tiny_classifier(family)
+    for units in prunable(model).ffn.values():
+        weight, bias = matrices_of(units)[side]
+        assert bias is None
+        weight[10:30] = 0.0
+    compacted = compact(model)
+    assert compacted.layout.ffn == (INTERMEDIATE - 20,) * 2
+    torch.testing.assert_close(logits(compacted.model), logits(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["activated", "factor"])
+def test_a_gated_unit_stays_if_one_side_is_another_constant(side: int) -> None:
+    model = tiny_classifier("modernbert", **BIASES["modernbert"])
+    for units in prunable(model).ffn.values():
+        matrices_of(units)[side][0][10:30] = 0.0
+    compacted = compact(model)
+    assert compacted.layout.ffn == (INTERMEDIATE,) * 2
     torch.testing.assert_close(logits(compacted.model), logits(model), rtol=0, atol=1e-5)
 
 

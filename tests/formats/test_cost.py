@@ -6,14 +6,14 @@ import torch
 from cap.formats.compact import compact
 from cap.formats.cost import ModelCost, count_cost
 from cap.models.families import prunable
-from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, INTERMEDIATE, LAYERS, tiny_classifier
+from tests.models.tiny_models import FAMILY_NAMES, GATED, HIDDEN, LAYERS, n_prunable, tiny_classifier
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 128])
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_dense_model_costs_what_the_closed_form_says(family: str, tokens: int) -> None:
     model = tiny_classifier(family)
-    linear = 4 * HIDDEN**2 + 2 * HIDDEN * INTERMEDIATE
+    linear = n_prunable(family) // LAYERS
     assert count_cost(model, tokens=tokens) == ModelCost(
         parameters=model.num_parameters(),
         prunable_parameters=LAYERS * linear,
@@ -21,7 +21,7 @@ def test_a_dense_model_costs_what_the_closed_form_says(family: str, tokens: int)
     )
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert", "modernbert"])
 def test_fewer_units_cost_less_by_their_own_part(family: str) -> None:
     model = tiny_classifier(family)
     with torch.no_grad():
@@ -30,8 +30,9 @@ def test_fewer_units_cost_less_by_their_own_part(family: str) -> None:
         second = list(prunable(model).ffn.values())[1]
         second.outgoing.weight[:, :10] = 0.0
     before, after = count_cost(model, tokens=9), count_cost(compact(model).model, tokens=9)
-    n_weights = 4 * HIDDEN * (HIDDEN // 4) + 2 * 10 * HIDDEN
-    n_biases = 3 * (HIDDEN // 4) + 10
+    n_in = 2 if family in GATED else 1
+    n_weights = 4 * HIDDEN * (HIDDEN // 4) + (n_in + 1) * 10 * HIDDEN
+    n_biases = 0 if family == "modernbert" else 3 * (HIDDEN // 4) + n_in * 10
     assert before.prunable_parameters - after.prunable_parameters == n_weights
     assert before.parameters - after.parameters == n_weights + n_biases
     assert before.multiply_adds - after.multiply_adds == 9 * n_weights + 2 * 9**2 * (HIDDEN // 4)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
+from torch.nn import functional
 
 from cap.base.errors import InputError
 from cap.base.parts import PARTS
@@ -15,20 +17,29 @@ from cap.models.families import (
     prunable,
     prunable_linears,
 )
-from tests.models.tiny_models import FAMILY_NAMES, HIDDEN, INTERMEDIATE, LAYERS, tiny_classifier
+from tests.models.tiny_models import (
+    FAMILY_NAMES,
+    GATED,
+    HIDDEN,
+    INTERMEDIATE,
+    LAYERS,
+    in_layers,
+    n_prunable,
+    tiny_classifier,
+)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_prunable_matrices_are_the_two_dimensional_weights_of_the_encoder_layers(family: str) -> None:
     model = tiny_classifier(family)
-    expected = {name for name, weight in model.named_parameters() if ".layer." in name and weight.ndim == 2}
+    expected = {name for name, weight in model.named_parameters() if in_layers(name) and weight.ndim == 2}
     assert {f"{name}.weight" for name in prunable_linears(model)} == expected
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_number_of_prunable_weights_follows_from_the_sizes(family: str) -> None:
     n = sum(linear.weight.numel() for linear in prunable_linears(tiny_classifier(family)).values())
-    assert n == LAYERS * (4 * HIDDEN**2 + 2 * HIDDEN * INTERMEDIATE)
+    assert n == n_prunable(family)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -46,6 +57,7 @@ def test_names_lead_to_the_modules(family: str) -> None:
         ("distilbert", "distilbert.transformer.layer"),
         ("mpnet", "mpnet.encoder.layer"),
         ("deberta-v2", "deberta.encoder.layer"),
+        ("modernbert", "model.layers"),
     ],
     ids=FAMILY_NAMES,
 )
@@ -100,6 +112,44 @@ def test_units_have_the_numbers_and_sizes_of_the_configuration(family: str) -> N
     assert [(unit.n, unit.size) for unit in found.ffn.values()] == [(INTERMEDIATE, 1)] * LAYERS
 
 
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_matrix_of_a_layer_has_its_kind_in_the_order_of_use(family: str) -> None:
+    kinds = [matrix.kind for matrix in prunable(tiny_classifier(family)).matrices.values()]
+    ffn = ["FFN in", "FFN gate", "FFN out"] if family in GATED else ["FFN in", "FFN out"]
+    assert kinds == ["query", "key", "value", "attention output", *ffn] * LAYERS
+
+
+def test_the_matrices_of_one_linear_layer_have_names_of_their_own() -> None:
+    assert list(prunable(tiny_classifier("modernbert")).matrices)[:7] == [
+        "model.layers.0.attn.Wqkv.query",
+        "model.layers.0.attn.Wqkv.key",
+        "model.layers.0.attn.Wqkv.value",
+        "model.layers.0.attn.Wo",
+        "model.layers.0.mlp.Wi.in",
+        "model.layers.0.mlp.Wi.gate",
+        "model.layers.0.mlp.Wo",
+    ]
+
+
+def test_a_linear_layer_of_its_own_has_one_matrix_of_its_name() -> None:
+    assert list(prunable(tiny_classifier()).matrices) == list(prunable_linears(tiny_classifier()))
+
+
+def test_the_parts_of_a_linear_layer_are_what_the_stock_model_takes_them_for() -> None:
+    model = tiny_classifier("modernbert").double()
+    found = prunable(model).matrices
+    attention, ffn = model.model.layers[0].attn, model.model.layers[0].mlp
+    own = {name: found[f"model.layers.0.{name}"] for name in ("attn.Wqkv.value", "mlp.Wi.in", "mlp.Wi.gate")}
+    inputs = torch.randn(5, HIDDEN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        # Where no head looks at another token, attention is its values.
+        alone = attention(inputs[:, None], position_embeddings=(torch.ones(1), torch.zeros(1)))[0][:, 0]
+        value = inputs @ own["attn.Wqkv.value"].of(attention.Wqkv.weight).T
+        torch.testing.assert_close(alone, attention.Wo(value))
+        read, gate = (inputs @ own[name].of(ffn.Wi.weight).T for name in ("mlp.Wi.in", "mlp.Wi.gate"))
+        torch.testing.assert_close(ffn(inputs), ffn.Wo(functional.gelu(read) * gate))
+
+
 @pytest.mark.parametrize(
     ("family", "longest"), [("bert", 40), ("distilbert", 40), ("roberta", 38), ("mpnet", 38), ("deberta-v2", 40)]
 )
@@ -128,16 +178,26 @@ EMBEDDINGS = {
         *(f"deberta.embeddings.{name}" for name in [*_TABLES, *_NORM]),
         "deberta.encoder.rel_embeddings.weight",
     ],
+    "modernbert": ["model.embeddings.tok_embeddings.weight", "model.embeddings.norm.weight"],
 }
 POOLERS = {"bert": "bert.pooler.dense", "deberta-v2": "pooler.dense"}
+
+
+def weight_and_bias(*names: str) -> list[str]:
+    return [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
+
+
 HEADS = {
-    "bert": ["classifier"],
-    "roberta": ["classifier.dense", "classifier.out_proj"],
-    "electra": ["classifier.dense", "classifier.out_proj"],
-    "distilbert": ["pre_classifier", "classifier"],
-    "mpnet": ["classifier.dense", "classifier.out_proj"],
-    "deberta-v2": ["classifier"],
+    "bert": weight_and_bias("classifier"),
+    "roberta": weight_and_bias("classifier.dense", "classifier.out_proj"),
+    "electra": weight_and_bias("classifier.dense", "classifier.out_proj"),
+    "distilbert": weight_and_bias("pre_classifier", "classifier"),
+    "mpnet": weight_and_bias("classifier.dense", "classifier.out_proj"),
+    "deberta-v2": weight_and_bias("classifier"),
+    "modernbert": ["head.dense.weight", "head.norm.weight", *weight_and_bias("classifier")],
 }
+# In the base model, behind the layers: always trained, and not counted as theirs.
+BEHIND = {"modernbert": ["model.final_norm.weight"]}
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -152,22 +212,21 @@ def test_the_layernorm_of_relative_positions_belongs_to_them() -> None:
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_pooler_is_found_in_the_base_model_or_beside_it(family: str) -> None:
-    expected = [f"{POOLERS[family]}.weight", f"{POOLERS[family]}.bias"] if family in POOLERS else []
+    expected = weight_and_bias(POOLERS[family]) if family in POOLERS else []
     assert parameters_of(tiny_classifier(family), ["pooler"]) == expected
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_head_is_what_else_lies_outside_the_base_model(family: str) -> None:
-    expected = [f"{layer}.{kind}" for layer in HEADS[family] for kind in ("weight", "bias")]
-    assert parameters_of(tiny_classifier(family), ["head"]) == expected
+    assert parameters_of(tiny_classifier(family), ["head"]) == HEADS[family]
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_parts_and_the_encoder_layers_are_the_whole_model(family: str) -> None:
     model = tiny_classifier(family)
-    layers = [name for name, _ in model.named_parameters() if ".layer." in name]
+    layers = [name for name, _ in model.named_parameters() if in_layers(name)]
     parts = [name for part in PARTS for name in parameters_of(model, [part])]
-    assert sorted(layers + parts) == sorted(name for name, _ in model.named_parameters())
+    assert sorted(layers + parts + BEHIND.get(family, [])) == sorted(name for name, _ in model.named_parameters())
 
 
 def test_a_matrix_that_is_no_linear_layer_is_refused() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -15,7 +16,10 @@ from transformers import (
 
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY = 32, 64, 2, 30
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-FAMILY_NAMES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2"]
+FAMILY_NAMES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert"]
+GATED = ["modernbert"]
+# ModernBERT has none unless its configuration says so.
+BIASES = {"modernbert": {"attention_bias": True, "mlp_bias": True}}
 
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -33,6 +37,9 @@ _DISTILBERT_SIZES: dict[str, Any] = {
     "hidden_dim": INTERMEDIATE,
     "max_position_embeddings": 40,
 }
+_MODERNBERT_NAMES = {"pad": "PAD", "bos": "CLS", "cls": "CLS", "sep": "SEP", "eos": "SEP"}
+# Its own numbers of special tokens lie outside the vocabulary.
+_MODERNBERT_TOKENS = {f"{name}_token_id": SPECIALS.index(f"[{token}]") for name, token in _MODERNBERT_NAMES.items()}
 _EXTRA: dict[str, dict[str, Any]] = {
     "bert": _SIZES,
     "roberta": _SIZES,
@@ -41,18 +48,38 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "mpnet": _SIZES,
     "deberta-v2": _SIZES
     | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 8},
+    # Its second layer sees two tokens to either side.
+    "modernbert": _SIZES | {"local_attention": 4} | _MODERNBERT_TOKENS,
 }
+
+
+def n_prunable(family: str = "bert") -> int:
+    """Count the prunable weights of a tiny classifier."""
+    n_ffn = 3 if family in GATED else 2
+    return LAYERS * (4 * HIDDEN**2 + n_ffn * HIDDEN * INTERMEDIATE)
+
+
+def in_layers(name: str) -> bool:
+    """Say whether a parameter lies in an encoder layer, by its name."""
+    return ".layer." in name or ".layers." in name
 
 
 def tiny_classifier(family: str = "bert", *, seed: int = 0, **options: Any) -> PreTrainedModel:
     """Make a stock classifier in eval mode; biases and LayerNorm are random too, so that a change of them shows."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **_EXTRA[family], **options)
+    config = AutoConfig.for_model(family, **(_EXTRA[family] | options))
     model = AutoModelForSequenceClassification.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+def without_last_norm(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy a model without the norm behind its layers, where it has one: transformers puts it on the last state."""
+    copied = copy.deepcopy(model)
+    copied.base_model.final_norm = nn.Identity()
+    return copied
 
 
 def tiny_batch() -> dict[str, Tensor]:

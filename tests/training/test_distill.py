@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.models.tiny_models import FAMILY_NAMES, LAYERS, tiny_batch, tiny_classifier
+from tests.models.tiny_models import FAMILY_NAMES, LAYERS, tiny_batch, tiny_classifier, without_last_norm
 
 N_TOKENS = (7, 4, 1)  # of tiny_batch
 forms = pytest.mark.parametrize("form", ["pooled", "tokens"])
@@ -27,7 +27,7 @@ def batch(*, width: int = 7) -> dict[str, Tensor]:
 
 def states(model: nn.Module) -> list[list[Tensor]]:
     """Let transformers itself give the hidden states of each row alone, without padding: by layer, then by row."""
-    made, rows = tiny_batch(), []
+    model, made, rows = without_last_norm(model), tiny_batch(), []
     for row, n in enumerate(N_TOKENS):
         alone = {name: value[row : row + 1, :n] for name, value in made.items()}
         with torch.no_grad():
