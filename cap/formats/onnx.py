@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from cap.base.errors import InputError
 from cap.models.pooled import evaluating
@@ -103,7 +104,7 @@ def export_onnx(model: PreTrainedModel, batch: Mapping[str, Tensor], path: Path)
     """
     require_onnx()
     names = tuple(batch)
-    is_span = hasattr(model, "qa_outputs")
+    is_span = type(model).__name__ == MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES.get(model.config.model_type)
     output_names = _SPAN_LOGITS if is_span else _LOGITS
     axes: Any = {name: {0: "batch", 1: "tokens"} for name in names}
     with evaluating(model), _quiet():

@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
 from cap.base.errors import InputError
+from cap.formats.compact import compact
 from cap.formats.onnx import LogitsModel, OnnxModel, export_onnx, quantise_onnx
+from cap.models.families import prunable
 from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 
@@ -38,14 +40,39 @@ def test_a_graph_gives_the_models_logits_at_other_sizes(family: str, tmp_path: P
     torch.testing.assert_close(OnnxModel(tmp_path / "model.onnx")(other_batch()), expected, atol=1e-5, rtol=0)
 
 
-def test_a_graph_of_spans_gives_start_and_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_a_graph_of_spans_gives_start_and_end(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = AutoModelForQuestionAnswering.from_config(tiny_classifier().config).eval()
+    model = AutoModelForQuestionAnswering.from_config(tiny_classifier(family).config).eval()
     export_onnx(model, tiny_batch(), tmp_path / "model.onnx")
     with torch.no_grad():
         output = model(**other_batch())
     expected = torch.stack([output.start_logits, output.end_logits], dim=-1)
+    found, is_real = OnnxModel(tmp_path / "model.onnx")(other_batch()), other_batch()["attention_mask"].bool()
+    # Padding whose window holds no real token is computed in another way, and means nothing.
+    torch.testing.assert_close(found[is_real], expected[is_real], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_a_graph_of_fewer_units_gives_the_logits_of_the_model_that_has_all(family: str, tmp_path: Path) -> None:
+    model = tiny_classifier(family)
+    with torch.no_grad():
+        for units in [*prunable(model).heads.values(), *prunable(model).ffn.values()]:
+            units.outgoing.weight[:, : units.n * units.size // 2] = 0.0
+        expected = model(**other_batch()).logits
+    export_onnx(compact(model).model, tiny_batch(), tmp_path / "model.onnx")
     torch.testing.assert_close(OnnxModel(tmp_path / "model.onnx")(other_batch()), expected, atol=1e-5, rtol=0)
+
+
+def test_a_window_is_kept_in_a_graph_that_was_traced_on_shorter_rows(tmp_path: Path) -> None:
+    model = tiny_classifier("modernbert", local_attention=16)
+    ids = torch.randint(5, 30, (2, 40), generator=torch.Generator().manual_seed(3))
+    long = {"input_ids": ids, "attention_mask": (torch.arange(40) < torch.tensor([[40], [30]])).long()}
+    export_onnx(model, {name: value[:1].expand(2, -1) for name, value in tiny_batch().items()}, tmp_path / "model.onnx")
+    with torch.no_grad():
+        expected = model(**long).logits
+        assert not torch.allclose(tiny_classifier("modernbert", local_attention=80)(**long).logits, expected, atol=1e-2)
+    torch.testing.assert_close(OnnxModel(tmp_path / "model.onnx")(long), expected, atol=1e-5, rtol=0)
 
 
 def test_a_quantised_graph_is_smaller_and_close(graph: Path, tmp_path: Path) -> None:
