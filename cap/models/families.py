@@ -107,6 +107,15 @@ FAMILIES: dict[str, Family] = {
         ffn_out="mlp.Wo",
         activation="hidden_activation",
     ),
+    # Its checkpoints hold query, key and value, and the two first FFN matrices, in one; transformers takes them apart.
+    "gte": Family(
+        layers="layers",
+        attention_in=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        attention_out="self_attn.o_proj",
+        ffn_in=("mlp.gate_proj", "mlp.up_proj"),
+        ffn_kinds=("FFN gate", "FFN in"),
+        ffn_out="mlp.down_proj",
+    ),
 }
 
 

@@ -19,7 +19,6 @@ from cap.models.families import (
 )
 from tests.models.tiny_models import (
     FAMILY_NAMES,
-    GATED,
     HIDDEN,
     INTERMEDIATE,
     LAYERS,
@@ -58,6 +57,7 @@ def test_names_lead_to_the_modules(family: str) -> None:
         ("mpnet", "mpnet.encoder.layer"),
         ("deberta-v2", "deberta.encoder.layer"),
         ("modernbert", "model.layers"),
+        ("gte", "gte.layers"),
     ],
     ids=FAMILY_NAMES,
 )
@@ -115,8 +115,8 @@ def test_units_have_the_numbers_and_sizes_of_the_configuration(family: str) -> N
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_matrix_of_a_layer_has_its_kind_in_the_order_of_use(family: str) -> None:
     kinds = [matrix.kind for matrix in prunable(tiny_classifier(family)).matrices.values()]
-    ffn = ["FFN in", "FFN gate", "FFN out"] if family in GATED else ["FFN in", "FFN out"]
-    assert kinds == ["query", "key", "value", "attention output", *ffn] * LAYERS
+    ffn_in = {"modernbert": ["FFN in", "FFN gate"], "gte": ["FFN gate", "FFN in"]}.get(family, ["FFN in"])
+    assert kinds == ["query", "key", "value", "attention output", *ffn_in, "FFN out"] * LAYERS
 
 
 def test_the_matrices_of_one_linear_layer_have_names_of_their_own() -> None:
@@ -150,6 +150,13 @@ def test_the_parts_of_a_linear_layer_are_what_the_stock_model_takes_them_for() -
         torch.testing.assert_close(ffn(inputs), ffn.Wo(functional.gelu(read) * gate))
 
 
+def test_what_is_activated_in_a_gated_ffn_comes_first() -> None:
+    ffn = tiny_classifier("gte").gte.layers[0].mlp
+    first, second = (ffn.get_submodule(path.removeprefix("mlp.")) for path in FAMILIES["gte"].ffn_in)
+    inputs = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ffn(inputs), ffn.down_proj(functional.gelu(first(inputs)) * second(inputs)))
+
+
 @pytest.mark.parametrize(
     ("family", "longest"), [("bert", 40), ("distilbert", 40), ("roberta", 38), ("mpnet", 38), ("deberta-v2", 40)]
 )
@@ -179,8 +186,9 @@ EMBEDDINGS = {
         "deberta.encoder.rel_embeddings.weight",
     ],
     "modernbert": ["model.embeddings.tok_embeddings.weight", "model.embeddings.norm.weight"],
+    "gte": [f"gte.embeddings.{name}" for name in ["word_embeddings.weight", _TYPES, *_NORM]],
 }
-POOLERS = {"bert": "bert.pooler.dense", "deberta-v2": "pooler.dense"}
+POOLERS = {"bert": "bert.pooler.dense", "deberta-v2": "pooler.dense", "gte": "gte.pooler.dense"}
 
 
 def weight_and_bias(*names: str) -> list[str]:
@@ -195,6 +203,7 @@ HEADS = {
     "mpnet": weight_and_bias("classifier.dense", "classifier.out_proj"),
     "deberta-v2": weight_and_bias("classifier"),
     "modernbert": ["head.dense.weight", "head.norm.weight", *weight_and_bias("classifier")],
+    "gte": weight_and_bias("classifier"),
 }
 # In the base model, behind the layers: always trained, and not counted as theirs.
 BEHIND = {"modernbert": ["model.final_norm.weight"]}

@@ -16,8 +16,9 @@ from transformers import (
 
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY = 32, 64, 2, 30
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-FAMILY_NAMES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert"]
-GATED = ["modernbert"]
+FAMILY_NAMES = ["bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert", "gte"]
+SPAN_FAMILIES = [name for name in FAMILY_NAMES if name != "gte"]  # transformers has no such head for it
+GATED = ["modernbert", "gte"]
 # ModernBERT has none unless its configuration says so.
 BIASES = {"modernbert": {"attention_bias": True, "mlp_bias": True}}
 
@@ -50,6 +51,7 @@ _EXTRA: dict[str, dict[str, Any]] = {
     | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 8},
     # Its second layer sees two tokens to either side.
     "modernbert": _SIZES | {"local_attention": 4} | _MODERNBERT_TOKENS,
+    "gte": _SIZES | {"pad_token_id": 0},
 }
 
 

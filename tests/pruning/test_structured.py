@@ -324,7 +324,8 @@ def test_biases_go_with_their_unit_and_no_other(family: str) -> None:
     for kind, layers in (("attention heads", found.heads), ("FFN units", found.ffn)):
         for units, layer in zip(layers.values(), is_kept[kind], strict=True):
             expected = torch.tensor(layer).repeat_interleave(units.size)
-            biases = [bias for linear in units.incoming for bias in linear.bias.split(len(expected))]
+            with_bias = [linear for linear in units.incoming if linear.bias is not None]
+            biases = [bias for linear in with_bias for bias in linear.bias.split(len(expected))]
             assert all(torch.equal(bias != 0, expected) for bias in biases)
             assert bool((units.outgoing.bias != 0).all())
 

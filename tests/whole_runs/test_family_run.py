@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.conftest import NASTY, NICE, THINGS
 from tests.formats.made_exports import QUICK, make_export, read
 
-FAMILIES = ["modernbert"]
+FAMILIES = ["modernbert", "gte"]
 
 
 @pytest.fixture(params=FAMILIES)
