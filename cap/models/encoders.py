@@ -18,6 +18,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
 from cap.base.errors import InputError
@@ -40,6 +44,12 @@ _AUTO_CLASSES: dict[Kind, Any] = {
     "number": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
 }
+# By family.
+_HEADS: dict[Kind, Mapping[str, str]] = {
+    "classes": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "number": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "span": MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+}
 AUTO_CLASS: dict[Kind, str] = {kind: chosen.__name__ for kind, chosen in _AUTO_CLASSES.items()}
 """Name of the transformers class that loads a saved model, by what it answers."""
 
@@ -54,6 +64,23 @@ class LoadedModel:
     model: PreTrainedModel
     has_trained_pooler: bool
     drawn: tuple[str, ...]
+
+
+def require_head(model_type: str, kind: Kind) -> None:
+    """Check that transformers has a task head for a family.
+
+    Args:
+        model_type: The family, as in ``config.model_type``.
+        kind: What the task asks for.
+
+    Raises:
+        InputError: If it has none.
+    """
+    if model_type not in _HEADS[kind]:
+        raise InputError(
+            f"this task needs {AUTO_CLASS[kind]}, which transformers does not have for {model_type} models; choose "
+            f"another task, or a model of another family"
+        )
 
 
 def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
@@ -158,6 +185,7 @@ __all__ = [
     "load_saved_model",
     "model_key",
     "quiet_transformers",
+    "require_head",
     "save_model",
     "tensors_key",
     "weights_key",

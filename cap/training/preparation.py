@@ -21,7 +21,7 @@ from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.data.unlabelled import with_unlabelled
-from cap.models.encoders import LoadedModel, load_model
+from cap.models.encoders import LoadedModel, load_model, require_head
 from cap.models.families import family_of, longest_input, parameters_of
 from cap.models.pooled import PooledModel, Pooling
 from cap.models.pooling import resolve_pooling
@@ -95,6 +95,7 @@ def prepare(checked: Checked) -> Prepared:
     source = resolve_source(model.name_or_path, package=model.package, sha256=model.sha256, revision=model.revision)
     model_config = load_config(source)
     family_of(model_config.model_type)
+    require_head(model_config.model_type, task.kind)
     longest = longest_input(model_config)
     if longest is not None and config.max_length > longest:
         raise InputError(

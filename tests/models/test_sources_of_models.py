@@ -13,7 +13,7 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from cap.base.errors import InputError
 from cap.base.kinds import Head
-from cap.models.encoders import LoadedModel, load_model
+from cap.models.encoders import LoadedModel, load_model, require_head
 from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
 from tests.models.tiny_models import FAMILY_NAMES, tiny_classifier, tiny_tokenizer
 
@@ -99,6 +99,13 @@ def test_missing_weights_are_refused_where_a_hash_is_expected(package: Path) -> 
 
 
 # --- load_model
+
+
+def test_a_family_without_a_head_for_spans_is_refused() -> None:
+    require_head("gte", "classes")
+    require_head("modernbert", "span")
+    with pytest.raises(InputError, match=r"needs AutoModelForQuestionAnswering, which .* not have for gte models"):
+        require_head("gte", "span")
 
 
 def test_a_pooler_from_the_checkpoint_is_trained(base_folder: Path) -> None:
