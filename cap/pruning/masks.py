@@ -179,6 +179,13 @@ def count_zeros(linears: dict[str, nn.Linear]) -> dict[str, tuple[int, int]]:
         }
 
 
+def count_matrix_zeros(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Count zeros and weights of each prunable matrix of a model; those of one linear layer are counted apart."""
+    found = prunable(model)
+    weights = {name: matrix.of(found.linears[matrix.linear].weight) for name, matrix in found.matrices.items()}
+    return {name: (int((weight == 0).count_nonzero()), weight.numel()) for name, weight in weights.items()}
+
+
 def count_pruned_units(model: PreTrainedModel) -> dict[str, dict[str, list[int]]]:
     """Count the attention heads and FFN units that a folded model can do without.
 
@@ -216,6 +223,7 @@ __all__ = [
     "FixedMask",
     "ScoredMask",
     "count_kept",
+    "count_matrix_zeros",
     "count_pruned_units",
     "count_zeros",
     "fold",

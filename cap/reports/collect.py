@@ -54,6 +54,7 @@ KNOWN = frozenset(
         "retention_above_majority_reason",
         "sparsity",
         "matrices",
+        "matrix_kinds",
         "units",
         "steps",
         "seconds_per_step",

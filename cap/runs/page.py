@@ -100,7 +100,9 @@ def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
             majority=_at(record, "scores", "majority", metric),
             path=folder / _SCORE_PICTURE,
         ),
-        plot_layer_sparsity(_at(record, "matrices") or {}, folder / _LAYER_PICTURE),
+        plot_layer_sparsity(
+            _at(record, "matrices") or {}, folder / _LAYER_PICTURE, kinds=_at(record, "matrix_kinds") or {}
+        ),
         plot_losses(history, folder / _LOSS_PICTURE),
         plot_kept(
             record.get("kept") or [],

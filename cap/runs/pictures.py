@@ -39,15 +39,6 @@ _LOSS_TITLES = {
     "loss/fic": "contrast: fine-tuned (FiC)",
     "loss/scores": "score regularizer (no unit)",
 }
-# What the model families call the six matrices of a layer, in the order in which a layer uses them.
-_KINDS = {
-    "query": r"(query|q_lin|query_proj|q_proj|q)$",
-    "key": r"(key|k_lin|key_proj|k_proj|k)$",
-    "value": r"(value|v_lin|value_proj|v_proj|v)$",
-    "attention output": r"(attention\.(output\.)?dense|out_lin|out_proj|o)$",
-    "FFN in": r"(intermediate\.dense|lin1|fc1|ffn)$",
-    "FFN out": r"(output\.dense|lin2|fc2|ffn_output)$",
-}
 _MANY_POINTS = 40  # from here on markers would merge, and a running mean has something to smooth
 _SMOOTHED_PART = 40  # the running mean spans one part in forty of the points
 _SPIKE = 20.0  # a term whose peak is this many times its median is drawn on a log axis
@@ -86,17 +77,18 @@ def plot_score_and_sparsity(
         return save(figure, path)
 
 
-def plot_layer_sparsity(matrices: Mapping[str, Sequence[int]], path: Path) -> Path | None:
+def plot_layer_sparsity(matrices: Mapping[str, Sequence[int]], path: Path, *, kinds: Mapping[str, str]) -> Path | None:
     """Draw the sparsity of every prunable matrix, a row per layer and a column per kind of matrix.
 
     Args:
-        matrices: ``[n_pruned, n]`` by module name.
+        matrices: ``[n_pruned, n]`` by name, layer by layer; columns stand in the order in which their kinds come first.
         path: The PNG to write.
+        kinds: What each matrix is, by the same names; one that is not in here is called by the end of its name.
 
     Returns:
         ``path``, or None if there are no matrices.
     """
-    table, layers, kinds = _sparsity_table(matrices)
+    table, layers, columns = _sparsity_table(matrices, kinds)
     if not np.isfinite(table).any():
         return None
     with mpl.rc_context(STYLE):
@@ -107,7 +99,7 @@ def plot_layer_sparsity(matrices: Mapping[str, Sequence[int]], path: Path) -> Pa
             np.ma.masked_invalid(table), cmap="cividis", vmin=low, vmax=high, edgecolors="white", linewidth=1.0
         )
         _write_cells(axes, table, low, high)
-        axes.set_xticks(np.arange(len(kinds)) + 0.5, [kind.replace(" output", "\noutput") for kind in kinds])
+        axes.set_xticks(np.arange(len(columns)) + 0.5, [kind.replace(" output", "\noutput") for kind in columns])
         axes.set_yticks(np.arange(len(layers)) + 0.5, [str(layer) for layer in layers])
         axes.invert_yaxis()
         axes.tick_params(length=0)
@@ -252,27 +244,26 @@ def _legend_once(figure: Figure) -> None:
         figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=3)
 
 
-def _sparsity_table(matrices: Mapping[str, Sequence[int]]) -> tuple[np.ndarray, list[int], list[str]]:
+def _sparsity_table(
+    matrices: Mapping[str, Sequence[int]], kinds: Mapping[str, str]
+) -> tuple[np.ndarray, list[int], list[str]]:
     counts: dict[tuple[int, str], np.ndarray] = {}
     for name, (n_pruned, n_weights) in matrices.items():
-        cell = _layer_and_kind(name)
+        layer, own_name = _layer_and_name(name)
+        cell = layer, kinds.get(name) or own_name
         counts[cell] = counts.get(cell, np.zeros(2)) + np.array([n_pruned, n_weights])
     layers = sorted({layer for layer, _ in counts})
-    found = list(dict.fromkeys(kind for _, kind in counts))
-    kinds = [kind for kind in _KINDS if kind in found] + [kind for kind in found if kind not in _KINDS]
-    table = np.full((len(layers), len(kinds)), np.nan)
+    columns = list(dict.fromkeys(kind for _, kind in counts))
+    table = np.full((len(layers), len(columns)), np.nan)
     for (layer, kind), (n_pruned, n_weights) in counts.items():
         if n_weights > 0:
-            table[layers.index(layer), kinds.index(kind)] = n_pruned / n_weights
-    return table, layers, kinds
+            table[layers.index(layer), columns.index(kind)] = n_pruned / n_weights
+    return table, layers, columns
 
 
-def _layer_and_kind(name: str) -> tuple[int, str]:
+def _layer_and_name(name: str) -> tuple[int, str]:
     numbered = re.match(r"(?:.*\.)?(\d+)\.(.+)$", name)
     layer, inside = (int(numbered[1]), numbered[2]) if numbered else (0, name)
-    for kind, pattern in _KINDS.items():
-        if re.search(rf"(^|\.){pattern}", inside):
-            return layer, kind
     return layer, " ".join(inside.split(".")[-2:]).replace("_", " ")
 
 

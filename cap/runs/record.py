@@ -26,7 +26,9 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``retention``                      pruned / teacher, or null; ``retention_reason`` then says why
 ``retention_above_majority``       (pruned - majority) / (teacher - majority), or null with its ``..._reason``
 ``sparsity``                       ``asked``, and reached, as a fraction of ``prunable``, ``encoder``, ``model`` weights
-``matrices``                       ``{module name: [n_pruned, n]}`` for every prunable matrix, ordered by layer
+``matrices``                       ``{name: [n_pruned, n]}`` for every prunable matrix, layer by layer in the order of
+                                   use; named like the module, with a word behind it where that holds several
+``matrix_kinds``                   what each of them is, by the same names: ``query``, ``FFN in``, ...
 ``units``                          ``heads`` and ``ffn``: by layer ``[n_pruned, n]``, units with no outgoing
                                    weight but zeros
 ``dynamics``                       what was known before training, see ``cap.training.dynamics``, and

@@ -25,8 +25,8 @@ from cap.base.errors import InputError, StoppedError
 from cap.config.check import Checked
 from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
-from cap.models.families import prunable_linears
-from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
+from cap.models.families import prunable
+from cap.pruning.masks import count_matrix_zeros, count_pruned_units, sparsity_fractions
 from cap.runs.card import record_of_level, write_card
 from cap.runs.checkpoints import Checkpoint
 from cap.runs.environment import environment, forget_peak_memory, peak_memory_gb
@@ -332,7 +332,8 @@ class RunRecord:
         self._note_not_retrained()
         self._note_final_level(pruned)
         self._note_last_kept(pruned)
-        self.content["matrices"] = {name: list(count) for name, count in count_zeros(prunable_linears(saved)).items()}
+        self.content["matrices"] = {name: list(count) for name, count in count_matrix_zeros(saved).items()}
+        self.content["matrix_kinds"] = {name: matrix.kind for name, matrix in prunable(saved).matrices.items()}
         self.content["units"] = count_pruned_units(saved)
         self.content["seconds"] = {name: round(value, 3) for name, value in self.seconds.items()}
         self.content["peak_memory_gb"] = peak_memory_gb()

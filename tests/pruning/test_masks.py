@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from cap.models.families import prunable_linears
+from cap.models.families import prunable, prunable_linears
+from cap.pruning.magnitude import Magnitude
 from cap.pruning.masks import (
     FixedMask,
     ScoredMask,
+    count_matrix_zeros,
     count_zeros,
     fold,
     keep_highest,
@@ -265,6 +267,19 @@ def test_zeros_are_counted_as_the_forward_pass_sees_them(mask_type: type) -> Non
     mask = torch.ones(4, 5, dtype=torch.bool)
     mask[1] = False
     assert count_zeros({"dense": masked_linear(mask_type, mask)}) == {"dense": (5, 20)}
+
+
+@every_family
+def test_the_zeros_of_every_matrix_are_counted_apart(family: str) -> None:
+    model = tiny_classifier(family)
+    pruner = Magnitude()
+    pruner.attach(prunable(model), seed=0)
+    pruner.update_masks(0.25)
+    pruner.fold()
+    counts = count_matrix_zeros(model)
+    assert list(counts) == list(prunable(model).matrices)
+    assert sum(n for _, n in counts.values()) == n_prunable(family)
+    assert all(n_zero == n // 4 for n_zero, n in counts.values())
 
 
 @every_family

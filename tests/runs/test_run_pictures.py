@@ -8,21 +8,14 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from cap.models.families import prunable
 from cap.runs import pictures as plots
 from cap.runs.history import History, Series
 from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
+from tests.models.tiny_models import FAMILY_NAMES, tiny_classifier
 
-BERT = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-)
-DISTILBERT = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2")
-MPNET = ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", *BERT[4:])
-KINDS = ["query", "key", "value", "attention output", "FFN in", "FFN out"]
+KINDS = ["query", "key", "value", "attention output"]
+FFN_KINDS = {"modernbert": ["FFN in", "FFN gate", "FFN out"], "gte": ["FFN gate", "FFN in", "FFN out"]}
 
 
 def _series(*values: float, every: int = 10) -> Series:
@@ -82,7 +75,7 @@ def test_an_empty_history_gives_no_picture(tmp_path: Path) -> None:
 
 
 def test_no_matrices_give_no_picture(tmp_path: Path) -> None:
-    assert plot_layer_sparsity({}, tmp_path / "a.png") is None
+    assert plot_layer_sparsity({}, tmp_path / "a.png", kinds={}) is None
 
 
 def test_equal_data_give_equal_bytes(tmp_path: Path) -> None:
@@ -154,36 +147,34 @@ def test_running_mean_is_the_mean_of_the_window_around_each_point() -> None:
     np.testing.assert_allclose(plots._running_mean(values), slow)
 
 
-@pytest.mark.parametrize(
-    ("prefix", "names"),
-    [("bert.encoder.layer", BERT), ("distilbert.transformer.layer", DISTILBERT), ("encoder.layer", MPNET)],
-    ids=["BERT", "DistilBERT", "MPNet"],
-)
-def test_matrices_get_short_names_in_the_order_of_their_use(prefix: str, names: tuple[str, ...]) -> None:
-    matrices = {f"{prefix}.{layer}.{name}": [1, 4] for layer in (1, 0) for name in reversed(names)}
-    table, layers, kinds = plots._sparsity_table(matrices)
-    assert (kinds, layers) == (KINDS, [0, 1])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_matrices_of_every_family_get_the_names_of_their_kinds_in_the_order_of_use(family: str) -> None:
+    found = prunable(tiny_classifier(family)).matrices
+    kinds = {name: matrix.kind for name, matrix in found.items()}
+    table, layers, columns = plots._sparsity_table({name: [1, 4] for name in found}, kinds)
+    assert (columns, layers) == (KINDS + FFN_KINDS.get(family, ["FFN in", "FFN out"]), [0, 1])
     assert (table == 0.25).all()
 
 
-def test_a_matrix_of_an_unknown_family_keeps_its_own_name() -> None:
-    assert plots._layer_and_kind("blocks.3.mixer.token_mix") == (3, "mixer token mix")
+def test_a_matrix_whose_kind_is_not_known_keeps_its_own_name() -> None:
+    _, layers, columns = plots._sparsity_table({"blocks.3.mixer.token_mix": [1, 4]}, {})
+    assert (layers, columns) == ([3], ["mixer token mix"])
 
 
 def test_layers_are_ordered_by_number_and_not_by_letters() -> None:
     matrices = {f"encoder.layer.{layer}.output.dense": [layer, 100] for layer in (10, 2, 0)}
-    assert plots._sparsity_table(matrices)[1] == [0, 2, 10]
+    assert plots._sparsity_table(matrices, {})[1] == [0, 2, 10]
 
 
 def test_heat_map_writes_every_value_and_marks_what_is_missing(tmp_path: Path, figures: list[Figure]) -> None:
-    matrices = {"layer.0.attention.query": [50, 100], "layer.0.attention.key": [90, 100], "layer.1.key": [70, 100]}
-    plot_layer_sparsity(matrices, tmp_path / "a.png")
+    matrices = {"layer.0.query": [50, 100], "layer.0.key": [90, 100], "layer.1.key": [70, 100]}
+    plot_layer_sparsity(matrices, tmp_path / "a.png", kinds={})
     texts = [text.get_text() for text in figures[0].axes[0].texts]
     assert texts == ["0.50", "0.90", "\N{EN DASH}", "0.70"]
 
 
 def test_a_matrix_that_is_not_empty_is_not_shown_as_empty(tmp_path: Path, figures: list[Figure]) -> None:
-    plot_layer_sparsity({"layer.0.query": [997, 1000], "layer.0.key": [1000, 1000]}, tmp_path / "a.png")
+    plot_layer_sparsity({"layer.0.query": [997, 1000], "layer.0.key": [1000, 1000]}, tmp_path / "a.png", kinds={})
     assert [text.get_text() for text in figures[0].axes[0].texts] == ["0.997", "1.000"]
 
 
@@ -195,5 +186,5 @@ def test_equal_matrices_get_a_colour_range_within_the_fractions(sparsity: float)
 
 
 def test_colour_bar_says_what_it_shows(tmp_path: Path, figures: list[Figure]) -> None:
-    plot_layer_sparsity({f"layer.{layer}.query": [3, 4] for layer in range(3)}, tmp_path / "a.png")
+    plot_layer_sparsity({f"layer.{layer}.query": [3, 4] for layer in range(3)}, tmp_path / "a.png", kinds={})
     assert figures[0].axes[1].get_ylabel().replace("\n", " ") == "sparsity (fraction of weights)"

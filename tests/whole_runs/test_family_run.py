@@ -47,6 +47,8 @@ def test_a_run_with_every_term_trains_the_layers_alone_and_meets_its_target(comp
     terms = ["contrast=cap", "distill.hidden_weight=1", "distill.snapshot_weight=1"]
     run_dir, record = run(compose_config, *overrides, *terms, "pruning=movement", "sparsity=0.9")
     assert record["pooling"] == "mean"
+    assert list(record["matrix_kinds"].values())[:3] == ["query", "key", "value"]
+    assert {round(n_zero / n, 2) for n_zero, n in record["matrices"].values()} == {0.9}
     assert record["sparsity"]["prunable"] == pytest.approx(0.9, abs=1e-3)
     assert {"kd", "ce", "hidden", "prc", "snc", "fic"} <= set(record["gradient_shares"])
     model = AutoModelForSequenceClassification.from_pretrained(run_dir / "model")
