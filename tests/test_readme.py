@@ -37,6 +37,16 @@ def test_readme_stays_under_200_lines_and_its_links_lead_somewhere():
     assert all((ROOT / link).exists() for link in links)
 
 
+def test_docs_list_every_family():
+    from cap.models.families import FAMILIES
+
+    families = (
+        (ROOT / "docs" / "pruning.md").read_text(encoding="utf-8").partition("## Families")[2].partition("## ")[0]
+    )
+    rows = [line.split("|")[1] for line in families.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`([^`]+)`", " ".join(rows))) == sorted([*FAMILIES, "model_type"])
+
+
 @pytest.mark.parametrize(
     "command", re.findall(r"^python -m cap\.(?:train|finetune) ([^#\n]*)", README, flags=re.MULTILINE)
 )
