@@ -27,10 +27,11 @@ class ModelCost:
 def count_cost(model: PreTrainedModel, *, tokens: int) -> ModelCost:
     """Count parameters, and the multiply-adds of one row through the encoder layers.
 
-    Counted are the six linear layers of each encoder layer, and in the attention the products of queries with keys and
-    of attention weights with values, all as a dense product computes them: a zero costs as much as any weight, a unit
-    that is gone costs nothing. Not counted: embeddings, biases, norms, activations, softmax, task head, and DeBERTa's
-    products with relative positions.
+    Counted are the linear layers of each encoder layer, and in the attention the products of queries with keys and of
+    attention weights with values, all as a dense product computes them: a zero costs as much as any weight, a pair of
+    tokens outside ModernBERT's windows as much as one inside, a unit that is gone costs nothing. Not counted:
+    embeddings, biases, norms, activations, softmax, task head, the product of the two sides of a gated FFN, and
+    DeBERTa's products with relative positions.
 
     Args:
         model: A stock model of a known family, or a compact one.
