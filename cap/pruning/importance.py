@@ -32,8 +32,19 @@ def measure_importance(
         return
     with gates_alone(pruner, model):
         for batch in batches:
-            loss(batch).backward()
-            pruner.observe_importance()
+            pruner.observe_importance(gate_gradients(pruner, loss(batch)))
+
+
+def gate_gradients(pruner: Pruner, loss: Tensor) -> tuple[Tensor, ...]:
+    """Differentiate a loss by the gates of a pruner; those it does not depend on get zeros.
+
+    What ``.grad`` holds is left alone, and so are hooks that wait for gradients there: a distributed strategy's, say.
+
+    Args:
+        pruner: Its gates have been opened by ``gates_alone``.
+        loss: A scalar.
+    """
+    return torch.autograd.grad(loss, pruner.gate_parameters(), allow_unused=True, materialize_grads=True)
 
 
 @contextmanager
@@ -78,4 +89,4 @@ def require_a_pass(pruner: Pruner, *, is_measured: bool) -> None:
         )
 
 
-__all__ = ["gates_alone", "measure_importance", "require_a_pass"]
+__all__ = ["gate_gradients", "gates_alone", "measure_importance", "require_a_pass"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -78,8 +78,12 @@ class Pruner(ABC):
     def forget_importance(self) -> None:  # noqa: B027
         """Start an importance pass from nothing, whatever an interrupted one has left."""
 
-    def observe_importance(self) -> None:  # noqa: B027 - most types need no pass
-        """Take in the gradients that one batch of an importance pass has left on the gates."""
+    def observe_importance(self, gradients: Sequence[Tensor]) -> None:  # noqa: B027 - most types need no pass
+        """Take in the gradients of one batch of an importance pass.
+
+        Args:
+            gradients: Of the loss by each of ``gate_parameters``, in their order.
+        """
 
     def check(self, prunable: Prunable) -> None:  # noqa: B027 - most types can meet any target
         """Refuse a target that this model cannot meet, before anything is trained.

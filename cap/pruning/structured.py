@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -105,10 +106,10 @@ class Structured(Pruner):
             for gated in self._gated():
                 gated.importance.zero_()
 
-    def observe_importance(self) -> None:
-        """Take in the gradients that one batch has left on the gates."""
-        for gated in self._gated():
-            gated.collect()
+    def observe_importance(self, gradients: Sequence[Tensor]) -> None:
+        """Add up the absolute gradients of the gates, batch by batch."""
+        for gated, gradient in zip(self._gated(), gradients, strict=True):
+            gated.collect(gradient)
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """List the gates, which only get a gradient during an importance pass."""

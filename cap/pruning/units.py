@@ -66,11 +66,9 @@ class GatedUnits:
         """Say which units are kept."""
         return self.gates.detach() > 0
 
-    def collect(self) -> None:
-        """Add the absolute gradient of the gates to the importance and clear it."""
-        if self.gates.grad is not None:
-            self.importance.add_(self.gates.grad.abs())
-            self.gates.grad = None
+    def collect(self, gradient: Float[Tensor, " units"]) -> None:
+        """Add the absolute gradient of the gates to the importance."""
+        self.importance.add_(gradient.abs())
 
     def normalised(self) -> Float[Tensor, " units"]:
         """Return the importance, L2-normalised over all units of this layer."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from typing import cast
 
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from cap.pruning.importance import gates_alone
-from cap.pruning.pruner import ImportancePass, Pruner
+from cap.pruning.importance import gate_gradients, gates_alone
+from cap.pruning.pruner import ImportancePass
 from cap.training.module import CapModule
 from cap.training.parallel.ranks import Ranks
 from cap.training.progress import tracked
@@ -59,9 +59,7 @@ def measure_importance(
             loss = _loss(module, on_device, wanted, with_contrast=with_contrast)
             shared = module.ranks.mean(loss)
             module.require_finite(shared, {wanted.loss: shared})
-            loss.backward()
-            _share_gradients(pruner, module.ranks)
-            pruner.observe_importance()
+            pruner.observe_importance(_shared(gate_gradients(pruner, loss), module.ranks))
 
 
 def _loss(
@@ -75,16 +73,13 @@ def _loss(
     return torch.stack(list(module.loss_terms(output, batch, with_contrast=with_contrast).values())).sum()
 
 
-def _share_gradients(pruner: Pruner, ranks: Ranks) -> None:
-    """Give the gates the gradient of the whole batch: importance is its absolute value, batch by batch."""
+def _shared(gradients: Sequence[torch.Tensor], ranks: Ranks) -> Sequence[torch.Tensor]:
+    """Return the gradients of the whole batch: importance is their absolute value, batch by batch."""
     if ranks.size == 1:
-        return
-    # A gate without a gradient counts as zero, so that every process sends equally much.
-    gradients = [torch.zeros_like(g) if g.grad is None else g.grad for g in pruner.gate_parameters()]
+        return gradients
     shared = ranks.mean(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = shared.split([gradient.numel() for gradient in gradients])
-    for gates, part in zip(pruner.gate_parameters(), parts, strict=True):
-        gates.grad = part.view_as(gates)
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
 
 __all__ = ["measure_importance"]

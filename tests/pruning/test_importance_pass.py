@@ -40,3 +40,16 @@ def test_pruner_that_asks_for_no_pass_gets_none():
 def test_missing_pass_is_refused():
     with pytest.raises(ValueError, match=r"give importance=lambda: cap.measure_importance"):
         require_a_pass(cap.Structured(final_sparsity=0.5), is_measured=False)
+
+
+def test_gradients_that_wait_for_the_optimizer_are_left_alone():
+    model = tiny_classifier()
+    pruner = cap.attach(model, cap.Structured(final_sparsity=0.5))
+    labels = torch.tensor([0, 1, 1])
+    model(**tiny_batch(), labels=labels).loss.backward()
+    before = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    cap.measure_importance(pruner, model, [tiny_batch()], loss=lambda batch: model(**batch, labels=labels).loss)
+    after = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    torch.testing.assert_close(after, before, atol=0, rtol=0)

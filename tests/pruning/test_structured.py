@@ -44,11 +44,11 @@ def attached(model: PreTrainedModel, sparsity: float = 0.5, **options: Any) -> S
 
 
 def observe(model: PreTrainedModel, pruner: Structured, batch: dict[str, Tensor], labels: Tensor) -> None:
-    """Leave the gradients of one batch on the gates, and let the pruner see them."""
+    """Let the pruner see the gradients of one batch."""
     for gates in pruner.gate_parameters():
         gates.requires_grad_(True)
-    functional.cross_entropy(model(**batch).logits, labels).backward()
-    pruner.observe_importance()
+    loss = functional.cross_entropy(model(**batch).logits, labels)
+    pruner.observe_importance(torch.autograd.grad(loss, pruner.gate_parameters()))
     for gates in pruner.gate_parameters():
         gates.requires_grad_(False)
 

@@ -340,7 +340,7 @@ def test_importance_is_measured_on_as_many_rows_as_asked_for(tiny_module, tmp_pa
     module = tiny_module(structured(importance_rows=rows))
     seen: list[bool] = []
     real = module.pruner.observe_importance
-    module.pruner.observe_importance = lambda: (seen.append(module.training), real())
+    module.pruner.observe_importance = lambda gradients: (seen.append(module.training), real(gradients))
     fit(module, tmp_path, structured_callbacks(module), n_batches=8)
     assert seen == [False] * 2 * n_batches  # in eval mode, at each of two levels
 
@@ -371,7 +371,7 @@ def test_a_run_on_some_of_the_batches_measures_importance_on_as_many(tiny_module
     module = tiny_module(structured())
     seen: list[bool] = []
     real = module.pruner.observe_importance
-    module.pruner.observe_importance = lambda: (seen.append(True), real())
+    module.pruner.observe_importance = lambda gradients: (seen.append(True), real(gradients))
     fit(module, tmp_path, structured_callbacks(module), n_batches=8, limit_train_batches=2)
     assert len(seen) == 2 * 2  # two levels
 
