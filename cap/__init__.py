@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cap.pruning.parameters import parameter_groups
     from cap.pruning.random import Random
     from cap.pruning.schedule import Cubic, OneShot, Stepwise
+    from cap.pruning.second_order import SecondOrder
     from cap.pruning.soft_movement import SoftMovement
     from cap.pruning.structured import Structured
     from cap.training.callbacks.hugging_face import PruningTrainerCallback
@@ -37,6 +38,7 @@ __all__ = [
     "PruningCallback",
     "PruningTrainerCallback",
     "Random",
+    "SecondOrder",
     "SoftMovement",
     "Stepwise",
     "Structured",
@@ -57,6 +59,7 @@ _HOME = {
     "PruningCallback": "cap.training.callbacks.pruning",
     "PruningTrainerCallback": "cap.training.callbacks.hugging_face",
     "Random": "cap.pruning.random",
+    "SecondOrder": "cap.pruning.second_order",
     "SoftMovement": "cap.pruning.soft_movement",
     "Stepwise": "cap.pruning.schedule",
     "Structured": "cap.pruning.structured",

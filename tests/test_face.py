@@ -43,7 +43,9 @@ def values_of(path: str, leave_out: set[str]) -> dict[str, object]:
     return {key: value for key, value in values.items() if key not in leave_out and not key.startswith("_")}
 
 
-@pytest.mark.parametrize("name", ["Magnitude", "Movement", "SoftMovement", "FirstOrder", "Random", "Structured"])
+@pytest.mark.parametrize(
+    "name", ["Magnitude", "Movement", "SoftMovement", "FirstOrder", "SecondOrder", "Random", "Structured"]
+)
 def test_pruner_has_the_defaults_of_conf(name):
     home = cap._HOME[name].rpartition(".")[2]
     # Not the pruner's own: its name, when the callback moves masks, what is frozen, a table that cap.train looks up.

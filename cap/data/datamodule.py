@@ -166,6 +166,20 @@ class CapDataModule(LightningDataModule):
         """Make a loader of training batches of the rows with a label alone; processes share it as those of training."""
         return self._train_loader(self._tokens["train"].labelled())
 
+    def dataloader_in_turns(self, batch_rows: int, order: int) -> DataLoader:
+        """Make a loader of training rows with a label, in batches of another size; processes take whole ones in turn.
+
+        Args:
+            batch_rows: Rows of a batch; one that is not full is left out, unless there is no other.
+            order: With the seed, fixes the order, >= 0.
+        """
+        tokens = self._tokens["train"].labelled()
+        rank, size = self._place
+        sampler = self._shuffled(tokens, batch_rows)
+        sampler.set_epoch(order)
+        batches = [batch for batch in sampler if len(batch) == min(batch_rows, len(tokens))]
+        return self._loader(tokens, batches[rank::size], DataLoader)
+
     def val_dataloader(self) -> list[DataLoader]:  # noqa: D102 - Lightning's hook
         return list(self.limited_dataloaders().values())
 
@@ -254,16 +268,18 @@ class CapDataModule(LightningDataModule):
 
     def _train_loader(self, tokens: TokenRows) -> DataLoader:
         rank, size = self._place
-        sampler = LengthGroupedBatchSampler(
+        return self._loader(tokens, self._shuffled(tokens, self._batch_size, rank, size), _ResumableLoader)
+
+    def _shuffled(self, tokens: TokenRows, batch_size: int, rank: int = 0, size: int = 1) -> LengthGroupedBatchSampler:
+        return LengthGroupedBatchSampler(
             tokens.lengths,
-            self._batch_size,
+            batch_size,
             self._seed,
             shuffle=True,
             num_replicas=size,
             rank=rank,
             classes=tokens.labels if self._task.kind == "classes" else None,
         )
-        return self._loader(tokens, sampler, _ResumableLoader)
 
     def _sorted_loader(self, split: str, rank: int = 0, size: int = 1) -> DataLoader:
         tokens = self._tokens[split]
@@ -282,7 +298,10 @@ class CapDataModule(LightningDataModule):
         return LengthGroupedBatchSampler(lengths, batch_size, self._seed, shuffle=False, num_replicas=size, rank=rank)
 
     def _loader(
-        self, tokens: Dataset[dict[str, Tensor]], sampler: LengthGroupedBatchSampler, kind: type[DataLoader]
+        self,
+        tokens: Dataset[dict[str, Tensor]],
+        sampler: LengthGroupedBatchSampler | list[list[int]],
+        kind: type[DataLoader],
     ) -> DataLoader:
         return kind(
             tokens,

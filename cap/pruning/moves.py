@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from cap.pruning.pruner import MaskCounts, Pruner
@@ -24,6 +25,8 @@ class MaskMoves:
         plan: The schedule in fractions of a run.
         every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
             the target and the last step always move them, so that the run ends on its target.
+        measure: Runs the pass that a pruner ranks by, before each of its moves on the way to a target but the first,
+            which the caller measures for.
         warn: Told of what a reader of the result must know.
 
     Raises:
@@ -31,7 +34,13 @@ class MaskMoves:
     """
 
     def __init__(
-        self, pruner: Pruner, plan: SchedulePlan, *, every_n_steps: int = 1, warn: Callable[[str], None] = log.warning
+        self,
+        pruner: Pruner,
+        plan: SchedulePlan,
+        *,
+        every_n_steps: int = 1,
+        measure: Callable[[], None] | None = None,
+        warn: Callable[[str], None] = log.warning,
     ) -> None:
         if every_n_steps < 1:
             raise ValueError(f"pruning.every_n_steps must be at least 1, got {every_n_steps}")
@@ -44,6 +53,7 @@ class MaskMoves:
         self.pruner = pruner
         self.plan = plan
         self.every_n_steps = every_n_steps
+        self.measure = measure
         self.warn = warn
         self.target = 0.0
         self.reached = 0.0
@@ -79,7 +89,7 @@ class MaskMoves:
             return
         if self.is_due(step):
             target = self._schedule(step)
-            counts = self.pruner.update_masks(target)
+            counts = self._move(target)
             self._log_level(step, target, counts)
             self.target, self.reached = target, counts.sparsity
         self._last_step = step
@@ -106,6 +116,8 @@ class MaskMoves:
             return True
         if self._has_levels and not self.pruner.moves_within_levels:
             return False
+        if self.pruner.is_monotone and target == self.target:
+            return False
         return step % self.every_n_steps == 0 or step == self._n_steps - 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,6 +133,15 @@ class MaskMoves:
         """Take back what ``state_dict`` returned."""
         self.target, self.reached = state["target"], state["reached"]
         self._last_step, self._logged_target = state["last_step"], state["logged_target"]
+
+    def _move(self, target: float) -> MaskCounts:
+        first, *others = self.pruner.parts_of(target)
+        counts = self.pruner.update_masks(first)
+        for part in others:
+            if self.measure is not None:
+                self.measure()
+            counts = replace(self.pruner.update_masks(part), n_pruned_before=counts.n_pruned_before)
+        return counts
 
     def _log_level(self, step: int, target: float, counts: MaskCounts) -> None:
         is_final = target == self._schedule(self._n_steps - 1)

@@ -45,10 +45,15 @@ class ImportancePass:
     Args:
         rows: Training rows, rounded up to whole batches; None takes all.
         loss: ``total`` is what the student trains on, ``task`` the loss against the labels alone.
+        batch_rows: Rows of a batch; None takes training's batches, which several processes share. Of others they take
+            whole ones in turn, and what each has learned is added up at the end.
+        key: What a user sets ``rows`` with.
     """
 
     rows: int | None
     loss: Literal["total", "task"]
+    batch_rows: int | None = None
+    key: str = "pruning.importance_rows"
 
 
 class Pruner(ABC):
@@ -62,6 +67,9 @@ class Pruner(ABC):
 
     moves_within_levels: ClassVar[bool] = True
     """False if the masks of a schedule with levels only move where its sparsity jumps."""
+
+    is_monotone: ClassVar[bool] = False
+    """True if a move cannot be taken back: pruned weights stay pruned, so that masks rest while the target does."""
 
     final_sparsity: float | None = None
     """Where the schedule must end, for types whose masks depend on it beforehand; None takes any."""
@@ -83,6 +91,25 @@ class Pruner(ABC):
 
         Args:
             gradients: Of the loss by each of ``gate_parameters``, in their order.
+        """
+
+    def importance_sums(self) -> list[Tensor]:
+        """List what several processes add up, in place, after a pass in which each saw batches of its own."""
+        return []
+
+    def parts_of(self, sparsity: float) -> list[float]:
+        """Split the way to a target into moves with a pass before each; the last one ends at the target."""
+        return [sparsity]
+
+    def check_memory(self, prunable: Prunable, n_bytes: float) -> None:  # noqa: B027 - most types need none
+        """Refuse a pass over the training rows that would need more memory than there is.
+
+        Args:
+            prunable: What of the student can be pruned.
+            n_bytes: What a process may hold.
+
+        Raises:
+            ValueError: If it would; the message names what would fit.
         """
 
     def check(self, prunable: Prunable) -> None:  # noqa: B027 - most types can meet any target

@@ -43,6 +43,7 @@ class Structured(Pruner):
 
     needs_levels: ClassVar[bool] = True
     moves_within_levels: ClassVar[bool] = False
+    is_monotone: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
 
 from cap.base.errors import InputError
 from cap.base.parts import PARTS
 from cap.config.check import Checked, contrast_weights
+from cap.data.datamodule import CapDataModule
 from cap.models.encoders import weights_key
 from cap.models.families import parameters_of, prunable
 from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory, Source
+from cap.pruning.pruner import ImportancePass
 from cap.pruning.schedule import snapshot_steps
 from cap.runs.folder import CHECKPOINTS, LEVELS
 from cap.training.callbacks.agreement import MaskAgreement
@@ -64,10 +67,13 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
         max_steps=trainer.max_steps,
     )
     problems = checked.plan.problems(n_steps)
-    try:
-        checked.pruner.check(prunable(prepared.pretrained.model))
-    except ValueError as error:
-        problems.append(str(error))
+    found = prunable(prepared.pretrained.model)
+    n_bytes = checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices
+    for check in (checked.pruner.check, partial(checked.pruner.check_memory, n_bytes=n_bytes)):
+        try:
+            check(found)
+        except ValueError as error:
+            problems.append(str(error))
     if problems:
         raise InputError("\n".join(problems))
     return n_steps
@@ -329,7 +335,7 @@ def new_callbacks(
         ),
         importance=ImportanceCallback(
             pruning,
-            loader=rows.labelled_dataloader if needs_labels else rows.train_dataloader,
+            loader=_importance_loader(rows, wanted),
             batch_size=config.batch_size,
             n_examples=rows.n_labelled if needs_labels else rows.n_train,
             warn=warn,
@@ -349,6 +355,14 @@ def new_callbacks(
         agreement=MaskAgreement(ranks),
         restart=RestartCallback(checked.plan),
     )
+
+
+def _importance_loader(rows: CapDataModule, wanted: ImportancePass | None) -> Callable[[int], DataLoader]:
+    """Say what makes a loader for an importance pass, told the optimizer step."""
+    if wanted is not None and wanted.batch_rows is not None:
+        return partial(rows.dataloader_in_turns, wanted.batch_rows)
+    make = rows.labelled_dataloader if wanted is not None and wanted.loss == "task" else rows.train_dataloader
+    return lambda step: make()
 
 
 def _distill_settings(checked: Checked) -> Distill:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from cap.pruning.importance import gate_gradients, gates_alone
 from cap.pruning.pruner import ImportancePass
 from cap.training.module import CapModule
-from cap.training.parallel.ranks import Ranks
+from cap.training.parallel.ranks import Ranks, Share
 from cap.training.progress import tracked
 
 log = logging.getLogger(__name__)
@@ -29,46 +29,66 @@ def measure_importance(
     batch_size: int,
     trainer: Trainer,
     with_contrast: bool = True,
+    can_stop: bool = True,
 ) -> None:
     """Run the pass that a pruner asks for; what it learns is kept by the pruner.
 
     The student runs in eval mode, so that dropout does not blur the ranking, and nothing but the gates gets a gradient.
     The pass begins from nothing, so that one that was interrupted can be repeated. It draws its extra examples from
     where training stands and leaves the stream there: training draws the same ones whatever the kind of importance.
-    Several processes share every batch, and each sees the importance of the whole.
+    Several processes share every batch, and each sees the importance of the whole; of batches that the pruner wants of
+    a size of its own they take whole ones, and add up what they have learned at the end.
 
     Args:
         module: Holds student, memory and pruner.
-        loader: Training batches, of the size that training uses; this process's share of them.
+        loader: Training batches, of the size that training uses or the pruner wants; this process's share of them.
         wanted: How many rows, and which loss.
         batch_size: Training rows a batch and process.
         trainer: Says where to run, and shows progress.
         with_contrast: Whether the total loss has the contrastive terms of the banks that there are.
+        can_stop: Whether a request to stop ends the pass: not where masks have moved already in this step.
     """
     pruner = module.pruner
     if pruner is None:
         raise ValueError("importance is measured for a pruner, but the module has none")
-    # A run on part of the rows ranks by part of the rows.
-    n_batches = int(min(len(cast(Sized, loader)), trainer.num_training_batches))
-    if wanted.rows is not None:
-        n_batches = min(n_batches, math.ceil(wanted.rows / (batch_size * module.ranks.size)))
+    n_batches = _n_batches(len(cast(Sized, loader)), wanted, module.ranks, batch_size=batch_size, trainer=trainer)
     with gates_alone(pruner, module), module.keeping_extras():
         batches = itertools.islice(loader, n_batches)
-        for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer):
+        for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer, can_stop=can_stop):
             on_device = {name: value.to(trainer.strategy.root_device) for name, value in batch.items()}
-            loss = _loss(module, on_device, wanted, with_contrast=with_contrast)
+            if wanted.batch_rows is not None:
+                # Nothing is asked of other processes, which may have a batch less, nor of the device.
+                own = Share(rank=0, counts=(len(batch["example_id"]),))
+                loss = _loss(module, on_device, wanted, own, with_contrast=with_contrast)
+                pruner.observe_importance(gate_gradients(pruner, loss))
+                continue
+            share = module.ranks.share(len(batch["example_id"]), device=on_device["example_id"].device)
+            loss = _loss(module, on_device, wanted, share, with_contrast=with_contrast)
             shared = module.ranks.mean(loss)
             module.require_finite(shared, {wanted.loss: shared})
             pruner.observe_importance(_shared(gate_gradients(pruner, loss), module.ranks))
+        if wanted.batch_rows is not None and module.ranks.size > 1:
+            for values in pruner.importance_sums():
+                values.copy_(module.ranks.total(values))
+
+
+def _n_batches(n_there: int, wanted: ImportancePass, ranks: Ranks, *, batch_size: int, trainer: Trainer) -> int:
+    """Count the batches of this process. A run on part of the rows ranks by part of the rows."""
+    if wanted.batch_rows is None:
+        n_trained = int(min(n_there, trainer.num_training_batches))
+        return n_trained if wanted.rows is None else min(n_trained, math.ceil(wanted.rows / (batch_size * ranks.size)))
+    n_rows = trainer.num_training_batches * batch_size * ranks.size
+    n_rows = n_rows if wanted.rows is None else min(n_rows, wanted.rows)
+    n_of_all = max(1, int(n_rows // wanted.batch_rows))
+    return min(n_there, len(range(ranks.rank, n_of_all, ranks.size)))
 
 
 def _loss(
-    module: CapModule, batch: dict[str, torch.Tensor], wanted: ImportancePass, *, with_contrast: bool
+    module: CapModule, batch: dict[str, torch.Tensor], wanted: ImportancePass, share: Share, *, with_contrast: bool
 ) -> torch.Tensor:
     # Without autocast: there is no loss scaler here, and small gradients would vanish in float16.
     output = module(batch)
     if wanted.loss == "task":
-        share = module.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
         return module.task_loss(output, batch, share)
     return torch.stack(list(module.loss_terms(output, batch, with_contrast=with_contrast).values())).sum()
 

@@ -75,6 +75,12 @@ def _problems_of_pruner(pruner: Pruner, checked: Checked) -> list[str]:
             "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
             "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
         ]
+    kept = checked.config.keep_levels
+    if pruner.is_monotone and plan.levels_reached is None and kept and kept[0] < sparsity:
+        return [
+            f"keep_levels with a pruning type whose moves cannot be taken back needs a schedule that stops at them, "
+            f"got {type(plan).__name__.lower()} without levels; set schedule.n_prunings, or schedule=stepwise"
+        ]
     pattern = pruner.pattern if isinstance(pruner, WeightPruner) else None
     if pattern is not None and sparsity != pattern.sparsity:
         return [

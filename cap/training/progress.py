@@ -16,7 +16,12 @@ Item = TypeVar("Item")
 
 
 def tracked(
-    items: Iterable[Item], *, description: str, total: int | None = None, trainer: Trainer | None = None
+    items: Iterable[Item],
+    *,
+    description: str,
+    total: int | None = None,
+    trainer: Trainer | None = None,
+    can_stop: bool = True,
 ) -> Iterator[Item]:
     """Iterate with a progress bar and an estimate of what remains.
 
@@ -26,6 +31,7 @@ def tracked(
         total: How many items to expect; None takes the length of ``items`` where it has one.
         trainer: A trainer that is fitting: the bar then joins its display, since a terminal has room for one only. Of
             several processes the first one shows it.
+        can_stop: Whether a request to stop ends the pass where a trainer is fitting; False finishes it.
 
     Yields:
         The items.
@@ -35,7 +41,7 @@ def tracked(
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if trainer is not None and trainer.world_size == 1:
+    if trainer is not None and trainer.world_size == 1 and can_stop:
         items = _until_stopped(items)
     if trainer is not None and not trainer.is_global_zero:
         yield from items

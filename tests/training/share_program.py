@@ -28,6 +28,7 @@ from cap.pruning.magnitude import Magnitude
 from cap.pruning.movement import Movement
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
+from cap.pruning.second_order import SecondOrder
 from cap.pruning.soft_movement import SoftMovement
 from cap.pruning.structured import Structured
 from cap.training.callbacks.agreement import MaskAgreement, hash_masks
@@ -100,6 +101,8 @@ CASES: dict[str, Case] = {
     "the same of tokens and spans": Case("span", Magnitude, contrast=None, distill=HIDDEN["tokens"], accumulate=2),
     "structured, total": Case("classes", lambda: structured("total")),
     "structured, task": Case("span", lambda: structured("task"), contrast=None, distill=PLAIN),
+    # A pass in every step, of five batches: the second process has one less.
+    "second order": Case("classes", lambda: SecondOrder(n_gradients=5, gradient_rows=8)),
 }
 
 
@@ -288,9 +291,12 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
     train_rows = share_of(ROWS, ranks)
     plan = Plan(has_levels=module.pruner.needs_levels)
     pruning = PruningCallback(module.pruner, plan, adds_regularizer=False)
+    wanted = module.pruner.importance_pass
+    has_own = wanted is not None and wanted.batch_rows is not None
+    pass_rows = ROWS[ranks.rank :: ranks.size] if has_own else train_rows
     importance = ImportanceCallback(
         pruning,
-        loader=lambda: loader_of(train_rows, case.kind),
+        loader=lambda step: loader_of(pass_rows, case.kind),
         batch_size=8 // ranks.size,
         n_examples=N_EXAMPLES,
     )

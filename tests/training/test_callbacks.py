@@ -249,7 +249,7 @@ def distilled_from_snapshots(tiny_module, tmp_path, *, weight: float, **options)
     snapshots = SnapshotCallback(
         Recording(),
         n_snapshots=1,
-        loader=lambda: loader(8),
+        loader=lambda step: loader(8),
         folder=tmp_path / "snapshots",
         with_encodings=False,
         with_logits=True,
@@ -290,7 +290,7 @@ def test_run_too_short_for_a_snapshot_says_which_terms_it_misses(
     snapshots = SnapshotCallback(
         Recording(),
         n_snapshots=1,
-        loader=lambda: loader(8),
+        loader=lambda step: loader(8),
         folder=tmp_path,
         with_encodings=with_encodings,
         with_logits=with_logits,
@@ -322,7 +322,7 @@ def structured_callbacks(module, n_rows: int = 32, **options):
     from cap.training.callbacks.restart import RestartCallback
 
     pruning = PruningCallback(module.pruner, levels(), every_n_steps=1)
-    importance = ImportanceCallback(pruning, loader=lambda: loader(8), batch_size=4, n_examples=n_rows)
+    importance = ImportanceCallback(pruning, loader=lambda step: loader(8), batch_size=4, n_examples=n_rows)
     return [importance, pruning, RestartCallback(levels(**options))]
 
 

@@ -50,7 +50,7 @@ def fitted(model, checked, tmp_path):
         pruner=checked.pruner,
     )
     pruning = PruningCallback(checked.pruner, checked.plan, every_n_steps=checked.every_n_steps, adds_regularizer=False)
-    importance = ImportanceCallback(pruning, loader=batches, batch_size=3, n_examples=30)
+    importance = ImportanceCallback(pruning, loader=lambda step: batches(), batch_size=3, n_examples=30)
     options = {"max_steps": 10, "accelerator": "cpu", "enable_progress_bar": False, "limit_val_batches": 0}
     trainer = build_trainer(options, run_dir=tmp_path, callbacks=[importance, pruning])
     trainer.fit(module, train_dataloaders=batches(), val_dataloaders=batches())

@@ -20,6 +20,7 @@ CASES = {
     "the same of tokens and spans": {"ce", "hidden", "snapshot_kd", "total"},
     "structured, total": {"ce", "kd", "prc", "snc", "fic", "total"},
     "structured, task": {"ce", "total"},
+    "second order": {"ce", "kd", "prc", "snc", "fic", "total"},
 }
 
 
@@ -85,7 +86,9 @@ def test_masks_move(found, case):
     assert len({tuple(hashes) for hashes in found[0][case]["masks"]}) > 1
 
 
-@pytest.mark.parametrize("case", ["magnitude, numbers, labels alone", "structured, total", "structured, task"])
+@pytest.mark.parametrize(
+    "case", ["magnitude, numbers, labels alone", "structured, total", "structured, task", "second order"]
+)
 def test_masks_equal_those_of_one_process(found, one, case):
     assert found[0][case]["masks"] == one[case]["masks"]
 

@@ -97,6 +97,10 @@ def test_kept_levels_change_nothing_of_the_run(kept, compose_config, tiny_overri
 REFUSED = {
     "not rising": (["keep_levels=[0.5,0.25]"], "keep_levels must rise"),
     "beyond the target": (["keep_levels=[0.9]"], "keep_levels must rise, above 0 and up to sparsity=0.5"),
+    "a type that takes nothing back": (
+        ["pruning=second_order", "keep_levels=[0.25]"],
+        "cannot be taken back needs a schedule that stops at them, got cubic without levels; set schedule.n_prunings",
+    ),
     "no level of the schedule": (["schedule=stepwise", "keep_levels=[0.25]"], "keep_levels must be levels of the"),
 }
 

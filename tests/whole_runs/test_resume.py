@@ -14,6 +14,12 @@ TYPES = {
     "movement": ["pruning=movement", "sparsity=0.6"],
     "magnitude": ["pruning=magnitude", "trainer.accumulate_grad_batches=2"],
     "first_order": ["pruning=first_order", "trainer.val_check_interval=0.5"],
+    "second_order": [
+        "pruning=second_order",
+        "pruning.every_n_steps=1",
+        "pruning.gradient_rows=4",
+        "pruning.recomputations=2",
+    ],
     "random": ["pruning=random", "student_init=teacher", "freeze=[embeddings,pooler,head]"],
     "snapshots' logits": ["distill.snapshot_weight=1", "contrast.snapshots=false", "contrast.snapshot_count=3"],
     "hidden states of tokens": ["distill.hidden_weight=1", "distill.hidden=tokens", "contrast=none"],

@@ -56,7 +56,7 @@ class PruningTrainerCallback(TrainerCallback):
     ) -> None:
         require_a_pass(pruner, is_measured=importance is not None)
         self.pruner = pruner
-        self.moves = MaskMoves(pruner, plan, every_n_steps=every_n_steps, warn=warn)
+        self.moves = MaskMoves(pruner, plan, every_n_steps=every_n_steps, measure=importance, warn=warn)
         self.importance = importance
         self.warn = warn
         self._gradients = _SetAside(pruner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,7 +26,7 @@ class ImportanceCallback(Callback):
 
     Args:
         pruning: Knows when the masks move.
-        loader: Makes a loader of training batches.
+        loader: Makes a loader of training batches, told the optimizer step.
         batch_size: Training examples of a batch.
         n_examples: Training examples there are: rows, or windows where answers are spans.
         warn: Told of what a reader of the result must know.
@@ -35,7 +36,7 @@ class ImportanceCallback(Callback):
         self,
         pruning: PruningCallback,
         *,
-        loader: Callable[[], DataLoader],
+        loader: Callable[[int], DataLoader],
         batch_size: int,
         n_examples: int,
         warn: Callable[[str], None] = log.warning,
@@ -49,24 +50,32 @@ class ImportanceCallback(Callback):
         self.seconds = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if more rows are asked for than there are."""
+        """Say so if more rows are asked for than there are, and offer further passes within a step."""
         wanted = self.pruning.pruner.importance_pass
-        if wanted is not None and wanted.rows is not None and wanted.rows > self.n_examples:
-            self.warn(f"pruning.importance_rows={wanted.rows}, but there are {self.n_examples}: all are used.")
+        if wanted is None:
+            return
+        if wanted.rows is not None and wanted.rows > self.n_examples:
+            self.warn(f"{wanted.key}={wanted.rows}, but there are {self.n_examples}: all are used.")
+        self.pruning.moves.measure = partial(self._measure, trainer, pl_module, can_stop=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Run the pass if the masks are about to move."""
+        if self.pruning.pruner.importance_pass is not None and self.pruning.moves.is_due(trainer.global_step):
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, *, can_stop: bool = True) -> None:
         wanted = self.pruning.pruner.importance_pass
-        if wanted is None or not self.pruning.moves.is_due(trainer.global_step):
+        if wanted is None:
             return
         started = time.perf_counter()
         measure_importance(
             cap_module(pl_module),
-            self.loader(),
+            self.loader(trainer.global_step),
             wanted,
             batch_size=self.batch_size,
             trainer=trainer,
             with_contrast=self.pruning.target > 0,  # the masks have moved before
+            can_stop=can_stop,
         )
         self.seconds += time.perf_counter() - started
 

@@ -31,7 +31,7 @@ class PruningCallback(Callback):
         every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
             the target and the last step always move them, so that the run ends on its target.
         importance: Called before the masks move, for a pruner that ranks by a pass over training rows
-            (``cap.Structured``); it calls ``cap.measure_importance``.
+            (``cap.Structured``, ``cap.SecondOrder``); it calls ``cap.measure_importance``.
         adds_regularizer: Give the scores the gradient of the pruner's regulariser; False where the module has it among
             its losses.
         warn: Told of what a reader of the result must know.
@@ -51,7 +51,7 @@ class PruningCallback(Callback):
         warn: Callable[[str], None] = log.warning,
     ) -> None:
         self.pruner = pruner
-        self.moves = MaskMoves(pruner, plan, every_n_steps=every_n_steps, warn=warn)
+        self.moves = MaskMoves(pruner, plan, every_n_steps=every_n_steps, measure=importance, warn=warn)
         self.importance = importance
         self.is_measured = importance is not None  # or by another callback, which then says so
         self.adds_regularizer = adds_regularizer
