@@ -173,7 +173,7 @@ def _inverse_diagonal(fisher: Float[Tensor, "blocks size size"]) -> Float[Tensor
         return fisher.squeeze(2).reciprocal()
     factor = torch.linalg.cholesky_ex(fisher).L  # without a check, for which the host would wait
     identity = torch.eye(fisher.shape[1], dtype=fisher.dtype, device=fisher.device)
-    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(fisher), upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(fisher), upper=False)
     return inverse.square().sum(dim=1)  # F⁻¹ = L⁻ᵀ L⁻¹
 
 

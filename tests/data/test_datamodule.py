@@ -178,6 +178,28 @@ def test_processes_take_the_training_steps_of_one_with_as_many_rows_a_batch(make
 
 @pytest.mark.parametrize("eval_batch_size", [2, 8, 64])
 @pytest.mark.parametrize("size", [2, 3, 7, N_VALIDATION])
+def in_turns(data: CapDataModule, rank: int, size: int, order: int = 0) -> list[list[int]]:
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=size)
+    return [batch["example_id"].tolist() for batch in data.dataloader_in_turns(6, order)]
+
+
+def test_processes_take_whole_batches_of_another_size_in_turn(make_data: MakeData) -> None:
+    whole = in_turns(make_data(), 0, 1)
+    assert [len(batch) for batch in whole] == [6] * (N_TRAIN // 6)
+    assert len(set(chain(*whole))) == len(whole) * 6
+    shares = [in_turns(make_data(), rank, 3) for rank in range(3)]
+    assert [shares[i % 3][i // 3] for i in range(len(whole))] == whole
+
+
+def test_order_of_batches_of_another_size_is_fixed_by_its_number(make_data: MakeData) -> None:
+    assert in_turns(make_data(), 0, 1, order=5) == in_turns(make_data(), 0, 1, order=5) != in_turns(make_data(), 0, 1)
+
+
+def test_rows_that_fill_no_batch_are_one(make_data: MakeData) -> None:
+    (batch,) = make_data().dataloader_in_turns(100, 0)
+    assert sorted(batch["example_id"].tolist()) == list(range(N_TRAIN))
+
+
 def test_processes_share_the_validation_rows_of_training_and_none_is_idle(
     make_data: MakeData, size: int, eval_batch_size: int
 ) -> None:

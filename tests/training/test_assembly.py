@@ -3,6 +3,15 @@ from __future__ import annotations
 import pytest
 
 
+def test_pass_beyond_the_memory_budget_is_refused_before_anything_is_trained(compose_config, tiny_overrides, tmp_path):
+    from cap.base.errors import InputError
+    from cap.train import train
+
+    with pytest.raises(InputError, match=r"pruning=second_order needs .* raise memory\.budget_gb"):
+        train(compose_config(*tiny_overrides, "pruning=second_order", "memory.budget_gb=0"))
+    assert not (tmp_path / "cache" / "teachers").exists()
+
+
 @pytest.mark.parametrize(("given", "n"), [("12", 12), ("0", 0), ("0.25", 8), ("0.001", 1)])
 def test_extra_examples_are_a_number_or_a_fraction_of_the_training_rows(compose_config, given, n):
     from cap.config.check import check

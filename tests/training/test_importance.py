@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from cap.training.parallel.ranks import ALONE
+
 
 @pytest.fixture
 def module(tmp_path):
     """Make a module with banks and a structured pruner."""
-    from cap.training.parallel.ranks import ALONE
     from tests.training.share_program import CASES, make_module
 
     return make_module(CASES["structured, total"], tmp_path, ALONE)
@@ -67,6 +68,60 @@ def test_a_pass_without_contrast_is_that_of_a_run_without_contrast(module, tmp_p
     expected = measure(module, batches(), tmp_path)
     torch.testing.assert_close(before_banks, expected, atol=0, rtol=0)
     assert not all(torch.equal(one, other) for one, other in zip(with_banks, expected, strict=True))
+
+
+def second_order(folder: Path):
+    from tests.training.share_program import CASES, make_module
+
+    return make_module(CASES["second order"], folder, ALONE)
+
+
+def squares(module, loader: DataLoader, folder: Path, **options) -> tuple[float, float]:
+    """Run a pass over rows of its own, and return the sum of all squared gradients and how many there were."""
+    measure(module, loader, folder, **options)
+    *sums, n = module.pruner.importance_sums()
+    return sum(float(one.diagonal(dim1=1, dim2=2).sum()) for one in sums), int(n)
+
+
+def test_a_pass_over_batches_of_its_own_adds_up_their_gradients_of_the_labels_loss(tmp_path):
+    from torch.nn.functional import cross_entropy
+
+    module = second_order(tmp_path)
+    found, n = squares(module, batches(), tmp_path)
+    module.eval()
+    expected = 0.0
+    for batch in batches():
+        loss = cross_entropy(module(batch).logits, batch["labels"])
+        gradients = torch.autograd.grad(loss, module.pruner.gate_parameters())
+        expected += sum(float(gradient.square().sum()) for gradient in gradients)
+    assert n == 5
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("n_trained", "n_gradients"), [(5, 5), (2, 2), (0, 1)])
+def test_a_run_on_part_of_the_rows_ranks_by_part_of_the_rows(tmp_path, n_trained, n_gradients):
+    from cap.training.importance import measure_importance
+    from tests.training.share_program import make_trainer
+
+    module = second_order(tmp_path)
+    trainer = make_trainer(tmp_path, 1, [])
+    trainer.fit_loop.max_batches = n_trained
+    measure_importance(module, batches(), module.pruner.importance_pass, batch_size=8, trainer=trainer)
+    assert int(module.pruner.importance_sums()[-1]) == n_gradients
+
+
+@pytest.mark.parametrize("can_stop", [True, False])
+def test_a_pass_is_given_up_when_the_run_is_to_stop_unless_masks_have_moved(tmp_path, monkeypatch, can_stop):
+    from cap.base.errors import StoppedError
+    from cap.training.resume.stop import stop
+
+    module = second_order(tmp_path)
+    monkeypatch.setattr(stop, "signal", 15)
+    if can_stop:
+        with pytest.raises(StoppedError):
+            squares(module, batches(), tmp_path, can_stop=True)
+    else:
+        assert squares(module, batches(), tmp_path, can_stop=False)[1] == 5
 
 
 def test_an_order_that_was_drawn_is_not_forgotten():

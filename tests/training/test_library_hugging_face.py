@@ -153,6 +153,17 @@ def begin(pruner, *, load_best_model_at_end: bool = False, n_processes: int = 1,
     callback.on_train_begin(args, state, TrainerControl(), optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
 
 
+def test_second_order_measures_before_its_masks_move(tmp_path):
+    pruner = cap.SecondOrder(n_gradients=2)
+
+    def importance(model) -> None:
+        batch = tiny_batch() | {"labels": torch.tensor([0, 1, 1])}
+        cap.measure_importance(pruner, model, [batch] * 2, loss=lambda batch: model(**batch).loss)
+
+    _, callback, _ = trained(tmp_path, pruner, plan=cap.OneShot(sparsity=0.5), importance=importance)
+    assert callback.reached == 0.5
+
+
 def test_first_order_in_several_processes_is_refused():
     with pytest.raises(InputError, match=r"FirstOrder sees the gradients of one process"):
         begin(cap.FirstOrder(), n_processes=2)

@@ -155,6 +155,22 @@ def test_structured_measures_before_each_level(tmp_path):
     assert callback.reached == 0.5
 
 
+def test_second_order_measures_before_each_part_of_each_move(tmp_path):
+    module, passes = Encoder(), []
+    module.model = tiny_classifier().train()
+    module.pruner = cap.attach(module.model, cap.SecondOrder(recomputations=2))
+
+    def importance() -> None:
+        passes.append(module.trainer.global_step)
+        cap.measure_importance(module.pruner, module.model, batches(), loss=lambda batch: module.model(**batch).loss)
+
+    plan = cap.Cubic(sparsity=0.75, initial_sparsity=0.5, n_prunings=2)
+    callback = cap.PruningCallback(module.pruner, plan, importance=importance)
+    fit(module, callback, tmp_path, loader=batches())
+    assert passes == [2, 2, 7, 7]
+    assert callback.reached == 0.75
+
+
 @pytest.mark.parametrize(("unscales", "factor"), [(False, 1.0), (True, 8.0)], ids=["unscaled", "by the optimizer"])
 def test_loss_scaler_is_taken_off_what_is_observed_and_put_on_the_regulariser(unscales, factor):
     from types import SimpleNamespace
