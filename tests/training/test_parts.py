@@ -36,7 +36,10 @@ def message_of(compose_config, *overrides: str) -> str:
             "pruning.score_learning_rate must be a number, got 'fast'",
         ),
         (["pruning=second_order", "pruning.block_size=0"], "pruning.block_size must be at least 1, got 0"),
-        (["pruning=second_order", "pruning.damping=0"], "pruning.damping keeps blocks of the Fisher invertible and must"),
+        (
+            ["pruning=second_order", "pruning.damping=0"],
+            "pruning.damping keeps blocks of the Fisher invertible and must",
+        ),
         (
             ["pruning=second_order", "pruning.damping_mode=both"],
             "pruning.damping_mode must be one of relative, absolute, got 'both'",
