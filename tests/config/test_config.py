@@ -40,7 +40,7 @@ def message_of(compose_config, *overrides: str) -> str:
         ),
         (["experiment=cap_structured", "contrast.reduction=anchors"], "set contrast.supervised_weight=null for the"),
         (["contrast.reduction=sum"], "contrast.reduction must be one of pairs, anchors, got 'sum'"),
-        (["student_init=random"], "student_init must be one of pretrained, teacher, got 'random'"),
+        (["student_init=random"], "student_init must be one of auto, pretrained, teacher, got 'random'"),
         (
             ["freeze=[encoder]"],
             "out of embeddings, pooler, head, got ['encoder']; the encoder layers, which are pruned,",
