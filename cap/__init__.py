@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cap.pruning.magnitude import Magnitude
     from cap.pruning.movement import Movement
     from cap.pruning.parameters import parameter_groups
+    from cap.pruning.platon import Platon
     from cap.pruning.random import Random
     from cap.pruning.schedule import Cubic, OneShot, Stepwise
     from cap.pruning.second_order import SecondOrder
@@ -35,6 +36,7 @@ __all__ = [
     "Memory",
     "Movement",
     "OneShot",
+    "Platon",
     "PruningCallback",
     "PruningTrainerCallback",
     "Random",
@@ -56,6 +58,7 @@ _HOME = {
     "Memory": "cap.objectives.memory",
     "Movement": "cap.pruning.movement",
     "OneShot": "cap.pruning.schedule",
+    "Platon": "cap.pruning.platon",
     "PruningCallback": "cap.training.callbacks.pruning",
     "PruningTrainerCallback": "cap.training.callbacks.hugging_face",
     "Random": "cap.pruning.random",

@@ -44,7 +44,7 @@ def values_of(path: str, leave_out: set[str]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "name", ["Magnitude", "Movement", "SoftMovement", "FirstOrder", "SecondOrder", "Random", "Structured"]
+    "name", ["Magnitude", "Movement", "SoftMovement", "FirstOrder", "SecondOrder", "Platon", "Random", "Structured"]
 )
 def test_pruner_has_the_defaults_of_conf(name):
     home = cap._HOME[name].rpartition(".")[2]

@@ -7,7 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-PRUNING_TYPES = ["magnitude", "movement", "soft_movement", "first_order", "second_order", "random"]  # of single weights
+PRUNING_TYPES = [
+    "magnitude",
+    "movement",
+    "soft_movement",
+    "first_order",
+    "platon",
+    "second_order",
+    "random",
+]  # of single weights
 
 
 def run(compose_config, overrides: list[str]) -> tuple[float, Path, dict]:

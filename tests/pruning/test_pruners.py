@@ -14,6 +14,7 @@ from cap.models.families import Prunable
 from cap.pruning.first_order import FirstOrder
 from cap.pruning.magnitude import Magnitude
 from cap.pruning.movement import Movement
+from cap.pruning.platon import Platon
 from cap.pruning.pruner import MaskCounts, Pruner
 from cap.pruning.random import Random
 from cap.pruning.second_order import SecondOrder
@@ -39,6 +40,7 @@ PER_MATRIX: dict[str, Make] = {
     "random": Random,
     "first_order": lambda: FirstOrder(scope="matrix"),
     "movement": lambda: Movement(score_learning_rate=0.01, score_init="zero"),
+    "platon": lambda: Platon(scope="matrix"),
     "second_order": lambda: Measured(scope="matrix"),
 }
 OVER_ALL: dict[str, Make] = {
@@ -49,6 +51,7 @@ OVER_ALL: dict[str, Make] = {
     "soft_movement": lambda: SoftMovement(
         score_learning_rate=0.01, score_init="zero", threshold="target", regularizer_weight=190.0, final_sparsity=0.995
     ),
+    "platon_global": Platon,
     "second_order_global": Measured,
 }
 EVERY = PER_MATRIX | OVER_ALL
@@ -371,6 +374,7 @@ def test_a_type_without_scores_says_so(linears) -> None:
         ("random", False),
         ("second_order", False),
         ("first_order", True),
+        ("platon", True),
         ("movement", True),
         ("soft_movement", True),
     ],

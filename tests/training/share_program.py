@@ -26,6 +26,7 @@ from cap.objectives.memory import Memory
 from cap.pruning.first_order import FirstOrder
 from cap.pruning.magnitude import Magnitude
 from cap.pruning.movement import Movement
+from cap.pruning.platon import Platon
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.pruning.second_order import SecondOrder
@@ -101,6 +102,7 @@ CASES: dict[str, Case] = {
     "the same of tokens and spans": Case("span", Magnitude, contrast=None, distill=HIDDEN["tokens"], accumulate=2),
     "structured, total": Case("classes", lambda: structured("total")),
     "structured, task": Case("span", lambda: structured("task"), contrast=None, distill=PLAIN),
+    "platon": Case("classes", lambda: Platon(window=2), contrast=None, distill=PLAIN),
     # A pass in every step, of five batches: the second process has one less.
     "second order": Case("classes", lambda: SecondOrder(n_gradients=5, gradient_rows=8)),
 }

@@ -58,6 +58,7 @@ PRUNERS = {
     "movement": cap.Movement,
     "soft_movement": lambda: cap.SoftMovement(final_sparsity=0.5),
     "first_order": cap.FirstOrder,
+    "platon": lambda: cap.Platon(window=3),
     "random": cap.Random,
 }
 

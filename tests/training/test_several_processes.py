@@ -20,6 +20,7 @@ CASES = {
     "the same of tokens and spans": {"ce", "hidden", "snapshot_kd", "total"},
     "structured, total": {"ce", "kd", "prc", "snc", "fic", "total"},
     "structured, task": {"ce", "total"},
+    "platon": {"ce", "total"},
     "second order": {"ce", "kd", "prc", "snc", "fic", "total"},
 }
 

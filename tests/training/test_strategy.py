@@ -85,12 +85,14 @@ def pruners():
     from cap.pruning.first_order import FirstOrder
     from cap.pruning.magnitude import Magnitude
     from cap.pruning.movement import Movement
+    from cap.pruning.platon import Platon
     from cap.pruning.second_order import SecondOrder
     from cap.pruning.structured import Structured
 
     return {
         "magnitude": Magnitude,
         "first_order": FirstOrder,
+        "platon": Platon,
         "second_order": SecondOrder,
         "movement": lambda: Movement(score_learning_rate=1e-2, score_init="zero"),
         "structured": lambda: Structured(
@@ -99,7 +101,7 @@ def pruners():
     }
 
 
-@pytest.mark.parametrize("pruning", ["magnitude", "first_order", "second_order", "movement", "structured"])
+@pytest.mark.parametrize("pruning", ["magnitude", "first_order", "platon", "second_order", "movement", "structured"])
 @pytest.mark.parametrize(
     ("family", "answer"), [*((name, "classes") for name in FAMILY_NAMES), *((name, "span") for name in SPAN_FAMILIES)]
 )
