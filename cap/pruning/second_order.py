@@ -36,6 +36,7 @@ class SecondOrder(WeightPruner):
         gradient_rows: Training rows that each of them is the mean of; published are 16.
         damping: What is added to the diagonal of F, > 0: too little of it trusts noise, too much ranks by magnitude.
         damping_mode: ``relative`` counts in means of the diagonal of F over all kept weights, ``absolute`` as it is.
+        weight_update: Whether the weights that stay make up for those that go (published).
         recomputations: Moves on the way to a target, each with a pass before it, >= 1; each prunes the same fraction
             of what the one before has left.
         pattern: As in ``WeightPruner``.
@@ -57,8 +58,9 @@ class SecondOrder(WeightPruner):
         block_size: int = 16,
         n_gradients: int = 128,
         gradient_rows: int = 16,
-        damping: float = 0.1,
+        damping: float = 1e-3,
         damping_mode: Literal["relative", "absolute"] = "relative",
+        weight_update: bool = True,
         recomputations: int = 1,
         pattern: str | None = None,
     ) -> None:
@@ -74,7 +76,7 @@ class SecondOrder(WeightPruner):
                 raise ValueError(f"pruning.{name} must be at least 1, got {value}")
         if not damping > 0:
             raise ValueError(
-                f"pruning.damping keeps blocks of the Fisher invertible and must be > 0, got {damping}; set 0.1, say"
+                f"pruning.damping keeps blocks of the Fisher invertible and must be > 0, got {damping}; set 1e-3, say"
             )
         if damping_mode not in ("relative", "absolute"):
             raise ValueError(f"pruning.damping_mode must be 'relative' or 'absolute', got {damping_mode!r}")
@@ -83,6 +85,7 @@ class SecondOrder(WeightPruner):
         self.gradient_rows = gradient_rows
         self.damping = damping
         self.damping_mode = damping_mode
+        self.weight_update = weight_update
         self.recomputations = recomputations
         self._fisher: dict[str, BlockFisher] = {}
         self._costs: dict[str, Tensor] = {}
@@ -161,7 +164,10 @@ class SecondOrder(WeightPruner):
             own.logical_and_(chosen[name])
         for name, one in fisher.items():
             weight, is_removed = self.weight(name), masks[name] & ~kept[name]
-            weight.copy_(one.compensate(weight, is_removed, n_gradients=n_gradients, damping=damping))
+            if self.weight_update:
+                weight.copy_(one.compensate(weight, is_removed, n_gradients=n_gradients, damping=damping))
+            else:
+                weight.masked_fill_(is_removed, 0.0)
         self.forget_importance()
         return self.by_matrix(kept.__getitem__)
 

@@ -81,6 +81,22 @@ def test_first_weight_to_go_raises_a_quadratic_loss_least():
     assert int((~pruner.masks["one"]).flatten().nonzero()) == losses.index(min(losses))
 
 
+def test_weights_that_stay_do_not_move_without_the_update(linears):
+    masks = []
+    for weight_update in (True, False):
+        copies = {name: nn.Linear(part.in_features, part.out_features) for name, part in linears.items()}
+        for name, part in copies.items():
+            part.load_state_dict(linears[name].state_dict())
+        pruner = attached(copies, weight_update=weight_update)
+        before = {name: pruner.weight(name).clone() for name in copies}
+        measure(pruner)
+        pruner.update_masks(0.5)
+        stays = [torch.equal(pruner.weight(name), before[name] * mask) for name, mask in pruner.masks.items()]
+        assert stays == [not weight_update] * 3
+        masks.append(torch.cat([mask.flatten() for mask in pruner.masks.values()]))
+    assert torch.equal(*masks)
+
+
 # --- masks
 
 
