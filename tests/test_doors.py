@@ -67,6 +67,7 @@ RUN = ["task=sst2", "data_dir=rows", "model.name_or_path=model"]
 FOUND = {
     f"cap.train {' '.join(RUN)} output_dir=complete resume=true": (0, "0.8000"),
     f"cap.train {' '.join(RUN)} output_dir=complete": (2, "must not hold a finished run"),
+    f"cap.train {' '.join(RUN)} output_dir=interrupted": (2, "with a checkpoint of step 3; continue it with"),
     f"cap.train {' '.join(RUN)} output_dir=taken": (2, "got taken with thesis.txt"),
 }
 
@@ -91,7 +92,7 @@ def written(file: Path, content: str) -> dict[str, str]:
 
 
 def make_runs(folder: Path) -> None:
-    """Make up what runs have left: two records for a report, one complete run, and something else."""
+    """Make up what runs have left: two records for a report, one run complete, one interrupted, and something else."""
     write_grid(folder / "runs", prunings=("movement",), sparsities=(0.5,), terms=(SWITCHES,), exports=True)
     files = written(folder / "rows" / "train.jsonl", "rows") | written(folder / "rows" / "validation.jsonl", "others")
     record = {
@@ -103,6 +104,11 @@ def make_runs(folder: Path) -> None:
         "weights_sha256": {"model": written(folder / "model" / "model.safetensors", "weights")},
     }
     write_run(folder / "complete", record)
+    write_run(folder / "interrupted", record | {"status": "interrupted"})
+    checkpoint = folder / "interrupted" / "checkpoints" / "step-0000003.ckpt"
+    (sha256,) = written(checkpoint, "state").values()
+    seal = {"step": 3, "bytes": 5, "sha256": sha256, "config_hash": record["config_hash"], "n_rows": 1}
+    written(checkpoint.with_suffix(".json"), json.dumps(seal))
     written(folder / "taken" / "thesis.txt", "mine")
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from cap.base.errors import InputError
 from cap.config.check import Checked
 from cap.runs.checkpoints import Checkpoint, newest_checkpoint
-from cap.runs.folder import CHECKPOINTS, RunFolder, settle_replacement
+from cap.runs.folder import CHECKPOINTS, RunFolder, hold, settle_replacement
 from cap.runs.page import summary_table
 from cap.training.inputs import changes_since
 
@@ -71,7 +71,8 @@ def look(attempt: Attempt) -> Earlier:
     """Look what lies in the run's folder.
 
     Raises:
-        InputError: If the folder holds something else, or a complete run that nobody asked for.
+        InputError: If the folder holds something else, or a run that nobody asked for, complete or interrupted; or if
+            another process is making it.
     """
     run_dir, config_hash = attempt.run_dir, attempt.checked.hash
     is_settled = attempt.is_alone and settle_replacement(run_dir, config_hash) and attempt.goes_on
@@ -80,6 +81,8 @@ def look(attempt: Attempt) -> Earlier:
     is_done = found.state == "complete" and (is_settled or not attempt.checked.config.overwrite)
     if is_done:
         found.require_going_on(goes_on=attempt.goes_on)
+    elif found.state == "interrupted" and attempt.is_alone and not attempt.goes_on:
+        _refuse_interrupted(attempt)
     return Earlier(found.record, found.state == "complete", is_done)
 
 
@@ -105,6 +108,15 @@ def checkpoint_of(attempt: Attempt, found: RunFolder) -> Checkpoint | None:
         f"output_dir must not hold an interrupted run, but {found.path} does, with a checkpoint of step {newest.step}; "
         f"continue it with resume=true, or remove {folder} or set overwrite=true to start anew"
     )
+
+
+def _refuse_interrupted(attempt: Attempt) -> None:
+    """Refuse before anything is loaded what would be refused then: to overwrite a run that can be gone on with."""
+    lock = hold(attempt.run_dir)  # a run that another process is making is called interrupted, too
+    try:
+        checkpoint_of(attempt, RunFolder.read(attempt.run_dir, attempt.checked.hash))
+    finally:
+        lock.release()
 
 
 def leave_done(attempt: Attempt, record: dict[str, Any]) -> float:
