@@ -207,7 +207,7 @@ def test_loading_neither_reads_nor_changes_the_global_seed(saved):
     import torch
 
     from cap.base.kinds import Head
-    from cap.formats.evaluate_phases import load_scored, saved_model
+    from cap.formats.scored import load_scored, saved_model
 
     source = saved_model(str(saved(NAMES)))
     torch.manual_seed(5)

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from cap.base.errors import InputError
-from cap.base.files import content_key, ensure_writable, file_sha256, read_json
-from cap.base.kinds import Head, Kind
+from cap.base.files import content_key, ensure_writable
 from cap.config.evaluate import EvaluateConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
@@ -26,13 +25,10 @@ from cap.data.metrics import majority_scores, split_suffixes
 from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
-from cap.formats.load import load
-from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
-from cap.models.encoders import load_model, weights_key
+from cap.formats.scored import Scored, load_scored, require_head, saved_model
 from cap.models.families import FAMILIES, longest_input
 from cap.models.outputs import output_order
-from cap.models.pooled import PooledModel
-from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
+from cap.models.sources import ModelSource, load_config, load_tokenizer, tokenizer_key
 from cap.runs.environment import environment
 from cap.runs.folder import RunFolder, hold, length_of_run
 from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
@@ -43,11 +39,6 @@ from cap.training.trainer import idle_trainer
 log = logging.getLogger("cap.evaluate")
 
 PREDICTIONS = "predictions.csv"
-_WANTED: dict[Kind, str] = {
-    "classes": "ForSequenceClassification",
-    "number": "ForSequenceClassification",
-    "span": "ForQuestionAnswering",
-}
 
 
 class Seconds:
@@ -68,14 +59,6 @@ class Seconds:
         """Return the seconds of every phase so far, and of all together."""
         phases = {**self._phases, "total": time.perf_counter() - self._started}
         return {phase: round(value, 3) for phase, value in phases.items()}
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Hold a model that gives an output with logits for a batch, and the name of its weights."""
-
-    model: nn.Module
-    weights: str
 
 
 @dataclass(frozen=True)
@@ -262,72 +245,6 @@ def show(record: Mapping[str, Any], folder: Path) -> None:
     log.info("record and predictions: %s", folder)
 
 
-def saved_model(model_dir: str) -> ModelSource:
-    """Turn ``model_dir`` into a source.
-
-    Raises:
-        InputError: If it is a file, or a run's folder and not the model in it.
-    """
-    folder = Path(model_dir)
-    required = "model_dir must be a folder with a saved model (config.json and weights), or a Hub name"
-    if folder.is_file():
-        raise InputError(f"{required}, got the file {folder}; give the folder it lies in")
-    inside = folder / "model"
-    if folder.is_dir() and not (folder / "config.json").is_file() and (inside / "config.json").is_file():
-        raise InputError(f"{required}, got {folder}, which is the folder of a run; give model_dir={inside}")
-    return resolve_source(model_dir, package=None, sha256=None, revision=None)
-
-
-def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
-    """Refuse a model that was never trained to answer, or whose answers are of another kind.
-
-    Args:
-        config: The model's own.
-        head: What the task asks of it.
-        name: How to call the model.
-
-    Raises:
-        InputError: If its architecture is not that of such a model; where it names none, its weights must decide.
-    """
-    architectures, wanted = config.architectures or [], _WANTED[head.kind]
-    if architectures and not any(architecture.endswith(wanted) for architecture in architectures):
-        raise InputError(
-            f"model_dir must hold a model that was fine-tuned on the task, with a head for it (...{wanted}), got "
-            f"{name} with {', '.join(architectures)}; fine-tune it first (python -m cap.finetune), or give another"
-        )
-
-
-def load_scored(source: ModelSource, head: Head) -> Scored:
-    """Load a model that was trained to answer, whether saved by transformers or as an export of any format.
-
-    Raises:
-        InputError: If it cannot be loaded, or some of its weights, the head's say, are not in the checkpoint.
-    """
-    folder = Path(source.name_or_path)
-    if source.is_folder and is_onnx_folder(folder):
-        graph = folder / ONNX_FILE
-        return Scored(LogitsModel(OnnxModel(graph)), file_sha256(graph)[:16])
-    if _is_export(source):
-        model = load(folder)
-        return Scored(PooledModel(model, "first_token"), weights_key(model))
-    loaded = load_model(source, head=head)
-    drawn = loaded.drawn
-    if drawn:
-        raise InputError(
-            f"model_dir must hold a model that was fine-tuned on the task, got {source.label} without "
-            f"{', '.join(drawn[:3])}{', ...' if len(drawn) > 3 else ''}, so that its answers would be random; "
-            f"fine-tune it first (python -m cap.finetune), or give another"
-        )
-    return Scored(PooledModel(loaded.model, "first_token"), weights_key(loaded.model))
-
-
-def _is_export(source: ModelSource) -> bool:
-    if not source.is_folder:
-        return False
-    folder = Path(source.name_or_path)
-    return (folder / "encoder.safetensors").is_file() or "cap_layout" in read_json(folder / "config.json")
-
-
 def _data_dir(config: EvaluateConfig) -> Path | None:
     return None if config.data_dir is None else Path(config.data_dir)
 
@@ -386,16 +303,12 @@ __all__ = [
     "PREDICTIONS",
     "Data",
     "Loaded",
-    "Scored",
     "Seconds",
     "answer",
     "asked_task",
     "begin_record",
     "device_of",
     "load_asked",
-    "load_scored",
     "read_rows",
-    "require_head",
-    "saved_model",
     "show",
 ]

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from cap.pruning.pruner import MaskCounts, Pruner
-from cap.pruning.schedule import Schedule, SchedulePlan
+from cap.pruning.schedule import SchedulePlan
+from cap.pruning.targets import Schedule
 
 log = logging.getLogger(__name__)
 

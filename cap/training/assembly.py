@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from cap.base.errors import InputError
 from cap.base.parts import PARTS
 from cap.config.check import Checked, contrast_weights
 from cap.data.datamodule import CapDataModule
@@ -22,7 +20,6 @@ from cap.models.families import parameters_of, prunable
 from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory, Source
 from cap.pruning.pruner import ImportancePass
-from cap.pruning.schedule import snapshot_steps
 from cap.runs.folder import CHECKPOINTS, LEVELS
 from cap.training.callbacks.agreement import MaskAgreement
 from cap.training.callbacks.gradient_shares import GradientShares
@@ -33,87 +30,16 @@ from cap.training.callbacks.restart import RestartCallback
 from cap.training.callbacks.scores import ScoreCallback
 from cap.training.callbacks.snapshots import SnapshotCallback
 from cap.training.callbacks.timer import StepTimer
-from cap.training.dynamics import Dynamics, EstimateCallback, count_parameters, path_length, planned_steps
+from cap.training.dynamics import EstimateCallback
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
-from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.ranks import Ranks
 from cap.training.parallel.strategy import make_strategy
 from cap.training.parts import Ready
 from cap.training.preparation import Prepared
 from cap.training.resume.checkpoint import CheckpointCallback
 from cap.training.teacher import Teacher
 from cap.training.trainer import build_trainer
-
-_BYTES_PER_VALUE = 2  # encodings are float16
-_BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
-
-
-def require_possible(checked: Ready, prepared: Prepared) -> int:
-    """Check what the configuration alone could not say: the target against the model, the schedule against the rows.
-
-    Returns:
-        The optimizer steps of the run.
-
-    Raises:
-        InputError: If the model cannot meet the target, or the run is too short for its schedule.
-    """
-    trainer = checked.config.trainer
-    n_batches = -(-prepared.datamodule.n_train // (checked.config.batch_size * checked.n_processes))
-    n_steps = planned_steps(
-        n_batches,
-        limit=trainer.limit_train_batches,
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        max_epochs=trainer.max_epochs,
-        max_steps=trainer.max_steps,
-    )
-    problems = checked.plan.problems(n_steps)
-    found = prunable(prepared.pretrained.model)
-    n_bytes = checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices
-    for check in (checked.pruner.check, partial(checked.pruner.check_memory, n_bytes=n_bytes)):
-        try:
-            check(found)
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise InputError("\n".join(problems))
-    return n_steps
-
-
-def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynamics:
-    """Say what a run is going to do.
-
-    Args:
-        checked: The configuration.
-        prepared: Rows and the pre-trained model.
-        n_steps: Optimizer steps of the run.
-    """
-    config = checked.config
-    # A student that is thrown away: what is trained and what is frozen does not depend on the teacher.
-    module = new_module(
-        dataclasses.replace(checked, pruner=copy.deepcopy(checked.pruner)),
-        prepared,
-        None,
-        Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget),
-        ALONE,
-        warn=lambda message: None,
-    )
-    target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0
-    n_encodings = int(config.contrast.pretrained)
-    n_encodings += config.teacher != "none" and (config.contrast.finetuned or config.distill.weight > 0)
-    if config.contrast.snapshots:
-        n_encodings += len(snapshot_steps(checked.plan, n_steps, config.contrast.snapshot_count))
-    n_bytes = prepared.datamodule.n_train * int(module.student.model.config.hidden_size) * _BYTES_PER_VALUE
-    n_read = prepared.budget.bytes_to_read(n_bytes, n_encodings) * config.trainer.devices
-    return Dynamics(
-        steps=n_steps,
-        steps_after_target=n_steps - target_step,
-        path=path_length(module.optimisation, n_steps),
-        path_after_target=path_length(module.optimisation, n_steps, start=target_step),
-        encodings=n_encodings,
-        bank_disk_gb=n_bytes * n_encodings / _BYTES_PER_GB,
-        bank_memory_gb=n_read / _BYTES_PER_GB,
-        **count_parameters(module, config.sparsity),
-    )
 
 
 def filled_memory(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,88 +17,20 @@ from cap.base.errors import RunError
 from cap.base.kinds import Metrics
 from cap.models.encoders import tensors_key
 from cap.models.pooled import EncoderOutput, PooledModel, normalise
-from cap.objectives.contrastive import Reduction, bank_loss, collect_candidates
+from cap.objectives.contrastive import bank_loss, collect_candidates
 from cap.objectives.distillation import label_loss
 from cap.objectives.memory import Memory, Source, moved
 from cap.pruning.parameters import parameter_groups
 from cap.pruning.pruner import Pruner
-from cap.pruning.schedule import SchedulePlan
+from cap.training.contrast import Contrast
 from cap.training.distill import Distill, distillation_terms, logit_rows
+from cap.training.learning_rate import Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks, Share
 from cap.training.precision import loss_scale
 from cap.training.resume.stop import stop
 
 _TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
 _ADAM_EPSILON = 1e-8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """Say how the student is contrasted with the memory.
-
-    Args:
-        sources: Banks that take part; a bank without encodings yet is passed over.
-        unsupervised_weight: Factor of the terms whose positives are the same example.
-        supervised_weight: Factor of the terms whose positives share the label.
-        temperature: Divides the cosine similarities.
-        extra_examples: Training examples beside the batch, divided by the number of encodings of a bank.
-        reduction: How the anchors' losses are averaged.
-        anchor_dropout: Probability of dropping an entry of the student's pooled vector before it is normalised.
-        seed: Of the draw of extra examples.
-        ignore_same_label: Whether other examples of an anchor's label are no negatives of the unsupervised terms.
-    """
-
-    sources: tuple[Source, ...]
-    unsupervised_weight: float
-    supervised_weight: float
-    temperature: float
-    extra_examples: int
-    reduction: Reduction
-    anchor_dropout: float
-    seed: int
-    ignore_same_label: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimisation:
-    """Say how the weights move.
-
-    Args:
-        learning_rate: Peak learning rate of the weights.
-        weight_decay: Decoupled decay of 2-D weights; biases, LayerNorm and scores have none.
-        warmup: Fraction of the run, up to its first rewind, in which the learning rate rises.
-        floor: Where the linear decay that follows ends, as a fraction of the peak, in [0, 1].
-        start: Fraction of all this that applies while nothing is pruned, in [0, 1]; it rises to 1 in proportion to
-            the plan's sparsity.
-        plan: Says how sparsity rises, and where the learning rate starts anew, each part with the plan's own warm-up;
-            None trains a dense model in one part.
-    """
-
-    learning_rate: float
-    weight_decay: float
-    warmup: float
-    floor: float = 0.0
-    start: float = 1.0
-    plan: SchedulePlan | None = None
-
-    def multiplier(self, step: int, n_steps: int) -> float:
-        """Return the learning rate of a step as a fraction of its peak."""
-        rewinds = self.plan.rewinds(n_steps) if self.plan is not None else []
-        bounds = [0, *rewinds, n_steps]
-        begin = max(bound for bound in bounds[:-1] if bound <= step)
-        length = bounds[bounds.index(begin) + 1] - begin
-        warmup = self.plan.rewind_warmup if self.plan is not None and begin > 0 else self.warmup
-        n_warmup, since = round(warmup * length), step - begin
-        if since < n_warmup:
-            return since / n_warmup * self._share(step, n_steps)
-        remaining = max(0.0, (length - since) / max(1, length - n_warmup))
-        return (self.floor + (1 - self.floor) * remaining) * self._share(step, n_steps)
-
-    def _share(self, step: int, n_steps: int) -> float:
-        """Return what of the learning rate applies at the sparsity of a step."""
-        if self.plan is None or self.start == 1 or self.plan.sparsity == 0:
-            return 1.0
-        return self.start + (1 - self.start) * self.plan.over(n_steps)(step) / self.plan.sparsity
 
 
 class CapModule(LightningModule):

@@ -22,8 +22,6 @@ from cap.training.assembly import (
     new_callbacks,
     new_module,
     new_trainer,
-    planned_dynamics,
-    require_possible,
 )
 from cap.training.evaluation import evaluate
 from cap.training.found import Attempt, Earlier, checkpoint_of, leave_done
@@ -31,6 +29,7 @@ from cap.training.module import CapModule
 from cap.training.parallel.ranks import Ranks, join
 from cap.training.parallel.shares import together
 from cap.training.parts import Ready, make_ready
+from cap.training.planning import planned_dynamics, require_possible
 from cap.training.preparation import Prepared, prepare
 from cap.training.record import RunRecord
 from cap.training.resume.randomness import keeping_determinism

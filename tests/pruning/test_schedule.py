@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from cap.pruning.schedule import Cubic, CubicSchedule, OneShot, SchedulePlan, StepSchedule, Stepwise
+from cap.pruning.schedule import Cubic, OneShot, SchedulePlan, Stepwise
+from cap.pruning.targets import CubicSchedule, StepSchedule
 
 N_STEPS = [1, 2, 3, 4, 7, 10, 11, 100, 1001]
 PLANS = {

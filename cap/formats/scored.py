@@ -1,0 +1,101 @@
+"""The model that ``cap.evaluate`` scores, whatever it was saved as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from cap.base.errors import InputError
+from cap.base.files import file_sha256, read_json
+from cap.base.kinds import Head, Kind
+from cap.formats.load import load
+from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
+from cap.models.encoders import load_model, weights_key
+from cap.models.pooled import PooledModel
+from cap.models.sources import ModelSource, resolve_source
+
+_WANTED: dict[Kind, str] = {
+    "classes": "ForSequenceClassification",
+    "number": "ForSequenceClassification",
+    "span": "ForQuestionAnswering",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Hold a model that gives an output with logits for a batch, and the name of its weights."""
+
+    model: nn.Module
+    weights: str
+
+
+def saved_model(model_dir: str) -> ModelSource:
+    """Turn ``model_dir`` into a source.
+
+    Raises:
+        InputError: If it is a file, or a run's folder and not the model in it.
+    """
+    folder = Path(model_dir)
+    required = "model_dir must be a folder with a saved model (config.json and weights), or a Hub name"
+    if folder.is_file():
+        raise InputError(f"{required}, got the file {folder}; give the folder it lies in")
+    inside = folder / "model"
+    if folder.is_dir() and not (folder / "config.json").is_file() and (inside / "config.json").is_file():
+        raise InputError(f"{required}, got {folder}, which is the folder of a run; give model_dir={inside}")
+    return resolve_source(model_dir, package=None, sha256=None, revision=None)
+
+
+def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
+    """Refuse a model that was never trained to answer, or whose answers are of another kind.
+
+    Args:
+        config: The model's own.
+        head: What the task asks of it.
+        name: How to call the model.
+
+    Raises:
+        InputError: If its architecture is not that of such a model; where it names none, its weights must decide.
+    """
+    architectures, wanted = config.architectures or [], _WANTED[head.kind]
+    if architectures and not any(architecture.endswith(wanted) for architecture in architectures):
+        raise InputError(
+            f"model_dir must hold a model that was fine-tuned on the task, with a head for it (...{wanted}), got "
+            f"{name} with {', '.join(architectures)}; fine-tune it first (python -m cap.finetune), or give another"
+        )
+
+
+def load_scored(source: ModelSource, head: Head) -> Scored:
+    """Load a model that was trained to answer, whether saved by transformers or as an export of any format.
+
+    Raises:
+        InputError: If it cannot be loaded, or some of its weights, the head's say, are not in the checkpoint.
+    """
+    folder = Path(source.name_or_path)
+    if source.is_folder and is_onnx_folder(folder):
+        graph = folder / ONNX_FILE
+        return Scored(LogitsModel(OnnxModel(graph)), file_sha256(graph)[:16])
+    if _is_export(source):
+        model = load(folder)
+        return Scored(PooledModel(model, "first_token"), weights_key(model))
+    loaded = load_model(source, head=head)
+    drawn = loaded.drawn
+    if drawn:
+        raise InputError(
+            f"model_dir must hold a model that was fine-tuned on the task, got {source.label} without "
+            f"{', '.join(drawn[:3])}{', ...' if len(drawn) > 3 else ''}, so that its answers would be random; "
+            f"fine-tune it first (python -m cap.finetune), or give another"
+        )
+    return Scored(PooledModel(loaded.model, "first_token"), weights_key(loaded.model))
+
+
+def _is_export(source: ModelSource) -> bool:
+    if not source.is_folder:
+        return False
+    folder = Path(source.name_or_path)
+    return (folder / "encoder.safetensors").is_file() or "cap_layout" in read_json(folder / "config.json")
+
+
+__all__ = ["Scored", "load_scored", "require_head", "saved_model"]

@@ -1,0 +1,91 @@
+"""What is known of a run before it trains: whether it can work, and what it is going to do."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from functools import partial
+
+from cap.base.errors import InputError
+from cap.models.families import prunable
+from cap.objectives.memory import Memory
+from cap.pruning.schedule import snapshot_steps
+from cap.training.assembly import new_module
+from cap.training.dynamics import Dynamics, count_parameters, path_length, planned_steps
+from cap.training.parallel.ranks import ALONE
+from cap.training.parts import Ready
+from cap.training.preparation import Prepared
+
+_BYTES_PER_VALUE = 2  # encodings are float16
+_BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
+
+
+def require_possible(checked: Ready, prepared: Prepared) -> int:
+    """Check what the configuration alone could not say: the target against the model, the schedule against the rows.
+
+    Returns:
+        The optimizer steps of the run.
+
+    Raises:
+        InputError: If the model cannot meet the target, or the run is too short for its schedule.
+    """
+    trainer = checked.config.trainer
+    n_batches = -(-prepared.datamodule.n_train // (checked.config.batch_size * checked.n_processes))
+    n_steps = planned_steps(
+        n_batches,
+        limit=trainer.limit_train_batches,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+    )
+    problems = checked.plan.problems(n_steps)
+    found = prunable(prepared.pretrained.model)
+    n_bytes = checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices
+    for check in (checked.pruner.check, partial(checked.pruner.check_memory, n_bytes=n_bytes)):
+        try:
+            check(found)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return n_steps
+
+
+def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynamics:
+    """Say what a run is going to do.
+
+    Args:
+        checked: The configuration.
+        prepared: Rows and the pre-trained model.
+        n_steps: Optimizer steps of the run.
+    """
+    config = checked.config
+    # A student that is thrown away: what is trained and what is frozen does not depend on the teacher.
+    module = new_module(
+        dataclasses.replace(checked, pruner=copy.deepcopy(checked.pruner)),
+        prepared,
+        None,
+        Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget),
+        ALONE,
+        warn=lambda message: None,
+    )
+    target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0
+    n_encodings = int(config.contrast.pretrained)
+    n_encodings += config.teacher != "none" and (config.contrast.finetuned or config.distill.weight > 0)
+    if config.contrast.snapshots:
+        n_encodings += len(snapshot_steps(checked.plan, n_steps, config.contrast.snapshot_count))
+    n_bytes = prepared.datamodule.n_train * int(module.student.model.config.hidden_size) * _BYTES_PER_VALUE
+    n_read = prepared.budget.bytes_to_read(n_bytes, n_encodings) * config.trainer.devices
+    return Dynamics(
+        steps=n_steps,
+        steps_after_target=n_steps - target_step,
+        path=path_length(module.optimisation, n_steps),
+        path_after_target=path_length(module.optimisation, n_steps, start=target_step),
+        encodings=n_encodings,
+        bank_disk_gb=n_bytes * n_encodings / _BYTES_PER_GB,
+        bank_memory_gb=n_read / _BYTES_PER_GB,
+        **count_parameters(module, config.sparsity),
+    )
+
+
+__all__ = ["planned_dynamics", "require_possible"]
