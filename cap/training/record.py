@@ -43,6 +43,7 @@ from cap.runs.folder import (
 from cap.runs.page import summary_table, write_report
 from cap.runs.record import retention, write_record
 from cap.training.dynamics import Dynamics
+from cap.training.ending import end_kept, end_levels, kept_without_training, missed_sparsity
 from cap.training.inputs import hashes_of_rows, hashes_of_weights
 from cap.training.preparation import Prepared
 from cap.training.resume.curves import cut_curves
@@ -50,9 +51,6 @@ from cap.training.teacher import Teacher
 
 # A process that was killed with its grid may still be writing its last checkpoint in the folder.
 _PATIENCE_SECONDS = 150.0
-# What a reached sparsity may differ from the one that was asked for without a word.
-_TOLERATED = 0.005
-
 log = logging.getLogger("cap.train")
 
 
@@ -328,10 +326,14 @@ class RunRecord:
         majority = scores["majority"][metric] if prepared.task.kind == "classes" else None
         self.content.update(retention(pruned[metric], teacher_score, majority))
         self.content["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
-        self._check_sparsity()
-        self._note_not_retrained()
-        self._note_final_level(pruned)
-        self._note_last_kept(pruned)
+        missed = missed_sparsity(self.content["sparsity"], self.checked.resolved["pruning"])
+        if missed is not None:
+            self.warn(missed)
+        not_retrained = kept_without_training(self.content.get("kept") or [])
+        if not_retrained is not None:
+            self.warnings.append(not_retrained)
+        end_levels(self.content, pruned)
+        end_kept(self.content, pruned, asked_for=self.checked.config.keep_levels or [])
         self.content["matrices"] = {name: list(count) for name, count in count_matrix_zeros(saved).items()}
         self.content["matrix_kinds"] = {name: matrix.kind for name, matrix in prunable(saved).matrices.items()}
         self.content["units"] = count_pruned_units(saved)
@@ -371,47 +373,6 @@ class RunRecord:
         final = {f"final/{name}": value for name, value in self.content["scores"]["pruned"].items()}
         for logger in self.loggers:
             logger.log_metrics({**final, "final/sparsity": self.content["sparsity"]["prunable"]}, self.content["steps"])
-
-    def _check_sparsity(self) -> None:
-        """Warn if the sparsity that was asked for was missed."""
-        asked, reached = self.content["sparsity"]["asked"], self.content["sparsity"]["prunable"]
-        if abs(reached - asked) <= _TOLERATED:
-            return
-        pruning = self.checked.resolved["pruning"]
-        reason = (
-            f": with pruning.threshold=published it follows from pruning.regularizer_weight, which was "
-            f"{pruning['regularizer_weight']:g}; {'raise' if reached < asked else 'lower'} that, or set "
-            f"pruning.threshold=target"
-        )
-        self.warn(
-            f"Sparsity {asked:g} was asked for and {reached:.4f} was reached"
-            f"{reason if pruning.get('threshold') == 'published' else ''}."
-        )
-
-    def _note_final_level(self, pruned: dict[str, float]) -> None:
-        """Add the end of the run to the levels, unless a validation on the last step was like it."""
-        levels, step = self.content["levels"], self.content["steps"]
-        kind = {"share": 1.0, "precision": "32-true"}
-        if not levels or levels[-1]["step"] != step or any(levels[-1].get(key) != kind[key] for key in kind):
-            asked, reached = self.checked.config.sparsity, self.content["sparsity"]["prunable"]
-            levels.append({"step": step, "target": asked, "sparsity": reached, "scores": pruned, **kind})
-
-    def _note_not_retrained(self) -> None:
-        kept = self.content.get("kept") or []
-        levels = [f"{line['sparsity']['asked']:g}" for line in kept if not line.get("is_retrained", False)]
-        if levels:
-            self.warnings.append(
-                f"The models kept at {', '.join(levels)} were saved as the schedule passed these sparsities, without "
-                f"training at them: a run of its own may score higher there."
-            )
-
-    def _note_last_kept(self, pruned: dict[str, float]) -> None:
-        """End the list of kept models with the run's own, if its sparsity was asked for."""
-        kept, asked = self.content.get("kept"), self.content["sparsity"]["asked"]
-        if kept is not None and asked in (self.checked.config.keep_levels or []):
-            sparsity = self.content["sparsity"]
-            line = {"step": self.content["steps"], "sparsity": sparsity, "scores": pruned, "folder": MODEL}
-            kept.append({**line, "is_retrained": True})
 
     def _close_loggers(self, *, succeeded: bool, is_stopped: bool = False) -> None:
         for logger in self.loggers:
