@@ -91,7 +91,7 @@ class CacheEntry:
                 an exception or a kill, for who builds the same entry next; it need not exist.
 
         Yields:
-            Where to write; nobody else does, within ``held``.
+            Where to write. Within ``held`` no other process writes there.
         """
         if not resumes:
             with atomic_folder(self.folder) as aside:

@@ -276,10 +276,10 @@ def set_up_log() -> None:
 
 
 def _set_up_log_of(name: str, level: int) -> None:
-    """Say where messages of Lightning go before it is imported, when it sets the levels of its loggers anew.
+    """Set up a logger of Lightning before Lightning is imported.
 
-    Left to itself it would also pass them on to the handler that Hydra has put at the root by then, which says them
-    once more.
+    A logger that has no handler by then gets another level at the import. Its messages would also reach Hydra's
+    handler at the root, and appear twice.
     """
     logger = logging.getLogger(name)
     if not logger.handlers:

@@ -107,7 +107,7 @@ class RunFolder:
             raise InputError(self.problem)
 
     def require_going_on(self, *, goes_on: bool) -> None:
-        """Check that a finished run is there to be found: nobody asked to overwrite it.
+        """Refuse to overwrite a finished run unless an earlier attempt counts.
 
         Args:
             goes_on: Whether what an earlier attempt left counts.

@@ -87,7 +87,7 @@ def summary_table(record: dict[str, Any], folder: str) -> Table:
 
 
 def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
-    # matplotlib takes a second, which nobody waits for who only wants the table of a run that is there already.
+    # Importing matplotlib takes a second. The table of a finished run needs no picture.
     from cap.runs.kept import plot_kept
     from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
 

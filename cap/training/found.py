@@ -71,8 +71,8 @@ def look(attempt: Attempt) -> Earlier:
     """Look what lies in the run's folder.
 
     Raises:
-        InputError: If the folder holds something else, or a run that nobody asked for, complete or interrupted; or if
-            another process is making it.
+        InputError: If the folder holds something else, or an earlier run that does not count and may not be
+            overwritten; or if another process is making the run.
     """
     run_dir, config_hash = attempt.run_dir, attempt.checked.hash
     is_settled = attempt.is_alone and settle_replacement(run_dir, config_hash) and attempt.goes_on
@@ -87,14 +87,14 @@ def look(attempt: Attempt) -> Earlier:
 
 
 def checkpoint_of(attempt: Attempt, found: RunFolder) -> Checkpoint | None:
-    """Find where to go on; refuse to overwrite what nobody asked to overwrite.
+    """Find where to resume, and refuse to overwrite an interrupted run.
 
     Args:
         attempt: What this process is about to do.
-        found: The run's folder, or that of its replacement, read once nobody else writes there.
+        found: The run's folder, or that of its replacement, read while no other process writes there.
 
     Raises:
-        InputError: If an interrupted run is there that nobody asked for.
+        InputError: If an interrupted run is there, and is neither to be resumed nor overwritten.
     """
     if found.state != "interrupted":
         return None
@@ -111,7 +111,7 @@ def checkpoint_of(attempt: Attempt, found: RunFolder) -> Checkpoint | None:
 
 
 def _refuse_interrupted(attempt: Attempt) -> None:
-    """Refuse before anything is loaded what would be refused then: to overwrite a run that can be gone on with."""
+    """Refuse to overwrite an interrupted run before anything is loaded."""
     lock = hold(attempt.run_dir)  # a run that another process is making is called interrupted, too
     try:
         checkpoint_of(attempt, RunFolder.read(attempt.run_dir, attempt.checked.hash))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import cap
 from cap.base.errors import RunError
@@ -18,6 +16,7 @@ from cap.models.families import Prunable, prunable
 from cap.pruning.moves import MaskMoves
 from cap.pruning.second_order import SecondOrder
 from tests.models.tiny_models import tiny_batch, tiny_classifier
+from tests.pruning.operators import Calls
 
 
 def gradients_of(pruner: SecondOrder, seed: int) -> list[Tensor]:
@@ -327,18 +326,6 @@ def test_budget_that_no_block_fits_is_said():
 
 
 # --- on a device
-
-
-class Calls(TorchDispatchMode):
-    """Count the operators that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.n[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def test_host_waits_for_the_device_as_often_however_many_matrices_there_are(monkeypatch):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cap.models.families import Prunable
 from cap.pruning import masks, patterns
@@ -21,6 +19,7 @@ from cap.pruning.random import Random
 from cap.pruning.selection import keep_highest_of_rows
 from cap.pruning.soft_movement import SoftMovement
 from cap.pruning.weights import WeightPruner
+from tests.pruning.operators import Calls
 
 
 def on_device(monkeypatch) -> None:
@@ -156,18 +155,6 @@ def test_masks_are_those_of_the_cpu(monkeypatch, kind: str, ties: bool) -> None:
     for (counts, chosen), (expected_counts, expected_masks) in zip(found, expected, strict=True):
         assert counts == expected_counts
         assert all(np.array_equal(chosen[name], mask) for name, mask in expected_masks.items())
-
-
-class Calls(TorchDispatchMode):
-    """Count the operators that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.n[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 # What makes the host wait for the device: a number that is read, and shapes that follow from values.
