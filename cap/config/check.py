@@ -6,6 +6,7 @@ What only the class of the pruning type and Lightning can tell follows it, see `
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,8 @@ def check(cfg: DictConfig) -> Checked:
                 problems.append(str(error))
         plan = _plan(resolved["schedule"], problems)
     if not isinstance(every_n_steps, int) or every_n_steps < 1:
-        problems.append(f"pruning.every_n_steps must be a whole number of at least 1, got {every_n_steps!r}")
+        key = _key_typed(cfg, "pruning.every_n_steps")
+        problems.append(f"{key} must be a whole number of at least 1, got {every_n_steps!r}")
     problems += problems_of_freezes(freezes)
     if plan is not None:
         problems += problems_of_snapshots(config.distill, plan, config.contrast.snapshot_count)
@@ -126,6 +128,14 @@ def _typed(cfg: DictConfig) -> tuple[TrainConfig, dict[str, Any]]:
     if config.student_init == "auto":
         config.student_init = resolved["student_init"] = "pretrained" if config.teacher == "none" else "teacher"
     return config, {str(key): value for key, value in resolved.items()}
+
+
+def _key_typed(cfg: DictConfig, key: str) -> str:
+    """Name the key that a user typed for another that follows it, as ``${pruning.window}`` says; else the key."""
+    group, _, name = key.rpartition(".")
+    written = OmegaConf.to_container(OmegaConf.select(cfg, group), resolve=False)
+    followed = re.fullmatch(r"\$\{([\w.]+)\}", str(written[name])) if isinstance(written, dict) else None
+    return followed[1] if followed else key
 
 
 def _plan(node: dict[str, Any], problems: list[str]) -> SchedulePlan | None:

@@ -176,8 +176,6 @@ def test_processes_take_the_training_steps_of_one_with_as_many_rows_a_batch(make
     assert steps == [batch["example_id"].tolist() for batch in make_data(batch_size=8).train_dataloader()]
 
 
-@pytest.mark.parametrize("eval_batch_size", [2, 8, 64])
-@pytest.mark.parametrize("size", [2, 3, 7, N_VALIDATION])
 def in_turns(data: CapDataModule, rank: int, size: int, order: int = 0) -> list[list[int]]:
     data.trainer = SimpleNamespace(global_rank=rank, world_size=size)
     return [batch["example_id"].tolist() for batch in data.dataloader_in_turns(6, order)]
@@ -200,6 +198,8 @@ def test_rows_that_fill_no_batch_are_one(make_data: MakeData) -> None:
     assert sorted(batch["example_id"].tolist()) == list(range(N_TRAIN))
 
 
+@pytest.mark.parametrize("eval_batch_size", [2, 8, 64])
+@pytest.mark.parametrize("size", [2, 3, 7, N_VALIDATION])
 def test_processes_share_the_validation_rows_of_training_and_none_is_idle(
     make_data: MakeData, size: int, eval_batch_size: int
 ) -> None:

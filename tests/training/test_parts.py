@@ -35,7 +35,8 @@ def message_of(compose_config, *overrides: str) -> str:
             ["pruning=soft_movement", "pruning.score_learning_rate=fast"],
             "pruning.score_learning_rate must be a number, got 'fast'",
         ),
-        (["pruning=platon", "pruning.window=0"], "pruning.window counts optimizer steps and must be at least 1, got 0"),
+        (["pruning=platon", "pruning.window=0"], "pruning.window must be a whole number of at least 1, got 0"),
+        (["pruning=platon", "pruning.window=fast"], "pruning.window must be a whole number of at least 1, got 'fast'"),
         (["pruning=platon", "pruning.uncertainty_decay=1"], "pruning.uncertainty_decay is what a window leaves of an"),
         (["pruning=second_order", "pruning.block_size=0"], "pruning.block_size must be at least 1, got 0"),
         (
