@@ -33,7 +33,6 @@ from cap.training.callbacks.timer import StepTimer
 from cap.training.dynamics import EstimateCallback
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
-from cap.training.parallel.ranks import Ranks
 from cap.training.parallel.strategy import make_strategy
 from cap.training.parts import Ready
 from cap.training.preparation import Prepared
@@ -43,7 +42,7 @@ from cap.training.trainer import build_trainer
 
 
 def filled_memory(
-    checked: Checked, prepared: Prepared, teacher: Teacher | None, trainer: Trainer, ranks: Ranks
+    checked: Checked, prepared: Prepared, teacher: Teacher | None, trainer: Trainer
 ) -> tuple[Memory, dict[str, str]]:
     """Encode the training rows with the frozen models that take part, or find that done, and open the results.
 
@@ -51,8 +50,8 @@ def filled_memory(
         checked: The configuration.
         prepared: Rows and the pre-trained model.
         teacher: The fine-tuned model; None if the run has none.
-        trainer: Says where and in which precision to encode.
-        ranks: The processes, which share the rows; each then reads what all have encoded.
+        trainer: Says where and in which precision to encode; its processes share the rows, and each then reads what
+            all have encoded.
 
     Returns:
         The memory, and by source a key of the content of what it was filled with.
@@ -60,6 +59,8 @@ def filled_memory(
     config = checked.config
     memory = Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget)
     keys: dict[str, str] = {}
+    computation = computation_of(trainer)
+    ranks = computation.ranks
     wanted: list[tuple[Source, PooledModel]] = []
     if config.contrast.pretrained:
         wanted.append(("pretrained", prepared.pretrained))
@@ -72,11 +73,10 @@ def filled_memory(
             prepared.datamodule.encoding_dataloader(ranks.rank, ranks.size),
             data_key=prepared.datamodule.key,
             cache_dir=prepared.cache_dir,
-            computation=computation_of(trainer),
+            computation=computation,
             description=f"encoding the training rows with the {source} model",
             with_logits=source == "finetuned",
             with_hidden=source == "finetuned" and distill.hidden_weight > 0 and not distill.runs_teacher,
-            ranks=ranks,
         )
         model.cpu()
         memory.add(source, outputs.encodings)
@@ -95,8 +95,8 @@ def new_module(
     prepared: Prepared,
     teacher: Teacher | None,
     memory: Memory,
-    ranks: Ranks,
     *,
+    frozen_keys: Mapping[str, str] | None = None,
     warn: Callable[[str], None],
 ) -> CapModule:
     """Make the module of a run: a student with its masks on, beside the models that it learns from.
@@ -106,7 +106,7 @@ def new_module(
         prepared: Rows and the pre-trained model.
         teacher: The fine-tuned model; None if the run has none.
         memory: What the frozen models gave.
-        ranks: The processes that share every batch.
+        frozen_keys: Of what the memory was filled with, by source; a checkpoint refers to them.
         warn: Told of what a reader of the result must know.
     """
     config = checked.config
@@ -135,21 +135,8 @@ def new_module(
         freeze=parameters_of(student.model, [part for part in PARTS if part in (config.freeze or [])]),
         pretrained=prepared.pretrained,
         teacher=teacher.model if teacher is not None else None,
-        ranks=ranks,
+        frozen_keys=frozen_keys,
     )
-
-
-def new_trainer(checked: Checked, run_dir: Path, *, devices: int | list[int]) -> Trainer:
-    """Make the trainer of a run, without callbacks and other loggers: those need to know its processes.
-
-    Args:
-        checked: The configuration.
-        run_dir: The run's folder.
-        devices: How many, or which.
-    """
-    options = dataclasses.asdict(checked.config.trainer)
-    options.update(devices=devices, strategy=make_strategy(options["strategy"], n_processes=checked.n_processes))
-    return build_trainer(options, run_dir=run_dir)
 
 
 @dataclass(frozen=True)
@@ -194,9 +181,7 @@ def new_callbacks(
     checked: Ready,
     prepared: Prepared,
     run_dir: Path,
-    ranks: Ranks,
     *,
-    frozen: Mapping[str, str],
     note_kept: Callable[[list[dict[str, Any]]], None],
     note_gradients: Callable[[dict[str, float]], None],
     warn: Callable[[str], None],
@@ -207,8 +192,6 @@ def new_callbacks(
         checked: The configuration.
         prepared: Rows and tokenizer.
         run_dir: The run's folder.
-        ranks: The processes of the run.
-        frozen: Keys of what the memory was filled with, which a checkpoint refers to.
         note_kept: Told of the models that ``keep_levels`` has kept so far.
         note_gradients: Told of how hard each loss term pulls on the encoder.
         warn: Told of what a reader of the result must know.
@@ -219,15 +202,13 @@ def new_callbacks(
         checked.pruner, checked.plan, every_n_steps=checked.every_n_steps, adds_regularizer=False, warn=warn
     )
     timer = StepTimer()
-    loaders = partial(rows.eval_dataloaders, ranks.rank, ranks.size)
     snapshots = SnapshotCallback(
         checked.plan,
         n_snapshots=config.contrast.snapshot_count,
-        loader=partial(rows.encoding_dataloader, ranks.rank, ranks.size),
+        loader=rows.encoding_dataloader,
         folder=run_dir / CHECKPOINTS / "snapshots",
         with_encodings=config.contrast.snapshots,
         with_logits=config.distill.snapshot_weight > 0,
-        ranks=ranks,
     )
     # The final level is the run's own model.
     levels = [level for level in config.keep_levels or [] if level < config.sparsity]
@@ -237,18 +218,15 @@ def new_callbacks(
         folder=run_dir / LEVELS,
         tokenizer=prepared.tokenizer,
         kind=prepared.task.kind,
-        loaders=loaders,
+        loaders=rows.eval_dataloaders,
         metrics=prepared.metrics,
         note=note_kept,
         warn=warn,
-        ranks=ranks,
     )
     return Callbacks(
         checkpoint=CheckpointCallback(
             run_dir / CHECKPOINTS,
             config_hash=checked.hash,
-            frozen=frozen,
-            ranks=ranks,
             **dataclasses.asdict(config.checkpoint),
         ),
         scores=ScoreCallback(
@@ -257,7 +235,6 @@ def new_callbacks(
             loaders=rows.limited_dataloaders,
             share=rows.limited_share,
             metric=prepared.task.monitored,
-            ranks=ranks,
         ),
         importance=ImportanceCallback(
             pruning,
@@ -278,9 +255,23 @@ def new_callbacks(
         timer=timer,
         estimate=EstimateCallback(timer),
         pruning=pruning,
-        agreement=MaskAgreement(ranks),
+        agreement=MaskAgreement(),
         restart=RestartCallback(checked.plan),
     )
+
+
+def new_trainer(checked: Checked, run_dir: Path, callbacks: Callbacks, *, devices: int | list[int]) -> Trainer:
+    """Make the trainer of a run; what ``logger=`` names begins only once the folder is this run's.
+
+    Args:
+        checked: The configuration.
+        run_dir: The run's folder.
+        callbacks: Of the run.
+        devices: How many, or which.
+    """
+    options = dataclasses.asdict(checked.config.trainer)
+    options.update(devices=devices, strategy=make_strategy(options["strategy"], n_processes=checked.n_processes))
+    return build_trainer(options, run_dir=run_dir, callbacks=callbacks.in_order)
 
 
 def _importance_loader(rows: CapDataModule, wanted: ImportancePass | None) -> Callable[[int], DataLoader]:

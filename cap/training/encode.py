@@ -19,7 +19,7 @@ from cap.base.cache import CacheEntry
 from cap.base.files import atomic_file, content_key
 from cap.models.encoders import model_key
 from cap.models.pooled import PooledModel, evaluating, mean_over_tokens, normalise
-from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.ranks import ALONE, Ranks, ranks_of
 from cap.training.parallel.shares import ENCODINGS, HIDDEN, LENGTHS, LOGITS, Shares, ShareWriter, share_folder, together
 from cap.training.progress import tracked
 
@@ -52,22 +52,26 @@ class FrozenOutputs:
 
 @dataclass(frozen=True)
 class Computation:
-    """Say where and in which precision encoding runs.
+    """Say where, in which precision and in which processes encoding runs.
 
     Args:
         device: The device.
         precision: Lightning's name of the precision; part of the cache key.
         autocast: Makes the context in which a forward pass runs.
+        ranks: The processes that share the rows; every one of them calls what encodes. Their number is no part of a
+            cache key.
     """
 
     device: torch.device
     precision: str
     autocast: Callable[[], AbstractContextManager]
+    ranks: Ranks = ALONE
 
 
 def computation_of(trainer: Trainer) -> Computation:
     """Encode where and how a trainer trains."""
-    return Computation(trainer.strategy.root_device, str(trainer.precision), trainer.precision_plugin.forward_context)
+    context = trainer.precision_plugin.forward_context
+    return Computation(trainer.strategy.root_device, str(trainer.precision), context, ranks_of(trainer))
 
 
 def encode_share(
@@ -132,11 +136,11 @@ def _encode(
     computation: Computation,
     description: str,
     with_logits: bool,
-    ranks: Ranks,
     with_hidden: bool = False,
     trainer: Trainer | None = None,
 ) -> None:
     """Let every process encode its share beside ``path``, and the first one write what all of them gave."""
+    ranks = computation.ranks
 
     def encode() -> None:
         encode_share(
@@ -170,7 +174,6 @@ def frozen_outputs(
     description: str,
     with_logits: bool,
     with_hidden: bool = False,
-    ranks: Ranks = ALONE,
 ) -> FrozenOutputs:
     """Return the outputs of a frozen model over the training set, computed at most once per content.
 
@@ -184,7 +187,6 @@ def frozen_outputs(
         with_logits: False for a model whose task head means nothing: its head is then no part of the content, so that
             runs with other seeds share one entry.
         with_hidden: True for the mean hidden states of every encoder layer, too; such an entry is one of its own.
-        ranks: The processes that share the rows; every one of them calls this. Their number is no part of the content.
 
     Returns:
         Files under ``cache_dir``, the same on every process.
@@ -193,6 +195,7 @@ def frozen_outputs(
         ValueError: If the loaders do not give every row exactly once.
         RunError: If another process failed.
     """
+    ranks = computation.ranks
     content = model_key(model.model if with_logits else model.model.base_model)
     names = (ENCODINGS, *([LOGITS] if with_logits else []), *([HIDDEN] if with_hidden else []))
     where = [computation.precision, computation.device.type]
@@ -223,7 +226,6 @@ def frozen_outputs(
             description=description,
             with_logits=with_logits,
             with_hidden=with_hidden,
-            ranks=ranks,
         )
     return _files(entry.folder, names, was_cached=False, ranks=ranks)
 
@@ -256,7 +258,6 @@ def take_snapshot(
     with_encodings: bool = True,
     with_logits: bool = False,
     trainer: Trainer | None = None,
-    ranks: Ranks = ALONE,
 ) -> list[str]:
     """Write what a model gives for the training set, each file whole or not at all.
 
@@ -270,7 +271,6 @@ def take_snapshot(
         with_encodings: False where nobody reads them.
         with_logits: Likewise.
         trainer: A trainer that is fitting at the moment, for its progress display.
-        ranks: The processes that share the rows; every one of them calls this.
 
     Returns:
         Which of the files were written, the same on every process; lengths for spans with logits only.
@@ -297,10 +297,9 @@ def take_snapshot(
         computation=computation,
         description=description,
         with_logits=with_logits,
-        ranks=ranks,
         trainer=trainer,
     )
-    return ranks.broadcast(written)
+    return computation.ranks.broadcast(written)
 
 
 __all__ = [

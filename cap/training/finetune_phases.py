@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +11,7 @@ from cap.training.preparation import Prepared, prepare
 from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
 from cap.training.teacher import Teacher, get_teacher
+from cap.training.trainer import idle_trainer
 
 
 @keeping_determinism()
@@ -26,9 +26,9 @@ def make_teacher(checked: Checked) -> tuple[Prepared, Teacher]:
         StoppedError: If the process was asked to stop.
     """
     prepared = prepare(make_ready(checked))
-    device = Trainer(accelerator=checked.config.trainer.accelerator, devices=1, logger=False).strategy.root_device
+    trainer = idle_trainer(checked.config.trainer.accelerator)
     with stop.listening():
-        teacher = get_teacher(checked, prepared, device=device)
+        teacher = get_teacher(checked, prepared, trainer)
     if teacher is None:
         raise TypeError("teacher=auto always gives a teacher")
     return prepared, teacher

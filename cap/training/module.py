@@ -25,7 +25,7 @@ from cap.pruning.pruner import Pruner
 from cap.training.contrast import Contrast
 from cap.training.distill import Distill, distillation_terms, logit_rows
 from cap.training.learning_rate import Optimisation
-from cap.training.parallel.ranks import ALONE, Ranks, Share
+from cap.training.parallel.ranks import ALONE, Ranks, Share, ranks_of
 from cap.training.precision import loss_scale
 from cap.training.resume.stop import stop
 
@@ -58,7 +58,7 @@ class CapModule(LightningModule):
         pretrained: The frozen pre-trained model, kept for whoever asks. Neither it nor the teacher is part of the
             module for PyTorch: they are in no checkpoint and no optimizer, and stay on their device.
         teacher: The frozen fine-tuned model, likewise; it moves to the student's device if ``distill`` runs it.
-        ranks: The processes that share every batch; all of them have the same memory, seed and metrics.
+        frozen_keys: Of what the frozen models gave, by source: a key of its content, which a checkpoint refers to.
     """
 
     pretrained: PooledModel | None
@@ -79,7 +79,7 @@ class CapModule(LightningModule):
         freeze: Sequence[str] = (),
         pretrained: PooledModel | None = None,
         teacher: PooledModel | None = None,
-        ranks: Ranks = ALONE,
+        frozen_keys: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if memory is None and (contrast is not None or distill.reads_memory):
@@ -95,7 +95,9 @@ class CapModule(LightningModule):
         # Set past nn.Module, which would make them parts of this one.
         object.__setattr__(self, "pretrained", pretrained)
         object.__setattr__(self, "teacher", teacher.eval() if teacher is not None else None)
-        self.ranks = ranks
+        self.frozen_keys = dict(frozen_keys or {})
+        # The processes that share every batch, once there is a trainer; all have the same memory, seed and metrics.
+        self.ranks: Ranks = ALONE
         self.contrast = contrast
         self.distill = distill
         self.optimisation = optimisation
@@ -109,6 +111,10 @@ class CapModule(LightningModule):
         with_hidden = self.distill.hidden_weight > 0 and torch.is_grad_enabled()
         output: EncoderOutput = self.student(batch, with_hidden=with_hidden)
         return output
+
+    def setup(self, stage: str) -> None:
+        """Take the processes from the trainer's strategy."""
+        self.ranks = ranks_of(self.trainer)
 
     def on_train_start(self) -> None:
         """Bring the teacher to the student if it runs in the step; Lightning moves the module's own parts alone."""

@@ -12,7 +12,6 @@ from cap.objectives.memory import Memory
 from cap.pruning.schedule import snapshot_steps
 from cap.training.assembly import new_module
 from cap.training.dynamics import Dynamics, count_parameters, path_length, planned_steps
-from cap.training.parallel.ranks import ALONE
 from cap.training.parts import Ready
 from cap.training.preparation import Prepared
 
@@ -66,7 +65,6 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
         prepared,
         None,
         Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget),
-        ALONE,
         warn=lambda message: None,
     )
     target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from cap.base.cache import CacheEntry
@@ -27,7 +28,7 @@ from cap.runs.checkpoints import newest_checkpoint
 from cap.training.evaluation import evaluate
 from cap.training.given_teacher import GivenTeacher
 from cap.training.module import CapModule, Distill, Optimisation
-from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.ranks import ALONE, Ranks, ranks_of
 from cap.training.parallel.shares import together
 from cap.training.preparation import Prepared
 from cap.training.resume.checkpoint import CheckpointCallback
@@ -152,15 +153,14 @@ def wanted_teacher(config: TrainConfig, prepared: Prepared, device: torch.device
     )
 
 
-def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, ranks: Ranks = ALONE) -> Teacher | None:
+def get_teacher(checked: Checked, prepared: Prepared, trainer: Trainer) -> Teacher | None:
     """Fine-tune, find or load the teacher that the configuration asks for.
 
     Args:
         checked: The configuration.
         prepared: Rows, the pre-trained model and a given teacher.
-        device: Where to train and score it.
-        ranks: The processes of the run: the first one trains, so that a teacher is the same whatever their number; all
-            of them score.
+        trainer: Of the run: says where to train and score. The first of its processes trains, so that a teacher is the
+            same whatever their number; all of them score.
 
     Returns:
         The teacher; None for ``teacher=none``.
@@ -170,14 +170,15 @@ def get_teacher(checked: Checked, prepared: Prepared, *, device: torch.device, r
         RunError: If the training failed on the first process.
     """
     if prepared.given_teacher is not None:
-        return _given_teacher(prepared.given_teacher, prepared, device, ranks)
+        return _given_teacher(prepared.given_teacher, prepared, trainer)
     if checked.config.teacher == "none":
         log.info("teacher=none: no distillation and no contrast with a fine-tuned model (loss/kd, loss/fic)")
         return None
-    return _own_teacher(checked.config, prepared, device, ranks)
+    return _own_teacher(checked.config, prepared, trainer)
 
 
-def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
+def _own_teacher(config: TrainConfig, prepared: Prepared, trainer: Trainer) -> Teacher:
+    device, ranks = trainer.strategy.root_device, ranks_of(trainer)
     wanted = wanted_teacher(config, prepared, device)
     entry = _TeacherEntry(prepared.cache_dir / "teachers", wanted, prepared.task.kind)
 
@@ -207,13 +208,14 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, device: torch.device, 
     return Teacher(model, scores, f"auto {folder.name}", folder=folder, was_cached=was_cached, is_at_chance=at_chance)
 
 
-def _given_teacher(given: GivenTeacher, prepared: Prepared, device: torch.device, ranks: Ranks) -> Teacher:
+def _given_teacher(given: GivenTeacher, prepared: Prepared, trainer: Trainer) -> Teacher:
+    ranks = ranks_of(trainer)
     model = PooledModel(given.model, prepared.pooling)
     scores, _ = evaluate(
         model,
         prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
         prepared.metrics(),
-        device=device,
+        device=trainer.strategy.root_device,
         description="teacher's score",
         ranks=ranks,
     )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import torch
 from lightning.pytorch import Trainer, seed_everything
 
 from cap.base.errors import RunError
@@ -26,7 +25,7 @@ from cap.training.assembly import (
 from cap.training.evaluation import evaluate
 from cap.training.found import Attempt, Earlier, checkpoint_of, leave_done
 from cap.training.module import CapModule
-from cap.training.parallel.ranks import Ranks, join
+from cap.training.parallel.ranks import ranks_of
 from cap.training.parallel.shares import together
 from cap.training.parts import Ready, make_ready
 from cap.training.planning import planned_dynamics, require_possible
@@ -35,7 +34,7 @@ from cap.training.record import RunRecord
 from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
 from cap.training.teacher import chance_message, get_teacher
-from cap.training.trainer import add_callbacks, fit
+from cap.training.trainer import fit
 
 
 @dataclass(frozen=True)
@@ -88,18 +87,26 @@ def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | 
     with record.phase("data"):
         prepared = prepare(ready)
     n_steps = require_possible(ready, prepared)
-    trainer = new_trainer(ready, record.run_dir, devices=devices)
+    callbacks = new_callbacks(
+        ready,
+        prepared,
+        record.run_dir,
+        note_kept=record.note_kept,
+        note_gradients=record.note_gradients,
+        warn=record.warn,
+    )
+    trainer = new_trainer(ready, record.run_dir, callbacks, devices=devices)
     trainer.strategy.setup_environment()
-    ranks = join(trainer)
     begin = partial(record.begin, prepared, find=partial(checkpoint_of, attempt), goes_on=attempt.goes_on)
-    begun = together(ranks, begin, what="taking the run's folder")[0]
+    begun = together(ranks_of(trainer), begin, what="taking the run's folder")[0]
     if begun.completed is not None:
         return Ended(leave_done(attempt, begun.completed), "skipped")
     try:
         trainer.loggers = [*trainer.loggers, *record.start_loggers()]
         record.note_dynamics(planned_dynamics(ready, prepared, n_steps))
-        module = _fit(ready, prepared, record, trainer, ranks, begun.checkpoint)
-        score = _finish(module, prepared, record, trainer.strategy.root_device, ranks)
+        module = _fit(ready, prepared, record, trainer, begun.checkpoint)
+        _note_fit(record, callbacks, trainer)
+        score = _finish(module, prepared, record, trainer)
     except BaseException as error:
         record.fail(error)
         reason = full_disk_reason(error)
@@ -117,45 +124,29 @@ def _fit(
     prepared: Prepared,
     record: RunRecord,
     trainer: Trainer,
-    ranks: Ranks,
     checkpoint: Checkpoint | None,
 ) -> CapModule:
     """Get the teacher, fill the memory and train the student; its masks are still on."""
     with record.phase("teacher"):
-        teacher = get_teacher(ready, prepared, device=trainer.strategy.root_device, ranks=ranks)
+        teacher = get_teacher(ready, prepared, trainer)
     if teacher is not None:
         record.note_teacher(teacher)
         if teacher.is_at_chance:
             record.warnings.append(f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}.")
     with record.phase("encode"):
-        memory, frozen = filled_memory(ready, prepared, teacher, trainer, ranks)
-    module = new_module(ready, prepared, teacher, memory, ranks, warn=record.warn)
-    if ranks.rank > 0:
+        memory, keys = filled_memory(ready, prepared, teacher, trainer)
+    module = new_module(ready, prepared, teacher, memory, frozen_keys=keys, warn=record.warn)
+    rank = trainer.global_rank
+    if rank > 0:
         # Heads and scores are drawn alike on every process; what is dropped out must differ.
-        seed_everything((ready.config.seed + 1_000_003 * ranks.rank) % (HIGHEST_SEED + 1), verbose=False)
-    callbacks = new_callbacks(
-        ready,
-        prepared,
-        record.run_dir,
-        ranks,
-        frozen=frozen,
-        note_kept=record.note_kept,
-        note_gradients=record.note_gradients,
-        warn=record.warn,
-    )
-    add_callbacks(trainer, callbacks.in_order)
+        seed_everything((ready.config.seed + 1_000_003 * rank) % (HIGHEST_SEED + 1), verbose=False)
     with record.phase("fit"):
-        fit(trainer, module, prepared.datamodule, checkpoint, ranks=ranks)
-    _note_fit(record, callbacks, trainer)
-    record.warnings += [
-        f"No snapshot was taken: left out is {callback.terms}."
-        for callback in callbacks.snapshots
-        if not callback.n_taken
-    ]
+        fit(trainer, module, prepared.datamodule, checkpoint)
     return module
 
 
 def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None:
+    """Write down what training was, and which snapshots it missed."""
     record.note_training(
         levels=callbacks.scores.levels,
         kept=callbacks.keep.kept if callbacks.keep is not None else None,
@@ -169,14 +160,20 @@ def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None
             "snapshots": sum(callback.seconds for callback in callbacks.snapshots),
         },
     )
+    record.warnings += [
+        f"No snapshot was taken: left out is {callback.terms}."
+        for callback in callbacks.snapshots
+        if not callback.n_taken
+    ]
 
 
-def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: torch.device, ranks: Ranks) -> float:
+def _finish(module: CapModule, prepared: Prepared, record: RunRecord, trainer: Trainer) -> float:
     """Fold the masks, save, score what was saved, and write record and report.
 
     Returns:
         The score of the saved model on the task's first metric.
     """
+    ranks = ranks_of(trainer)
     if module.pruner is not None:
         module.pruner.fold()
     model = module.student.model.cpu()
@@ -190,7 +187,7 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, device: to
             PooledModel(saved, prepared.pooling),
             prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
             prepared.metrics(),
-            device=device,
+            device=trainer.strategy.root_device,
             description="pruned model's score",
             ranks=ranks,
         )

@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from cap.base.errors import InputError, RunError, StoppedError
 from cap.base.files import atomic_file
 from cap.runs.checkpoints import Checkpoint
-from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.ranks import ranks_of
 from cap.training.resume.curves import CurvesLogger
 from cap.training.resume.stop import stop
 
@@ -86,18 +86,11 @@ def _environment(options: Mapping[str, Any]) -> list[ClusterEnvironment]:
     return [LightningEnvironment() if is_alone else SLURMEnvironment(auto_requeue=False)]
 
 
-def add_callbacks(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
-    """Give a trainer callbacks that could only be made once its processes were known; they act before its own."""
-    trainer.callbacks[:0] = callbacks  # type: ignore[attr-defined]
-
-
 def fit(
     trainer: Trainer,
     module: LightningModule,
     datamodule: LightningDataModule,
     checkpoint: Checkpoint | None,
-    *,
-    ranks: Ranks = ALONE,
 ) -> None:
     """Train from the start, or from a checkpoint on.
 
@@ -106,17 +99,16 @@ def fit(
         module: What is trained.
         datamodule: The rows.
         checkpoint: Where to go on; None starts.
-        ranks: The processes that train together; all of them stop if one was asked to.
 
     Raises:
-        StoppedError: If the process was asked to stop; a checkpoint has been written, if there was a place to.
+        StoppedError: If a process of the run was asked to stop; a checkpoint has been written, if there was a place to.
     """
     if checkpoint is None:
         trainer.fit(module, datamodule=datamodule)
     else:
         # Tensors, numbers and strings only: nothing in a checkpoint is ever executed.
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint.path, weights_only=True)
-    (signal,) = ranks.highest([stop.signal or 0])
+    (signal,) = ranks_of(trainer).highest([stop.signal or 0])
     if signal:
         raise StoppedError(signal, is_clean=True)
 
@@ -133,4 +125,4 @@ def idle_trainer(accelerator: str) -> Trainer:
         raise InputError(f"accelerator must be what Lightning's Trainer takes: {error}") from error
 
 
-__all__ = ["AtomicCheckpointIO", "add_callbacks", "build_trainer", "fit", "idle_trainer"]
+__all__ = ["AtomicCheckpointIO", "build_trainer", "fit", "idle_trainer"]

@@ -37,7 +37,7 @@ from cap.training.callbacks.gradient_shares import GradientShares
 from cap.training.callbacks.importance import ImportanceCallback
 from cap.training.callbacks.pruning import PruningCallback
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
-from cap.training.parallel.ranks import ALONE, Ranks, join
+from cap.training.parallel.ranks import ALONE, Ranks, ranks_of
 from cap.training.parallel.strategy import make_strategy
 
 N_EXAMPLES, DIM, N_LAYERS, N_OUTPUTS = 40, 32, 2, 3
@@ -193,7 +193,7 @@ def make_memory(folder: Path, kind: str) -> Memory:
     return memory
 
 
-def make_module(case: Case, folder: Path, ranks: Ranks) -> CapModule:
+def make_module(case: Case, folder: Path) -> CapModule:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=20,
@@ -235,7 +235,6 @@ def make_module(case: Case, folder: Path, ranks: Ranks) -> CapModule:
         train_groups=torch.arange(N_EXAMPLES) // 3 if is_span else None,
         pruner=pruner,
         teacher=PooledModel(teacher, "first_token"),
-        ranks=ranks,
     )
 
 
@@ -289,7 +288,7 @@ def make_trainer(folder: Path, n_processes: int, callbacks: list[Callback], **op
 
 def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Train ten steps and say what happened."""
-    module = make_module(case, folder, ranks)
+    module = make_module(case, folder)
     train_rows = share_of(ROWS, ranks)
     plan = Plan(has_levels=module.pruner.needs_levels)
     pruning = PruningCallback(module.pruner, plan, adds_regularizer=False)
@@ -305,7 +304,7 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
     recorder = Recorder()
     shares: dict[str, float] = {}
     gradients = GradientShares(pruning, from_sparsity=0.0, note=shares.update)
-    callbacks = [importance, gradients, pruning, MaskAgreement(ranks), recorder]
+    callbacks = [importance, gradients, pruning, MaskAgreement(), recorder]
     trainer = make_trainer(folder, ranks.size, callbacks, accumulate_grad_batches=case.accumulate)
     trainer.fit(
         module,
@@ -326,7 +325,7 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
 def fail(folder: Path, ranks: Ranks, *callbacks: Callback, change: Callable[[CapModule], None]) -> str:
     """Train with something wrong on the second process and return the error."""
     case = CASES["magnitude, numbers, labels alone"]
-    module = make_module(case, folder, ranks)
+    module = make_module(case, folder)
     if ranks.rank == 1:
         change(module)
     loader = loader_of(share_of(ROWS, ranks), case.kind)
@@ -365,14 +364,14 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     trainer = make_trainer(folder, 2, [])
     trainer.strategy.setup_environment()
-    ranks = join(trainer)
+    ranks = ranks_of(trainer)
     own = folder / f"rank-{ranks.rank}"
     own.mkdir()
     found = {name: train(case, own, ranks) for name, case in CASES.items()}
     torch.save(found, own / "found.pt")
     errors = {
         "loss": fail(own, ranks, change=break_weights),
-        "masks": fail(own, ranks, MaskAgreement(ranks), change=flip_one_entry),
+        "masks": fail(own, ranks, MaskAgreement(), change=flip_one_entry),
     }
     (own / "errors.json").write_text(json.dumps(errors), encoding="utf-8")
     errors["peer"] = fail(own, ranks, change=die_in_backward)

@@ -66,15 +66,14 @@ def test_one_process_has_nobody_to_agree_with():
     from lightning.pytorch import LightningModule, Trainer
 
     from cap.training.callbacks.agreement import MaskAgreement
-    from cap.training.parallel.ranks import ALONE
 
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    MaskAgreement(ALONE).on_train_batch_start(trainer, LightningModule(), {}, 0)
+    MaskAgreement().on_train_batch_start(trainer, LightningModule(), {}, 0)
 
 
 def test_the_error_names_the_first_matrix_and_the_ranks_that_differ():
     from cap.base.errors import RunError
-    from cap.training.callbacks.agreement import MaskAgreement, hash_masks
+    from cap.training.callbacks.agreement import hash_masks, require_equal
     from cap.training.parallel.ranks import Ranks
 
     masks = {name: some_mask(seed) for seed, name in enumerate(["query", "key", "value"])}
@@ -85,7 +84,7 @@ def test_the_error_names_the_first_matrix_and_the_ranks_that_differ():
             return torch.cat([rows, hash_masks(others)[None], rows, hash_masks(others)[None]])
 
     with pytest.raises(RunError, match=r"at step 7 the mask of key on rank 1, 3 is not that on rank 0 \(2 of 3"):
-        MaskAgreement(FourProcesses(0, 4)).require_equal(masks, 7)
+        require_equal(masks, 7, FourProcesses(0, 4))
 
 
 @pytest.mark.parametrize("kind", ["heads", "ffn"])

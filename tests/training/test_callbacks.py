@@ -249,7 +249,7 @@ def distilled_from_snapshots(tiny_module, tmp_path, *, weight: float, **options)
     snapshots = SnapshotCallback(
         Recording(),
         n_snapshots=1,
-        loader=lambda: loader(8),
+        loader=lambda rank, size: loader(8),
         folder=tmp_path / "snapshots",
         with_encodings=False,
         with_logits=True,
@@ -290,7 +290,7 @@ def test_run_too_short_for_a_snapshot_says_which_terms_it_misses(
     snapshots = SnapshotCallback(
         Recording(),
         n_snapshots=1,
-        loader=lambda: loader(8),
+        loader=lambda rank, size: loader(8),
         folder=tmp_path,
         with_encodings=with_encodings,
         with_logits=with_logits,

@@ -56,10 +56,10 @@ def share(rank: int, size: int, batches: list[list[int]] = BATCHES) -> DataLoade
     return DataLoader([batch(ids) for ids in batches[rank::size]], batch_size=None)
 
 
-def computation():
+def computation(ranks):
     from cap.training.encode import Computation
 
-    return Computation(torch.device("cpu"), "32-true", nullcontext)
+    return Computation(torch.device("cpu"), "32-true", nullcontext, ranks)
 
 
 def frozen(model, cache_dir, ranks, loader=None, *, with_hidden=False):
@@ -70,11 +70,10 @@ def frozen(model, cache_dir, ranks, loader=None, *, with_hidden=False):
         loader or share(ranks.rank, ranks.size),
         data_key="rows",
         cache_dir=cache_dir,
-        computation=computation(),
+        computation=computation(ranks),
         description="encoding",
         with_logits=True,
         with_hidden=with_hidden,
-        ranks=ranks,
     )
 
 
@@ -216,7 +215,7 @@ def snapshot(model, path, ranks, loader=None, **options):
     from cap.training.encode import take_snapshot
 
     loader = loader or share(ranks.rank, ranks.size)
-    return take_snapshot(model, loader, path, computation=computation(), description="snapshot", ranks=ranks, **options)
+    return take_snapshot(model, loader, path, computation=computation(ranks), description="snapshot", **options)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

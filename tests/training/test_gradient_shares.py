@@ -11,10 +11,9 @@ import torch
 @pytest.fixture
 def module(tmp_path):
     """Make a module with scores, three banks, labels and a teacher's logits; its model has no dropout."""
-    from cap.training.parallel.ranks import ALONE
     from tests.training.share_program import CASES, make_module
 
-    return make_module(CASES["soft movement"], tmp_path, ALONE)
+    return make_module(CASES["soft movement"], tmp_path)
 
 
 @pytest.fixture

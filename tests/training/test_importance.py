@@ -8,15 +8,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cap.training.parallel.ranks import ALONE
-
 
 @pytest.fixture
 def module(tmp_path):
     """Make a module with banks and a structured pruner."""
     from tests.training.share_program import CASES, make_module
 
-    return make_module(CASES["structured, total"], tmp_path, ALONE)
+    return make_module(CASES["structured, total"], tmp_path)
 
 
 def measure(module, loader: DataLoader, folder: Path, **options) -> list[torch.Tensor]:
@@ -73,7 +71,7 @@ def test_a_pass_without_contrast_is_that_of_a_run_without_contrast(module, tmp_p
 def second_order(folder: Path):
     from tests.training.share_program import CASES, make_module
 
-    return make_module(CASES["second order"], folder, ALONE)
+    return make_module(CASES["second order"], folder)
 
 
 def squares(module, loader: DataLoader, folder: Path, **options) -> tuple[float, float]:

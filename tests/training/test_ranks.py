@@ -67,20 +67,26 @@ def test_one_process_gets_no_gradient_either(method):
     assert not getattr(ALONE, method)(torch.ones(2, 2, requires_grad=True)).requires_grad
 
 
+def one_process(**options) -> Trainer:
+    return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, **options)
+
+
 def test_one_process_joins_nobody():
-    from cap.training.parallel.ranks import ALONE, join
+    from cap.training.parallel.ranks import ALONE, join, ranks_of
 
-    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    assert join(trainer) is ALONE
+    assert join(0, 1) is ALONE
+    assert ranks_of(one_process()) is ALONE
 
 
-def test_joining_before_the_processes_know_of_each_other_is_refused(monkeypatch):
-    from cap.training.parallel.ranks import join
+@pytest.mark.parametrize("is_ours", [True, False], ids=["our strategy", "another one"])
+def test_asking_for_processes_before_they_know_of_each_other_is_refused(monkeypatch, is_ours):
+    from cap.training.parallel.ranks import ranks_of
+    from cap.training.parallel.strategy import make_strategy
 
+    trainer = one_process(**({"strategy": make_strategy("ddp", n_processes=2)} if is_ours else {}))
     monkeypatch.setattr(Trainer, "world_size", property(lambda trainer: 2))
-    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match="setup_environment"):
-        join(trainer)
+        ranks_of(trainer)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,11 @@ MIXED = [3, 20, 0, 31, 6, 12]  # the first eleven examples have a label: three o
 @pytest.fixture
 def make(tmp_path):
     """Make a module whose examples from ``n_labelled`` on have no label; its student is in eval mode."""
-    from cap.training.parallel.ranks import ALONE
 
     def make_with(n_labelled: int = 11, *, kind: str = "classes", **contrast):
         case = replace(CASES["soft movement"], kind=kind, n_labelled=n_labelled)
         settings = None if contrast.pop("off", False) else {"extra_examples": 0, **contrast}
-        return make_module(replace(case, contrast=settings), tmp_path, ALONE).eval()
+        return make_module(replace(case, contrast=settings), tmp_path).eval()
 
     return make_with
 

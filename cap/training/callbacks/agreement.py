@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from cap.base.errors import RunError
 from cap.training.module import CapModule
-from cap.training.parallel.ranks import Ranks
+from cap.training.parallel.ranks import Ranks, ranks_of
 
 _WORD = 8  # masks are bytes, and are hashed eight at a time
 
@@ -23,50 +23,48 @@ class MaskAgreement(Callback):
 
     It costs about 10 ms a step for the 85 million prunable weights of BERT-base on one CPU core.
 
-    Args:
-        ranks: The processes.
-
     Raises:
         RunError: If they differ; the message names the step, the first matrix that differs, and where.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+    def __init__(self) -> None:
         self._last_step = -1
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Compare once per optimizer step: several batches share one under accumulation."""
-        step = trainer.global_step
-        if self.ranks.size == 1 or step == self._last_step:
+        ranks, step = ranks_of(trainer), trainer.global_step
+        if ranks.size == 1 or step == self._last_step:
             return
         self._last_step = step
         pruner = pl_module.pruner if isinstance(pl_module, CapModule) else None
         if pruner is not None:
-            self.require_equal(pruner.mask_keys, step)
+            require_equal(pruner.mask_keys, step, ranks)
 
-    def require_equal(self, masks: Mapping[str, Bool[Tensor, " ..."]], step: int) -> None:
-        """Compare masks over processes.
 
-        Args:
-            masks: By matrix name; every process has the same names.
-            step: For the message.
+def require_equal(masks: Mapping[str, Bool[Tensor, " ..."]], step: int, ranks: Ranks) -> None:
+    """Compare masks over processes.
 
-        Raises:
-            RunError: If they differ.
-        """
-        own = hash_masks(masks)
-        of_all = self.ranks.gather_rows(own[None], counts=[1] * self.ranks.size)  # (processes, matrices)
-        differs = of_all != of_all[0]
-        if not bool(differs.any()):
-            return
-        first = int(differs.any(dim=0).nonzero()[0])
-        name = list(masks)[first]
-        others = [str(rank) for rank in differs[:, first].nonzero().flatten().tolist()]
-        raise RunError(
-            f"all processes of a run must prune the same weights, but at step {step} the mask of {name} on rank "
-            f"{', '.join(others)} is not that on rank 0 ({int(differs.any(dim=0).count_nonzero())} of {len(masks)} "
-            f"matrices differ). Start every process with the same seed, code and data, and repeat the run"
-        )
+    Args:
+        masks: By matrix name; every process has the same names.
+        step: For the message.
+        ranks: The processes; all of them call this.
+
+    Raises:
+        RunError: If they differ.
+    """
+    own = hash_masks(masks)
+    of_all = ranks.gather_rows(own[None], counts=[1] * ranks.size)  # (processes, matrices)
+    differs = of_all != of_all[0]
+    if not bool(differs.any()):
+        return
+    first = int(differs.any(dim=0).nonzero()[0])
+    name = list(masks)[first]
+    others = [str(rank) for rank in differs[:, first].nonzero().flatten().tolist()]
+    raise RunError(
+        f"all processes of a run must prune the same weights, but at step {step} the mask of {name} on rank "
+        f"{', '.join(others)} is not that on rank 0 ({int(differs.any(dim=0).count_nonzero())} of {len(masks)} "
+        f"matrices differ). Start every process with the same seed, code and data, and repeat the run"
+    )
 
 
 def hash_masks(masks: Mapping[str, Bool[Tensor, " ..."]]) -> Int64[Tensor, " masks"]:
@@ -102,4 +100,4 @@ def _weights(n: int, device: torch.device | None) -> Tensor:
     return (mixed ^ (mixed >> 31)) | 1
 
 
-__all__ = ["MaskAgreement", "hash_masks"]
+__all__ = ["MaskAgreement", "hash_masks", "require_equal"]

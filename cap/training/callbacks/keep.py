@@ -22,7 +22,7 @@ from cap.pruning.pruner import Pruner
 from cap.training.callbacks.pruning import PruningCallback
 from cap.training.evaluation import evaluate
 from cap.training.module import cap_module
-from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.ranks import ranks_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ class KeepCallback(Callback):
         metrics: Makes metrics by the same splits.
         note: Told of everything that is kept so far, whenever there is more.
         warn: Told of what a reader of the result must know.
-        ranks: The processes of the run.
     """
 
     def __init__(
@@ -55,11 +54,10 @@ class KeepCallback(Callback):
         folder: Path,
         tokenizer: PreTrainedTokenizerBase,
         kind: Kind,
-        loaders: Callable[[], Mapping[str, DataLoader]],
+        loaders: Callable[[int, int], Mapping[str, DataLoader]],
         metrics: Callable[[], Mapping[str, Metrics]],
         note: Callable[[list[dict[str, Any]]], None] = lambda kept: None,
         warn: Callable[[str], None] = log.warning,
-        ranks: Ranks = ALONE,
     ) -> None:
         self.levels = tuple(levels)
         self.pruning = pruning
@@ -70,7 +68,6 @@ class KeepCallback(Callback):
         self.metrics = metrics
         self.note = note
         self.warn = warn
-        self.ranks = ranks
         self.kept: list[dict[str, Any]] = []
         self._n_passed = 0
 
@@ -102,21 +99,21 @@ class KeepCallback(Callback):
         self.note(self.kept)
 
     def _keep(self, student: PooledModel, pruner: Pruner, level: float, trainer: Trainer) -> None:
-        folder = self.folder / repr(level)
-        if self.ranks.is_first:
+        folder, ranks = self.folder / repr(level), ranks_of(trainer)
+        if ranks.is_first:
             with atomic_folder(folder) as temporary:
                 save_model(_folded(student.model, pruner), self.tokenizer, temporary)
-        self.ranks.barrier()
+        ranks.barrier()
         saved = load_saved_model(folder, self.kind)
         fractions = sparsity_fractions(saved)
         scores, _ = evaluate(
             PooledModel(saved, student.pooling),
-            self.loaders(),
+            self.loaders(ranks.rank, ranks.size),
             self.metrics(),
             device=trainer.strategy.root_device,
             description=f"model at sparsity {level:g}",
             trainer=trainer,
-            ranks=self.ranks,
+            ranks=ranks,
         )
         # On disk and scored: only then is it said to be there.
         self.kept.append(

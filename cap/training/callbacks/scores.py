@@ -17,7 +17,7 @@ from cap.pruning.schedule import SchedulePlan
 from cap.training.callbacks.pruning import PruningCallback
 from cap.training.evaluation import evaluate
 from cap.training.module import cap_module
-from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.ranks import ranks_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ class ScoreCallback(Callback):
         loaders: Makes the loaders by split that validations during training use, of this process's share of the rows.
         share: Returns the fraction of the validation rows that these give over all processes.
         metric: The score that the log shows.
-        ranks: The processes of the run.
     """
 
     def __init__(
@@ -42,14 +41,12 @@ class ScoreCallback(Callback):
         loaders: Callable[[], Mapping[str, DataLoader]],
         share: Callable[[], float],
         metric: str,
-        ranks: Ranks = ALONE,
     ) -> None:
         self.pruning = pruning
         self.plan = plan
         self.loaders = loaders
         self.share = share
         self.metric = metric
-        self.ranks = ranks
         self.levels: list[dict[str, Any]] = []
         self._level_ends: set[int] = set()
         # The epoch of a validation that was given up because the run was asked to stop.
@@ -75,7 +72,7 @@ class ScoreCallback(Callback):
                     device=trainer.strategy.root_device,
                     description="level",
                     trainer=trainer,
-                    ranks=self.ranks,
+                    ranks=ranks_of(trainer),
                 )
             epoch = trainer.current_epoch if self._owed is None else self._owed
             row = {**{f"val/{name}": value for name, value in scores.items()}, "epoch": epoch}

@@ -17,7 +17,7 @@ from cap.objectives.memory import Memory
 from cap.pruning.schedule import SchedulePlan, snapshot_steps
 from cap.training.encode import computation_of, snapshot_files, take_snapshot
 from cap.training.module import CapModule, cap_module
-from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.parallel.ranks import ranks_of
 from cap.training.parallel.shares import ENCODINGS, LENGTHS, LOGITS
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ class SnapshotCallback(Callback):
         plan: The schedule; one with levels is encoded before its rises after the first, a gradual one at equally
             spaced steps.
         n_snapshots: How many snapshots to take at most, >= 0.
-        loader: Makes the data loader with every training row once, over all processes together.
+        loader: Told rank and number of processes, makes the data loader with this process's share of the training
+            rows, every one once over all processes together.
         folder: Where snapshots are kept during the run; every process sees it.
         with_encodings: True if the student is contrasted with them, all of them.
         with_logits: True if it is distilled from the newest one's logits.
-        ranks: The processes of the run.
     """
 
     def __init__(
@@ -42,11 +42,10 @@ class SnapshotCallback(Callback):
         plan: SchedulePlan,
         *,
         n_snapshots: int,
-        loader: Callable[[], DataLoader],
+        loader: Callable[[int, int], DataLoader],
         folder: Path,
         with_encodings: bool = True,
         with_logits: bool = False,
-        ranks: Ranks = ALONE,
     ) -> None:
         self.plan = plan
         self.n_snapshots = n_snapshots
@@ -54,7 +53,6 @@ class SnapshotCallback(Callback):
         self.folder = folder
         self.with_encodings = with_encodings
         self.with_logits = with_logits
-        self.ranks = ranks
         self.seconds = 0.0
         self._steps: set[int] = set()
         # Of each snapshot, in the order of the steps: what its files hold, and their hashes.
@@ -94,18 +92,17 @@ class SnapshotCallback(Callback):
         if step not in self._steps:
             return
         started = time.perf_counter()
-        module = cap_module(pl_module)
+        module, ranks = cap_module(pl_module), ranks_of(trainer)
         path = self.folder / f"step-{step:07d}.npy"
         written = take_snapshot(
             module.student,
-            self.loader(),
+            self.loader(ranks.rank, ranks.size),
             path,
             computation=computation_of(trainer),
             description=f"snapshot at step {step}",
             with_encodings=self.with_encodings,
             with_logits=self.with_logits,
             trainer=trainer,
-            ranks=self.ranks,
         )
         self._taken[path.name] = {name: file_sha256(snapshot_files(path)[name]) for name in written}
         self._add_encodings(module, path.name)

@@ -183,28 +183,38 @@ class Ranks:
 ALONE = Ranks(rank=0, size=1)
 
 
-def join(trainer: Trainer) -> Ranks:
-    """Meet the other processes of a run.
+def join(rank: int, size: int) -> Ranks:
+    """Meet the other processes of a run, which know of each other already; all of them call this.
 
     Args:
-        trainer: Its strategy has set up its environment, so that the processes know of each other.
+        rank: Of this process, from 0.
+        size: Processes of the run.
+    """
+    if size == 1:
+        return ALONE
+    with naming_lost_peers(rank):
+        control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return Ranks(rank=rank, size=size, control=control)
 
-    Returns:
-        ``ALONE`` where there is one process.
+
+def ranks_of(trainer: Trainer) -> Ranks:
+    """Name the processes that a trainer trains in: its strategy has them.
+
+    Args:
+        trainer: One of several processes has set up its environment, so that they know of each other.
 
     Raises:
-        ValueError: If the processes do not know of each other yet.
+        ValueError: If it has not.
     """
     if trainer.world_size == 1:
         return ALONE
-    if not dist.is_initialized():
+    ranks: Ranks | None = getattr(trainer.strategy, "ranks", None)
+    if ranks is None:
         raise ValueError(
             f"{trainer.world_size} processes must know of each other before they can talk: "
             f"call trainer.strategy.setup_environment() first"
         )
-    with naming_lost_peers(trainer.global_rank):
-        control = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    return Ranks(rank=trainer.global_rank, size=trainer.world_size, control=control)
+    return ranks
 
 
 @contextmanager
@@ -243,4 +253,4 @@ def _first_line(error: RuntimeError) -> str:
     return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
 
 
-__all__ = ["ALONE", "Ranks", "Share", "join", "naming_lost_peers"]
+__all__ = ["ALONE", "Ranks", "Share", "join", "naming_lost_peers", "ranks_of"]

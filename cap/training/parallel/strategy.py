@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cap.base.errors import InputError
 from cap.base.strategies import FIND_UNUSED, problem_of_strategy
-from cap.training.parallel.ranks import naming_lost_peers
+from cap.training.parallel.ranks import Ranks, join, naming_lost_peers
 
 
 class ReplicatedStrategy(DDPStrategy):
@@ -29,6 +29,13 @@ class ReplicatedStrategy(DDPStrategy):
         super().__init__(
             find_unused_parameters=find_unused_parameters, gradient_as_bucket_view=False, **_without_buffers()
         )
+        self.ranks: Ranks | None = None  # the processes of the run, once they know of each other
+
+    def setup_environment(self) -> None:
+        """Let the processes find each other, once; a trainer asks for it again when it fits."""
+        super().setup_environment()
+        if self.ranks is None:
+            self.ranks = join(self.global_rank, self.world_size)
 
     def setup(self, trainer: Any) -> None:
         """Wrap the model; its weights come from the first process."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cap.base.errors import RunError, StoppedError
 from cap.base.files import file_sha256, read_json, write_json
-from cap.training.parallel.ranks import ALONE, Ranks
+from cap.training.module import cap_module
+from cap.training.parallel.ranks import ranks_of
 from cap.training.resume.curves import CurvesLogger
 from cap.training.resume.randomness import random_state, set_random_state
 from cap.training.resume.stop import stop
@@ -35,8 +35,6 @@ class CheckpointCallback(Callback):
         every_n_minutes: Minutes between checkpoints; None for never.
         every_n_steps: Optimizer steps between checkpoints; None for never.
         config_hash: Of the configuration; a checkpoint of another one is none.
-        frozen: What is not in a checkpoint and has to be had again, by name: a key of its content.
-        ranks: The processes of the run; all write at the same step, the first into the file.
     """
 
     def __init__(
@@ -46,15 +44,11 @@ class CheckpointCallback(Callback):
         every_n_minutes: float | None,
         every_n_steps: int | None,
         config_hash: str,
-        frozen: Mapping[str, str] | None = None,
-        ranks: Ranks = ALONE,
     ) -> None:
         self.folder = folder
         self.every_n_minutes = every_n_minutes
         self.every_n_steps = every_n_steps
         self.config_hash = config_hash
-        self.frozen = dict(frozen or {})
-        self.ranks = ranks
         self.seconds = 0.0  # of training before this attempt
         self._resumed: dict[str, Any] | None = None
         self._step = -1
@@ -76,7 +70,8 @@ class CheckpointCallback(Callback):
             self._go_on(trainer, self._resumed)
             self._resumed = None
         elif step != self._step:  # several batches share a step under accumulation
-            signal, is_due = self.ranks.highest([stop.signal or 0, int(self.ranks.is_first and self._is_due(step))])
+            ranks = ranks_of(trainer)
+            signal, is_due = ranks.highest([stop.signal or 0, int(ranks.is_first and self._is_due(step))])
             if signal:
                 raise StoppedError(signal, is_clean=True)
             if is_due:
@@ -98,8 +93,8 @@ class CheckpointCallback(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not keep."""
         checkpoint[_KEY] = {
-            "random": self.ranks.gather(random_state(trainer.strategy.root_device)),
-            "frozen": self.frozen,
+            "random": ranks_of(trainer).gather(random_state(trainer.strategy.root_device)),
+            "frozen": dict(cap_module(pl_module).frozen_keys),
             "loader": _loader(trainer).state_dict(),
             "n_batches_that_stepped": trainer.fit_loop.epoch_loop._batches_that_stepped,
             "seconds": self.seconds + time.monotonic() - self._started,
@@ -111,7 +106,8 @@ class CheckpointCallback(Callback):
         Raises:
             RunError: If a frozen model is not the one that the run began with.
         """
-        changed = [name for name, key in checkpoint[_KEY]["frozen"].items() if self.frozen.get(name) != key]
+        own = cap_module(pl_module).frozen_keys
+        changed = [name for name, key in checkpoint[_KEY]["frozen"].items() if own.get(name) != key]
         if changed:
             raise RunError(
                 f"a run goes on with the models it began with, but the encodings of {', '.join(changed)} are others "
@@ -136,7 +132,7 @@ class CheckpointCallback(Callback):
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(path)
-        if self.ranks.is_first:
+        if ranks_of(trainer).is_first:
             n_bytes = path.stat().st_size
             # The list of what a whole file is comes last: a checkpoint without it does not count.
             write_json(
@@ -169,7 +165,7 @@ class CheckpointCallback(Callback):
         )
 
     def _go_on(self, trainer: Trainer, state: dict[str, Any]) -> None:
-        set_random_state(state["random"][self.ranks.rank], trainer.strategy.root_device)
+        set_random_state(state["random"][ranks_of(trainer).rank], trainer.strategy.root_device)
         # Lightning takes a checkpoint for one that was written at the end of a batch: both counters would be one ahead,
         # so that curves and validations would move by a step.
         loop = trainer.fit_loop.epoch_loop
