@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from cap.models.families import Prunable
 from cap.pruning.masks import count_kept, keep_highest_of_each, n_floor, n_to_prune
-from cap.pruning.movement import SCORE_LEARNING_RATE, Movement, ScoreInit
+from cap.pruning.movement import SCORE_LEARNING_RATE, ScoreInit
+from cap.pruning.regularized import RegularizedMovement
 
 # The least that is kept of each matrix, and the final threshold on sigmoid(score): both as released with CAP.
 KEPT_FLOOR = 0.005
 PUBLISHED_THRESHOLD = 0.1
 
 
-class SoftMovement(Movement):
+class SoftMovement(RegularizedMovement):
     """Keep a weight where sigmoid(score) exceeds a threshold, with at least 0.5 % of each matrix kept.
 
     Args:
@@ -44,7 +43,13 @@ class SoftMovement(Movement):
         regularizer_weight: float = 190.0,
         score_init: ScoreInit = "magnitude",
     ) -> None:
-        super().__init__(scope="global", score_learning_rate=score_learning_rate, score_init=score_init)
+        super().__init__(
+            final_sparsity=final_sparsity,
+            regularizer_weight=regularizer_weight,
+            scope="global",
+            score_learning_rate=score_learning_rate,
+            score_init=score_init,
+        )
         if threshold not in ("target", "published"):
             raise ValueError(f"pruning.threshold must be 'target' or 'published', got {threshold!r}")
         if threshold == "published" and score_init != "zero":
@@ -52,17 +57,12 @@ class SoftMovement(Movement):
                 f"pruning.threshold=published is about scores that start at 0: pruning.score_init must be zero, "
                 f"got {score_init!r}"
             )
-        if regularizer_weight < 0:
-            raise ValueError(f"pruning.regularizer_weight must be >= 0, got {regularizer_weight}")
         if final_sparsity > 1 - KEPT_FLOOR:
             raise ValueError(
                 f"soft movement keeps at least {KEPT_FLOOR:.1%} of each matrix, so sparsity can be at most "
                 f"{1 - KEPT_FLOOR}, got {final_sparsity}; use pruning=movement for more"
             )
         self.threshold = threshold
-        self.regularizer_weight = regularizer_weight
-        self.final_sparsity: float = final_sparsity
-        self._progress = 0.0
 
     def check(self, prunable: Prunable) -> None:
         """Refuse a target for which the floor of each matrix leaves no room."""
@@ -81,25 +81,8 @@ class SoftMovement(Movement):
         self.check(prunable)
         super().attach(prunable, seed=seed)
 
-    def regularizer(self) -> Tensor | None:
-        """Return the mean over matrices of the mean sigmoid(score), times its weight at this point of the schedule."""
-        weight = self.regularizer_weight * self._progress
-        if weight == 0:
-            return None
-        scores = self.by_matrix(self.importance).values()
-        return weight * torch.stack([own.sigmoid().mean() for own in scores]).mean()
-
-    def state_dict(self) -> dict[str, int | float]:
-        """Add how far the schedule has come, which the regulariser follows."""
-        return {**super().state_dict(), "progress": self._progress}
-
-    def load_state_dict(self, state: Mapping[str, int | float]) -> None:
-        """Take it back."""
-        super().load_state_dict(state)
-        self._progress = state["progress"]
-
     def _choose(self, sparsity: float) -> dict[str, Tensor]:
-        self._progress = sparsity / self.final_sparsity if self.final_sparsity > 0 else 0.0
+        self._note_progress(sparsity)
         if self.threshold == "published":
             return self._choose_above(PUBLISHED_THRESHOLD * self._progress)
         n_pruned = n_to_prune(sparsity, self.n_weights)
