@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cap.pruning.schedule import Cubic, OneShot, Stepwise
     from cap.pruning.second_order import SecondOrder
     from cap.pruning.soft_movement import SoftMovement
+    from cap.pruning.static_scores import StaticScores
     from cap.pruning.structured import Structured
     from cap.training.callbacks.hugging_face import PruningTrainerCallback
     from cap.training.callbacks.pruning import PruningCallback
@@ -42,6 +43,7 @@ __all__ = [
     "Random",
     "SecondOrder",
     "SoftMovement",
+    "StaticScores",
     "Stepwise",
     "Structured",
     "attach",
@@ -64,6 +66,7 @@ _HOME = {
     "Random": "cap.pruning.random",
     "SecondOrder": "cap.pruning.second_order",
     "SoftMovement": "cap.pruning.soft_movement",
+    "StaticScores": "cap.pruning.static_scores",
     "Stepwise": "cap.pruning.schedule",
     "Structured": "cap.pruning.structured",
     "attach": "cap.pruning.attach",

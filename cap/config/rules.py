@@ -221,7 +221,7 @@ def _problems_of_freeze(c: TrainConfig) -> list[str]:
     if not set(freeze) <= set(PARTS):
         return [
             f"freeze names parts of the model that keep their weights, out of {', '.join(PARTS)}, got {freeze}; "
-            f"the encoder layers, which are pruned, always train"
+            f"the encoder layers, which are pruned, train, but with pruning=static_scores"
         ]
     if "head" in freeze and c.student_init == "pretrained":
         return [

@@ -13,6 +13,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from cap.base.errors import InputError, nearest_first
 from cap.base.parts import Part
 
+AnyPart = Part | Literal["encoder"]
+"""A part of a model; the encoder is what is neither embeddings, pooler nor head: the layers, and a norm behind them."""
 MatrixKind = Literal["query", "key", "value", "attention output", "FFN in", "FFN gate", "FFN out"]
 _ATTENTION_IN: tuple[MatrixKind, ...] = ("query", "key", "value")
 
@@ -282,7 +284,7 @@ def prunable_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     return prunable(model).linears
 
 
-def parameters_of(model: PreTrainedModel, parts: Iterable[Part]) -> list[str]:
+def parameters_of(model: PreTrainedModel, parts: Iterable[AnyPart]) -> list[str]:
     """Name the parameters of some parts of a model, with a task head or bare, in the model's order.
 
     Args:
@@ -293,12 +295,12 @@ def parameters_of(model: PreTrainedModel, parts: Iterable[Part]) -> list[str]:
     base, wanted = base_path(model), set(parts)
     embeddings = tuple(f"{base}{path}." for path in family_of(model.config.model_type).embeddings)
 
-    def part_of(name: str) -> Part | None:
+    def part_of(name: str) -> AnyPart:
         if name.startswith(embeddings):
             return "embeddings"
         if name.removeprefix(base).startswith("pooler."):
             return "pooler"
-        return None if name.startswith(base) else "head"
+        return "encoder" if name.startswith(base) else "head"
 
     return [name for name, _ in model.named_parameters() if part_of(name) in wanted]
 
@@ -312,6 +314,7 @@ def _linear(layer: nn.Module, layer_name: str, path: str) -> nn.Linear:
 
 __all__ = [
     "FAMILIES",
+    "AnyPart",
     "Family",
     "Matrix",
     "MatrixKind",

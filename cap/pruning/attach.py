@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from cap.base.errors import InputError
 from cap.models.families import FAMILIES, Prunable, prunable
+from cap.pruning.parameters import kept_parameters
 from cap.pruning.pruner import Pruner
 
 AnyPruner = TypeVar("AnyPruner", bound=Pruner)
@@ -19,7 +20,9 @@ AnyPruner = TypeVar("AnyPruner", bound=Pruner)
 def attach(
     model: nn.Module, pruner: AnyPruner, *, linears: Mapping[str, nn.Linear] | None = None, seed: int = 0
 ) -> AnyPruner:
-    """Put a pruner's masks on a model; everything is kept at first, and nothing is frozen.
+    """Put a pruner's masks on a model; everything is kept at first.
+
+    Nothing is frozen, but by ``cap.StaticScores``: the encoder layers, of ``linears`` the weights of these alone.
 
     Attach before the optimizer is made: scores are parameters of the model. The model's weights are then called
     ``….parametrizations.weight.original``, until ``pruner.fold()`` makes it a stock model again.
@@ -27,7 +30,7 @@ def attach(
     Args:
         model: A transformers encoder of a known family, with a task head or bare; with ``linears`` any module.
         pruner: ``cap.Magnitude``, ``cap.Movement``, ``cap.SoftMovement``, ``cap.FirstOrder``, ``cap.SecondOrder``,
-            ``cap.Platon``, ``cap.Random`` or ``cap.Structured``; one object a model.
+            ``cap.Platon``, ``cap.StaticScores``, ``cap.Random`` or ``cap.Structured``; one object a model.
         linears: What to prune, by dotted name in the model; None takes the linear layers inside the encoder layers.
         seed: For what is drawn at random.
 
@@ -46,6 +49,9 @@ def attach(
             f"already, {masked[0]} first; fold the pruner before, or load the model again"
         )
     pruner.attach(found, seed=seed)
+    if linears is None and isinstance(model, PreTrainedModel):
+        for name in kept_parameters(model, pruner):
+            model.get_parameter(name).requires_grad_(False)
     return pruner
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
+from cap.base.parts import Part
+from cap.models.families import AnyPart, parameters_of
 from cap.pruning.pruner import Pruner
 
 
@@ -37,6 +40,21 @@ def parameter_groups(
     if scores and pruner is not None:
         groups.append({"params": scores, "weight_decay": 0.0, "lr": pruner.score_learning_rate})
     return groups
+
+
+def kept_parameters(model: PreTrainedModel, pruner: Pruner, parts: Sequence[Part] = ()) -> list[str]:
+    """Name the parameters of a model that keep their values: those of some parts, and all that a type does not train.
+
+    Args:
+        model: With the pruner's masks on.
+        pruner: Of a type that may leave the encoder's weights as they are; its scores are never among them.
+        parts: What else is frozen.
+    """
+    wanted: list[AnyPart] = list(parts)
+    if not pruner.trains_weights:
+        wanted.append("encoder")
+    own = {id(p) for p in (*pruner.score_parameters(), *pruner.auxiliary_parameters())}
+    return [name for name in parameters_of(model, wanted) if id(model.get_parameter(name)) not in own]
 
 
 def require_scores_learn(pruner: Pruner, optimizers: Iterable[Optimizer], *, warn: Callable[[str], None]) -> None:
@@ -81,4 +99,4 @@ def add_regularizer(pruner: Pruner, optimizer: Optimizer, *, scale: float = 1.0)
         (term * scale).backward()
 
 
-__all__ = ["add_regularizer", "parameter_groups", "require_scores_learn"]
+__all__ = ["add_regularizer", "kept_parameters", "parameter_groups", "require_scores_learn"]

@@ -62,6 +62,9 @@ class Pruner(ABC):
     learns_scores: ClassVar[bool] = False
     """True if importance comes from training: a first step then has nothing to rank by but ties."""
 
+    trains_weights: ClassVar[bool] = True
+    """False if masks are all that is learned of the encoder: its layers keep the weights that they start from."""
+
     needs_levels: ClassVar[bool] = False
     """True if sparsity must rise in jumps, with retraining after each."""
 

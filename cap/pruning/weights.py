@@ -40,7 +40,7 @@ class WeightPruner(Pruner):
     def __init__(self, *, scope: Scope = "matrix", pattern: str | None = None) -> None:
         if scope not in ("matrix", "global"):
             raise ValueError(f"pruning.scope must be 'matrix' or 'global', got {scope!r}")
-        self.scope = scope
+        self.scope: str = scope
         self.pattern = None if pattern is None else get_pattern(pattern)
         self._linears: dict[str, nn.Linear] = {}
         self._matrices: dict[str, Matrix] = {}
@@ -66,8 +66,11 @@ class WeightPruner(Pruner):
 
     def weight(self, name: str) -> Tensor:
         """Return the unmasked weight of a linear layer."""
-        weight = self._linears[name].get_parameter("parametrizations.weight.original")
-        return weight.detach()
+        return self.original(name).detach()
+
+    def original(self, name: str) -> nn.Parameter:
+        """Return the parameter that holds the unmasked weight of a linear layer."""
+        return self._linears[name].get_parameter("parametrizations.weight.original")
 
     def update_masks(self, sparsity: float) -> MaskCounts:  # noqa: D102
         before = self._n_pruned

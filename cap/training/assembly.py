@@ -16,9 +16,10 @@ from cap.base.parts import PARTS
 from cap.config.check import Checked, contrast_weights
 from cap.data.datamodule import CapDataModule
 from cap.models.encoders import weights_key
-from cap.models.families import parameters_of, prunable
+from cap.models.families import prunable
 from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory, Source
+from cap.pruning.parameters import kept_parameters
 from cap.pruning.pruner import ImportancePass
 from cap.runs.folder import CHECKPOINTS, LEVELS
 from cap.training.callbacks.agreement import MaskAgreement
@@ -113,29 +114,40 @@ def new_module(
     student = prepared.new_student(config.seed)
     if config.student_init == "teacher" and teacher is not None:
         student.load_state_dict(teacher.model.state_dict())
+        if not checked.pruner.trains_weights:
+            warn(
+                f"With student_init=teacher the masks of pruning={checked.pruning_name} lie on the teacher's weights; "
+                f"cap.export format=masks takes those on the pre-trained model's, of student_init=pretrained."
+            )
     pruner = checked.pruner
     pruner.attach(prunable(student.model), seed=config.seed)
     return CapModule(
         student,
         distill=_distill(checked, teacher, warn),
-        optimisation=Optimisation(
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup=checked.plan.warmup,
-            floor=config.learning_rate_floor,
-            start=config.learning_rate_start,
-            plan=checked.plan,
-        ),
+        optimisation=optimisation_of(checked),
         metrics=prepared.metrics(),
         contrast=_contrast(checked, student, teacher, n_examples=prepared.datamodule.n_train),
         memory=memory,
         train_labels=prepared.datamodule.train_labels,
         train_groups=prepared.datamodule.train_groups,
         pruner=pruner,
-        freeze=parameters_of(student.model, [part for part in PARTS if part in (config.freeze or [])]),
+        freeze=kept_parameters(student.model, pruner, [part for part in PARTS if part in (config.freeze or [])]),
         pretrained=prepared.pretrained,
         teacher=teacher.model if teacher is not None else None,
         frozen_keys=frozen_keys,
+    )
+
+
+def optimisation_of(checked: Checked) -> Optimisation:
+    """Say how the weights of a run move."""
+    config = checked.config
+    return Optimisation(
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup=checked.plan.warmup,
+        floor=config.learning_rate_floor,
+        start=config.learning_rate_start,
+        plan=checked.plan,
     )
 
 
@@ -329,4 +341,4 @@ def _contrast(checked: Checked, student: PooledModel, teacher: Teacher | None, *
     )
 
 
-__all__ = ["Callbacks", "filled_memory", "new_callbacks", "new_module", "new_trainer"]
+__all__ = ["Callbacks", "filled_memory", "new_callbacks", "new_module", "new_trainer", "optimisation_of"]

@@ -36,7 +36,7 @@ class Dynamics:
     Args:
         steps: Optimizer steps.
         steps_after_target: Of them, those at the final sparsity.
-        path: Sum of the learning rates of the weights over the steps.
+        path: Sum of the learning rates of the encoder's weights over the steps; 0 where these keep their values.
         path_after_target: Of it, the part at the final sparsity.
         trained: Parameters in the optimizer, scores not counted.
         frozen: Parameters of the student that are not in it.
@@ -92,7 +92,8 @@ class Dynamics:
         Args:
             sparsity: Fraction at the end.
         """
-        if sparsity < HIGH_SPARSITY or self.path_after_target >= SHORT_PATH:
+        # Without any path nothing is meant to recover: masks alone are learned.
+        if sparsity < HIGH_SPARSITY or self.path_after_target >= SHORT_PATH or self.path == 0:
             return None
         return (
             f"After sparsity {sparsity:g} is reached, a weight can move by about {self.path_after_target:.2g} "

@@ -10,7 +10,7 @@ from cap.base.errors import InputError
 from cap.models.families import prunable
 from cap.objectives.memory import Memory
 from cap.pruning.schedule import snapshot_steps
-from cap.training.assembly import new_module
+from cap.training.assembly import new_module, optimisation_of
 from cap.training.dynamics import Dynamics, count_parameters, path_length, planned_steps
 from cap.training.parts import Ready
 from cap.training.preparation import Prepared
@@ -37,7 +37,7 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
     )
-    problems = checked.plan.problems(n_steps)
+    problems = [*checked.plan.problems(n_steps), *_problems_of_learning(checked, n_steps)]
     found = prunable(prepared.pretrained.model)
     n_bytes = checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices
     for check in (checked.pruner.check, partial(checked.pruner.check_memory, n_bytes=n_bytes)):
@@ -48,6 +48,19 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
     if problems:
         raise InputError("\n".join(problems))
     return n_steps
+
+
+def _problems_of_learning(checked: Ready, n_steps: int) -> list[str]:
+    """Check that masks which are all that is learned are learned: they move last when the last step begins."""
+    optimisation = optimisation_of(checked)
+    learned = path_length(optimisation, n_steps) - path_length(optimisation, n_steps, start=n_steps - 1)
+    if checked.pruner.trains_weights or checked.config.sparsity == 0 or learned > 0:
+        return []
+    return [
+        f"pruning={checked.pruning_name} learns nothing but scores, which must learn before the masks move in the last "
+        f"step, but of the {n_steps} steps of this run none before that has a learning rate above 0; give it more "
+        f"(trainer.max_epochs, trainer.max_steps), or lower schedule.warmup"
+    ]
 
 
 def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynamics:
@@ -68,6 +81,7 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
         warn=lambda message: None,
     )
     target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0
+    moves = checked.pruner.trains_weights
     n_encodings = int(config.contrast.pretrained)
     n_encodings += config.teacher != "none" and (config.contrast.finetuned or config.distill.weight > 0)
     if config.contrast.snapshots:
@@ -77,8 +91,8 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
     return Dynamics(
         steps=n_steps,
         steps_after_target=n_steps - target_step,
-        path=path_length(module.optimisation, n_steps),
-        path_after_target=path_length(module.optimisation, n_steps, start=target_step),
+        path=path_length(module.optimisation, n_steps) if moves else 0.0,
+        path_after_target=path_length(module.optimisation, n_steps, start=target_step) if moves else 0.0,
         encodings=n_encodings,
         bank_disk_gb=n_bytes * n_encodings / _BYTES_PER_GB,
         bank_memory_gb=n_read / _BYTES_PER_GB,

@@ -198,7 +198,10 @@ def test_hash_is_that_of_the_weights_however_they_were_said(compose_config):
 FREEZES = {
     **{
         f"pruning={name}": ["embeddings"]
-        for name in ("movement", "soft_movement", "magnitude", "first_order", "platon", "second_order", "random")
+        for name in (
+            *("movement", "soft_movement", "magnitude", "first_order", "platon", "second_order", "random"),
+            "static_scores",
+        )
     },
     "pruning=structured": [],
     "pruning=structured freeze=[embeddings]": ["embeddings"],

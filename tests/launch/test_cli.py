@@ -64,7 +64,7 @@ def run_door(monkeypatch, tmp_path, capsys):
         (
             ["pruning=structured", "pruning.scope=global"],
             "error: pruning=structured has no key scope; "
-            "it belongs to pruning=first_order, magnitude, movement, platon, random, second_order\n",
+            "it belongs to pruning=first_order, magnitude, movement, platon, random, second_order, static_scores\n",
         ),
         (
             ["experiment=cap_movement", "pruning.threshold=target"],

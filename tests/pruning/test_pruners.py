@@ -19,6 +19,7 @@ from cap.pruning.pruner import MaskCounts, Pruner
 from cap.pruning.random import Random
 from cap.pruning.second_order import SecondOrder
 from cap.pruning.soft_movement import SoftMovement
+from cap.pruning.static_scores import StaticScores
 
 Make = Callable[[], Pruner]
 
@@ -41,6 +42,7 @@ PER_MATRIX: dict[str, Make] = {
     "first_order": lambda: FirstOrder(scope="matrix"),
     "movement": lambda: Movement(score_learning_rate=0.01, score_init="zero"),
     "platon": lambda: Platon(scope="matrix"),
+    "static_scores": lambda: StaticScores(scope="matrix", final_sparsity=0.995),
     "second_order": lambda: Measured(scope="matrix"),
 }
 OVER_ALL: dict[str, Make] = {
@@ -377,6 +379,7 @@ def test_a_type_without_scores_says_so(linears) -> None:
         ("platon", True),
         ("movement", True),
         ("soft_movement", True),
+        ("static_scores", True),
     ],
 )
 def test_a_type_says_whether_its_importance_comes_from_training(name: str, learns: bool) -> None:

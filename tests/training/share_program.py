@@ -26,11 +26,13 @@ from cap.objectives.memory import Memory
 from cap.pruning.first_order import FirstOrder
 from cap.pruning.magnitude import Magnitude
 from cap.pruning.movement import Movement
+from cap.pruning.parameters import kept_parameters
 from cap.pruning.platon import Platon
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.pruning.second_order import SecondOrder
 from cap.pruning.soft_movement import SoftMovement
+from cap.pruning.static_scores import StaticScores
 from cap.pruning.structured import Structured
 from cap.training.callbacks.agreement import MaskAgreement, hash_masks
 from cap.training.callbacks.gradient_shares import GradientShares
@@ -103,6 +105,7 @@ CASES: dict[str, Case] = {
     "structured, total": Case("classes", lambda: structured("total")),
     "structured, task": Case("span", lambda: structured("task"), contrast=None, distill=PLAIN),
     "platon": Case("classes", lambda: Platon(window=2), contrast=None, distill=PLAIN),
+    "static scores": Case("classes", lambda: StaticScores(final_sparsity=0.5, regularizer_weight=1.0)),
     # A pass in every step, of five batches: the second process has one less.
     "second order": Case("classes", lambda: SecondOrder(n_gradients=5, gradient_rows=8)),
 }
@@ -234,6 +237,7 @@ def make_module(case: Case, folder: Path) -> CapModule:
         train_labels=labels_of(case),
         train_groups=torch.arange(N_EXAMPLES) // 3 if is_span else None,
         pruner=pruner,
+        freeze=kept_parameters(model, pruner),
         teacher=PooledModel(teacher, "first_token"),
     )
 

@@ -20,6 +20,7 @@ PRUNERS = {
     "first_order": cap.FirstOrder,
     "platon": lambda: cap.Platon(window=3),
     "random": cap.Random,
+    "static_scores": lambda: cap.StaticScores(final_sparsity=0.5),
     "structured": lambda: cap.Structured(final_sparsity=0.5, importance="random"),
 }
 

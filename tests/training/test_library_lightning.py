@@ -60,6 +60,7 @@ PRUNERS = {
     "first_order": cap.FirstOrder,
     "platon": lambda: cap.Platon(window=3),
     "random": cap.Random,
+    "static_scores": lambda: cap.StaticScores(scope="matrix", final_sparsity=0.5),
 }
 
 

@@ -47,6 +47,14 @@ def message_of(compose_config, *overrides: str) -> str:
             ["pruning=second_order", "pruning.damping_mode=both"],
             "pruning.damping_mode must be one of relative, absolute, got 'both'",
         ),
+        (
+            ["pruning=static_scores", "pruning.scope=layer"],
+            "pruning.scope must be one of type, matrix, global, got 'layer'",
+        ),
+        (
+            ["pruning=static_scores", "pruning.score_learning_rate=0"],
+            "pruning.score_learning_rate must be > 0, got 0.0",
+        ),
         (["pruning=movement", "pruning.scope=layer"], "pruning.scope must be one of matrix, global, got 'layer'"),
         (
             ["pruning=soft_movement", "pruning.threshold=fixed"],

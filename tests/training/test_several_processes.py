@@ -21,6 +21,7 @@ CASES = {
     "structured, total": {"ce", "kd", "prc", "snc", "fic", "total"},
     "structured, task": {"ce", "total"},
     "platon": {"ce", "total"},
+    "static scores": {"ce", "kd", "prc", "snc", "fic", "scores", "total"},
     "second order": {"ce", "kd", "prc", "snc", "fic", "total"},
 }
 

@@ -87,6 +87,7 @@ def pruners():
     from cap.pruning.movement import Movement
     from cap.pruning.platon import Platon
     from cap.pruning.second_order import SecondOrder
+    from cap.pruning.static_scores import StaticScores
     from cap.pruning.structured import Structured
 
     return {
@@ -95,13 +96,16 @@ def pruners():
         "platon": Platon,
         "second_order": SecondOrder,
         "movement": lambda: Movement(score_learning_rate=1e-2, score_init="zero"),
+        "static_scores": lambda: StaticScores(final_sparsity=0.5),
         "structured": lambda: Structured(
             importance="gradient", importance_rows=None, importance_loss="total", final_sparsity=0.5
         ),
     }
 
 
-@pytest.mark.parametrize("pruning", ["magnitude", "first_order", "platon", "second_order", "movement", "structured"])
+@pytest.mark.parametrize(
+    "pruning", ["magnitude", "first_order", "platon", "second_order", "movement", "static_scores", "structured"]
+)
 @pytest.mark.parametrize(
     ("family", "answer"), [*((name, "classes") for name in FAMILY_NAMES), *((name, "span") for name in SPAN_FAMILIES)]
 )

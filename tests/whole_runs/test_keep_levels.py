@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-GRADUAL = ["soft_movement", "movement", "magnitude", "first_order", "platon", "random"]
+GRADUAL = ["soft_movement", "movement", "magnitude", "first_order", "platon", "random", "static_scores"]
 
 
 @pytest.fixture

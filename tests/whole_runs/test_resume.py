@@ -21,6 +21,7 @@ TYPES = {
         "pruning.gradient_rows=4",
         "pruning.recomputations=2",
     ],
+    "static_scores": ["pruning=static_scores", "pruning.every_n_steps=2"],
     "random": ["pruning=random", "student_init=teacher", "freeze=[embeddings,pooler,head]"],
     "snapshots' logits": ["distill.snapshot_weight=1", "contrast.snapshots=false", "contrast.snapshot_count=3"],
     "hidden states of tokens": ["distill.hidden_weight=1", "distill.hidden=tokens", "contrast=none"],

@@ -144,7 +144,8 @@ def gradient_norms(
 ) -> dict[str, float]:
     """Differentiate each term of a batch's loss, its weight in it, by the weights of the encoder layers.
 
-    The student runs in eval mode. Random streams, gradients and modes are as they were afterwards.
+    Where these are never trained, it is by their scores, whose gradients are straight-through. The student runs in eval
+    mode. Random streams, gradients and modes are as they were afterwards.
 
     Args:
         module: Holds the student and what its loss is made of.
@@ -182,6 +183,8 @@ def _norm(module: CapModule, gradients: tuple[Tensor | None, ...]) -> float:
 
 def _encoder_weights(module: CapModule) -> list[nn.Parameter]:
     pruner = module.pruner
+    if pruner is not None and not pruner.trains_weights:
+        return pruner.score_parameters()
     of_pruner = [] if pruner is None else [*pruner.score_parameters(), *pruner.auxiliary_parameters()]
     apart = {id(parameter) for parameter in of_pruner}
     layers = encoder_layers(module.student.model).values()
