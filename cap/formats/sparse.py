@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
+from cap.formats.bits import pack_bits, unpack_bits
 from cap.formats.folders import build, fill, read_config, read_tensors, write_folder, write_tensors
 from cap.models.families import prunable_linears
 
@@ -92,8 +92,7 @@ def pack(
     """Split a float32 matrix into its shape, one bit per weight, and the kept weights in order."""
     flat = weight.detach().cpu().flatten()
     is_kept = flat.view(torch.int32) != 0
-    bitmask = torch.from_numpy(np.packbits(is_kept.numpy(), bitorder="little"))
-    return torch.tensor(weight.shape), bitmask, flat[is_kept]
+    return torch.tensor(weight.shape), pack_bits(is_kept), flat[is_kept]
 
 
 def unpack(
@@ -105,15 +104,17 @@ def unpack(
         ValueError: If the three do not belong together.
     """
     rows, columns = shape.tolist()
-    bits = np.unpackbits(bitmask.numpy(), bitorder="little")
-    n = rows * columns
-    if min(rows, columns) < 0 or len(bitmask) != -(-n // 8) or bits[n:].any() or int(bits.sum()) != len(values):
+    try:
+        is_kept = unpack_bits(bitmask, rows * columns)
+    except ValueError as error:
+        raise ValueError(f"a matrix of {rows} x {columns} has one bit for each weight: {error}") from error
+    if min(rows, columns) < 0 or int(is_kept.sum()) != len(values):
         raise ValueError(
-            f"a matrix of {rows} x {columns} has {-(-n // 8)} bytes of bits and as many values as bits are set, "
-            f"got {len(bitmask)} bytes, {int(bits.sum())} set bits and {len(values)} values"
+            f"a matrix of {rows} x {columns} has as many values as bits are set, got {int(is_kept.sum())} set bits "
+            f"and {len(values)} values"
         )
-    flat = torch.zeros(n, dtype=values.dtype)
-    flat[torch.from_numpy(bits[:n].astype(bool))] = values
+    flat = torch.zeros(len(is_kept), dtype=values.dtype)
+    flat[is_kept] = values
     return flat.view(rows, columns)
 
 
