@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import Head
-from cap.config.places import conf_dir
+from cap.config.packages import require_known_package
 from cap.config.probe import ProbeConfig
 from cap.models.encoders import load_model, weights_key
 from cap.models.pooled import PooledModel, Pooling
@@ -112,7 +111,7 @@ def _said_of(run: FinishedRun) -> Iterator[None]:
 def _pretrained(run: FinishedRun, max_length: int) -> Subject:
     settings, model = run.record["config"], run.record["config"]["model"]
     if model["name_or_path"] is None:  # else the package is not used
-        _require_known_package(model["package"])
+        require_known_package(model["package"], named_in=f"its {RECORD}")
     source = resolve_source(
         model["name_or_path"], package=model["package"], sha256=model["sha256"], revision=model["revision"]
     )
@@ -124,18 +123,6 @@ def _pretrained(run: FinishedRun, max_length: int) -> Subject:
         run.record["pooling"],
     )
     return _subject("pretrained", f"pre-trained {source.label}", source, reading)
-
-
-def _require_known_package(package: str | None) -> None:
-    """Refuse to import what only a record names: importing runs code, and a record may come from anywhere."""
-    choices: list[Any] = [OmegaConf.load(file) for file in sorted((conf_dir() / "model").glob("*.yaml"))]
-    nodes = [choice.get("model", choice) for choice in choices]  # a global file holds its own below its group's name
-    known = [str(node.package) for node in nodes if node.get("package") is not None]
-    if package is not None and package not in known:
-        raise InputError(
-            f"the model's package must be one that conf/model names ({', '.join(known)}), got {package!r} in its "
-            f"{RECORD}; if you trust it, write a file for it into conf/model"
-        )
 
 
 def _teacher(run: FinishedRun, reading: Reading, cache_dir: Path) -> Subject | str:
