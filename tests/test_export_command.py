@@ -340,8 +340,9 @@ def test_a_tasks_own_terms_hold_for_its_own_rows_only(data_dir, terms: str) -> N
         ("tarball", [], "format must be one of"),
         ("compact", ["check_rows=0"], "check_rows must be at least 1, got 0"),
         ("semi_structured", [], "at most 2 of every 4 weights kept"),
+        ("masks", [], "format=masks stores masks on weights that were never trained, but 12 of the 12 matrices"),
     ],
-    ids=["unknown format", "no rows", "no pattern"],
+    ids=["unknown format", "no rows", "no pattern", "weights were trained"],
 )
 def test_what_cannot_work_is_refused(runs, tmp_path, name: str, overrides: list[str], expected: str) -> None:
     assert expected in refusal(runs["structured"], name, tmp_path / "out", *overrides)

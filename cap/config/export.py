@@ -9,7 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cap.base.errors import InputError, nearest_first
 
-FORMAT_NAMES = ("compact", "sparse", "onnx", "int8", "semi_structured")
+FORMAT_NAMES = ("compact", "sparse", "masks", "onnx", "int8", "semi_structured")
 """What may follow ``format=``; ``cap.formats.export_formats`` knows how each is written, and needs torch for it."""
 
 

@@ -19,6 +19,7 @@ from cap.base.kinds import Kind
 from cap.formats.compact import Compacted, compact, save_compact
 from cap.formats.export_source import Source
 from cap.formats.load import load
+from cap.formats.masks import MASKS_FILE, TRAINED_FILE, base_of, save_masks
 from cap.formats.onnx import ONNX_FILE, OnnxModel, export_onnx, quantise_onnx, require_onnx
 from cap.formats.parity import logits_of
 from cap.formats.sparse import ENCODER_FILE, save_sparse
@@ -27,6 +28,7 @@ from cap.models.families import prunable_linears
 from cap.models.semi_structured import require_sparse_gpu, to_semi_structured
 from cap.pruning.masks import count_zeros
 from cap.pruning.patterns import PATTERNS, follows_pattern
+from cap.runs.finished import require_keys
 
 log = logging.getLogger("cap.export")
 
@@ -41,10 +43,12 @@ class Written:
     Args:
         model: The torch model whose parameters and multiply-adds are those of the export.
         details: For the record, see ``cap.formats.exports``.
+        notes: What a reader of the result must know.
     """
 
     model: PreTrainedModel
     details: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,22 @@ def _write_sparse(source: Source, folder: Path) -> Written:
     n_bytes, bound = (folder / ENCODER_FILE).stat().st_size, -(-n_prunable // 8) + _BYTES_PER_WEIGHT * n_kept
     sizes = {"encoder_bytes": n_bytes, "bound_bytes": bound, "times_the_bound": round(n_bytes / bound, 4)}
     return Written(source.model, sizes)
+
+
+def _write_masks(source: Source, folder: Path) -> Written:
+    save_masks(source.model, source.tokenizer, folder, settings=source.run.record["config"]["model"])
+    n_prunable = sum(n for _, n in count_zeros(prunable_linears(source.model)).values())
+    sizes = {f"{name}_bytes": (folder / f"{name}.safetensors").stat().st_size for name in ("masks", "trained")}
+    bits = {"mask_bits_per_weight": round(8 * sizes["masks_bytes"] / n_prunable, 4)}
+    return Written(source.model, sizes | bits, (_beside_base(source),))
+
+
+def _beside_base(source: Source) -> str:
+    label = base_of(source.run.record["config"]["model"], named_in="the run's record").label
+    return (
+        f"{MASKS_FILE} and {TRAINED_FILE} lie on a base, {label}, which is not part of this folder and which every "
+        f"other such folder can share; it is loaded from where it was, or from cap.load(..., base=FOLDER)."
+    )
 
 
 def _write_onnx(source: Source, folder: Path) -> Written:
@@ -193,6 +213,14 @@ def auto_class(source: Source) -> str:
 FORMATS: dict[str, Format] = {
     "compact": Format(write=_write_compact, load=load, tolerance=1e-5),
     "sparse": Format(write=_write_sparse, load=load, tolerance=1e-5, is_bit_identical=True, is_dense_again=True),
+    "masks": Format(
+        write=_write_masks,
+        load=load,
+        tolerance=1e-5,
+        is_bit_identical=True,
+        is_dense_again=True,
+        require=lambda source: require_keys(source.run, ("config.model",)),
+    ),
     "onnx": Format(
         write=_write_onnx,
         load=lambda folder: OnnxModel(folder / ONNX_FILE),

@@ -116,6 +116,7 @@ def _result(
     command: str,
 ) -> dict[str, Any]:
     """Check and measure what was written, see ``cap.formats.exports``."""
+    notes += written.notes
     loaded = chosen.load(folder)
     rows = source.rows
     result = {

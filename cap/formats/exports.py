@@ -20,7 +20,8 @@ too, under ``exports`` and the format's name.
 ``size`` *, ``bytes`` *       see ``cap.formats.cost``, in bytes on disk, of this and of the dense model
 ``details`` *                 ``heads`` and ``ffn``: units left, and (not in the record) ``removed`` ones by layer; or
                               ``encoder_bytes``, ``bound_bytes`` (one bit per prunable weight plus the kept weights) and
-                              their ratio ``times_the_bound``
+                              their ratio ``times_the_bound``; or ``masks_bytes`` and ``trained_bytes`` of the two
+                              files, and ``mask_bits_per_weight``, of the first one
 ``latency_ms`` *              by shape of input, medians; ``dense_latency_ms`` * beside it
 ``speed_up`` *                median of the ratios dense / export of every round; ``speed_up_quartiles`` *: first and
                               third; ``rounds`` *: how many

@@ -12,7 +12,9 @@ from cap.base.errors import InputError
 from cap.base.files import file_sha256, read_json
 from cap.base.kinds import Head, Kind
 from cap.formats.load import load
+from cap.formats.masks import MASKS_FILE
 from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
+from cap.formats.sparse import ENCODER_FILE
 from cap.models.encoders import load_model, weights_key
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource, resolve_source
@@ -95,7 +97,9 @@ def _is_export(source: ModelSource) -> bool:
     if not source.is_folder:
         return False
     folder = Path(source.name_or_path)
-    return (folder / "encoder.safetensors").is_file() or "cap_layout" in read_json(folder / "config.json")
+    return any((folder / name).is_file() for name in (ENCODER_FILE, MASKS_FILE)) or "cap_layout" in read_json(
+        folder / "config.json"
+    )
 
 
 __all__ = ["Scored", "load_scored", "require_head", "saved_model"]

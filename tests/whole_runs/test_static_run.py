@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.formats.made_exports import make_run
+from tests.formats.made_exports import make_export, make_run, read
 
+POOLER = ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
 ATTENTION = ["self.query", "self.key", "self.value", "attention.output.dense"]
 TYPES = [*ATTENTION, "intermediate.dense", r"\d.output.dense"]
 
@@ -37,7 +38,7 @@ def test_every_weight_that_stays_is_the_pre_trained_one_to_the_bit(static_run, t
     after = weights_of(static_run)
     before = {f"bert.{name}": weight for name, weight in load_file(tiny_model / "model.safetensors").items()}
     changed = {name for name, weight in before.items() if not torch.equal(after[name], weight)}
-    assert changed == {*matrices(after), "bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert changed == {*matrices(after), *POOLER}
     kept = {name: weight != 0 for name, weight in matrices(after).items()}
     assert all(torch.equal(after[name][mask], before[name][mask]) for name, mask in kept.items())
 
@@ -92,3 +93,25 @@ def test_run_in_which_no_score_can_learn_is_refused(compose_config, tiny_overrid
     with pytest.raises(InputError, match=r"pruning=static_scores learns nothing but scores, .* of the \d steps"):
         train(compose_config(*tiny_overrides, "pruning=static_scores", *overrides))
     assert not (tmp_path / "run").exists()
+
+
+def test_masks_of_a_run_are_exported_noted_and_scored_as_the_run_was(static_run, tiny_model) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from cap.config.places import conf_dir
+    from cap.evaluate import evaluate
+
+    folder = make_export(static_run, "masks", static_run.parent / "masks")
+    result = read(folder)
+    assert result["check"]["largest_difference"] == 0.0
+    assert result["check"]["is_bit_identical"]
+    assert set(load_file(folder / "trained.safetensors")) == {*POOLER, "classifier.weight", "classifier.bias"}
+    assert read(static_run, "record.json")["exports"]["masks"]["details"] == result["details"]
+    (note,) = result["notes"]
+    assert f"lie on a base, folder {tiny_model.name}, which is not part of this folder" in note
+    data_dir = read(static_run, "record.json")["config"]["data_dir"]
+    given = ["task=sst2", f"model_dir={folder}", f"data_dir={data_dir}", "accelerator=cpu", "max_length=32"]
+    folders = [f"cache_dir={folder.parent / 'cache'}", f"output_dir={folder.parent / 'scores'}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        score = evaluate(compose("evaluate", overrides=[*given, *folders]))
+    assert score == read(static_run, "record.json")["scores"]["pruned"]["accuracy"]
