@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -32,19 +33,7 @@ def measure_importance(
         return
     with gates_alone(pruner, model):
         for batch in batches:
-            pruner.observe_importance(gate_gradients(pruner, loss(batch)))
-
-
-def gate_gradients(pruner: Pruner, loss: Tensor) -> tuple[Tensor, ...]:
-    """Differentiate a loss by the gates of a pruner; those it does not depend on get zeros.
-
-    What ``.grad`` holds is left alone, and so are hooks that wait for gradients there: a distributed strategy's, say.
-
-    Args:
-        pruner: Its gates have been opened by ``gates_alone``.
-        loss: A scalar.
-    """
-    return torch.autograd.grad(loss, pruner.gate_parameters(), allow_unused=True, materialize_grads=True)
+            pruner.observe_importance(pruner.measured(partial(loss, batch)))
 
 
 @contextmanager
@@ -85,8 +74,8 @@ def require_a_pass(pruner: Pruner, *, is_measured: bool) -> None:
         raise ValueError(
             f"{type(pruner).__name__} ranks by a pass over training rows, which must run before the masks move, but "
             f"importance is None; give importance=lambda: cap.measure_importance(pruner, model, batches, loss=...), "
-            f"or {type(pruner).__name__}(importance='random')"
+            f"or use a pruner that needs no pass"
         )
 
 
-__all__ = ["gate_gradients", "gates_alone", "measure_importance", "require_a_pass"]
+__all__ = ["gates_alone", "measure_importance", "require_a_pass"]

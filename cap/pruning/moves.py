@@ -121,6 +121,10 @@ class MaskMoves:
             return False
         return step % self.every_n_steps == 0 or step == self._n_steps - 1
 
+    def needs_pass(self, step: int) -> bool:
+        """Say whether a pass over training rows has to run before the move of an optimizer step that has not begun."""
+        return self.is_due(step) and self.pruner.needs_pass(self._schedule(step))
+
     def state_dict(self) -> dict[str, Any]:
         """Return where on the schedule the masks are, as numbers."""
         return {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from cap.models.families import Prunable
 
@@ -40,7 +43,7 @@ class MaskCounts:
 
 @dataclass(frozen=True)
 class ImportancePass:
-    """Ask for a pass over the training rows that differentiates the loss by gates.
+    """Ask for a pass over the training rows, which a pruner ranks by.
 
     Args:
         rows: Training rows, rounded up to whole batches; None takes all.
@@ -82,6 +85,10 @@ class Pruner(ABC):
         """Say what has to run before the masks move; None if importance is known at any time."""
         return None
 
+    def needs_pass(self, sparsity: float) -> bool:
+        """Say whether the importance pass has to run before a move to a target sparsity."""
+        return self.importance_pass is not None
+
     def gate_parameters(self) -> list[nn.Parameter]:
         """List what an importance pass differentiates the loss by."""
         return []
@@ -89,11 +96,26 @@ class Pruner(ABC):
     def forget_importance(self) -> None:  # noqa: B027
         """Start an importance pass from nothing, whatever an interrupted one has left."""
 
-    def observe_importance(self, gradients: Sequence[Tensor]) -> None:  # noqa: B027 - most types need no pass
-        """Take in the gradients of one batch of an importance pass.
+    def measured(self, loss: Callable[[], Tensor]) -> Sequence[Tensor]:
+        """Measure a batch of an importance pass: most types differentiate its loss by ``gate_parameters``.
+
+        What ``.grad`` holds is left alone, and so are hooks that wait for gradients there: a distributed strategy's,
+        say.
 
         Args:
-            gradients: Of the loss by each of ``gate_parameters``, in their order.
+            loss: Computes the loss of the batch, as often as it is called; the gates are open.
+
+        Returns:
+            What ``observe_importance`` takes. Of a batch that several processes share it is the mean over them.
+        """
+        return torch.autograd.grad(loss(), self.gate_parameters(), allow_unused=True, materialize_grads=True)
+
+    def observe_importance(self, measured: Sequence[Tensor]) -> None:  # noqa: B027 - most types need no pass
+        """Take in what was measured on one batch of an importance pass.
+
+        Args:
+            measured: What ``measured`` has returned: for most types gradients, in the order of ``gate_parameters``;
+                zeros for gates that the loss does not depend on.
         """
 
     def importance_sums(self) -> list[Tensor]:
@@ -173,6 +195,14 @@ class Pruner(ABC):
         # Adding zero turns a masked negative weight, -0.0, into 0.0.
         state |= {f"{name}.weight": state[f"{name}.weight"] * mask + 0.0 for name, mask in self.masks.items()}
         return state
+
+    def folded_config(self, config: PretrainedConfig) -> PretrainedConfig:
+        """Copy the configuration of the student as ``fold`` would leave it.
+
+        Args:
+            config: That of the model that the masks were put on.
+        """
+        return copy.deepcopy(config)
 
     @property
     def score_learning_rate(self) -> float:

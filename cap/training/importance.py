@@ -6,13 +6,14 @@ import itertools
 import logging
 import math
 from collections.abc import Sequence, Sized
+from functools import partial
 from typing import cast
 
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from cap.pruning.importance import gate_gradients, gates_alone
+from cap.pruning.importance import gates_alone
 from cap.pruning.pruner import ImportancePass
 from cap.training.module import CapModule
 from cap.training.parallel.ranks import Ranks, Share
@@ -59,14 +60,12 @@ def measure_importance(
             if wanted.batch_rows is not None:
                 # Nothing is asked of other processes, which may have a batch less, nor of the device.
                 own = Share(rank=0, counts=(len(batch["example_id"]),))
-                loss = _loss(module, on_device, wanted, own, with_contrast=with_contrast)
-                pruner.observe_importance(gate_gradients(pruner, loss))
+                loss = partial(_loss, module, on_device, wanted, own, with_contrast=with_contrast)
+                pruner.observe_importance(pruner.measured(loss))
                 continue
             share = module.ranks.share(len(batch["example_id"]), device=on_device["example_id"].device)
-            loss = _loss(module, on_device, wanted, share, with_contrast=with_contrast)
-            shared = module.ranks.mean(loss)
-            module.require_finite(shared, {wanted.loss: shared})
-            pruner.observe_importance(_shared(gate_gradients(pruner, loss), module.ranks))
+            loss = partial(_finite_loss, module, on_device, wanted, share, with_contrast=with_contrast)
+            pruner.observe_importance(_shared(pruner.measured(loss), module.ranks))
         if wanted.batch_rows is not None and module.ranks.size > 1:
             for values in pruner.importance_sums():
                 values.copy_(module.ranks.total(values))
@@ -93,13 +92,22 @@ def _loss(
     return torch.stack(list(module.loss_terms(output, batch, with_contrast=with_contrast).values())).sum()
 
 
-def _shared(gradients: Sequence[torch.Tensor], ranks: Ranks) -> Sequence[torch.Tensor]:
-    """Return the gradients of the whole batch: importance is their absolute value, batch by batch."""
+def _finite_loss(
+    module: CapModule, batch: dict[str, torch.Tensor], wanted: ImportancePass, share: Share, *, with_contrast: bool
+) -> torch.Tensor:
+    loss = _loss(module, batch, wanted, share, with_contrast=with_contrast)
+    shared = module.ranks.mean(loss)
+    module.require_finite(shared, {wanted.loss: shared})
+    return loss
+
+
+def _shared(measured: Sequence[torch.Tensor], ranks: Ranks) -> Sequence[torch.Tensor]:
+    """Return what was measured of the whole batch: its gradients, say, whose absolute value is taken batch by batch."""
     if ranks.size == 1:
-        return gradients
-    shared = ranks.mean(torch.cat([gradient.flatten() for gradient in gradients]))
-    parts = shared.split([gradient.numel() for gradient in gradients])
-    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        return measured
+    shared = ranks.mean(torch.cat([values.flatten() for values in measured]))
+    parts = shared.split([values.numel() for values in measured])
+    return [part.view_as(values) for part, values in zip(parts, measured, strict=True)]
 
 
 __all__ = ["measure_importance"]

@@ -102,7 +102,7 @@ class PruningTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Move the masks if this optimizer step is due."""
-        if self.importance is not None and self.moves.is_due(state.global_step):
+        if self.importance is not None and self.moves.needs_pass(state.global_step):
             self.importance()
         self.moves.advance(state.global_step)
 

@@ -60,7 +60,7 @@ class ImportanceCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Run the pass if the masks are about to move."""
-        if self.pruning.pruner.importance_pass is not None and self.pruning.moves.is_due(trainer.global_step):
+        if self.pruning.moves.needs_pass(trainer.global_step):
             self._measure(trainer, pl_module)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, *, can_stop: bool = True) -> None:

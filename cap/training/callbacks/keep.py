@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -134,7 +133,7 @@ class KeepCallback(Callback):
 def _folded(model: PreTrainedModel, pruner: Pruner) -> PreTrainedModel:
     """Copy a student as folding would leave it; a copied parametrization would share its class with the original."""
     with torch.random.fork_rng(devices=[]):  # the weights that a new model draws are replaced
-        folded = type(model)(copy.deepcopy(model.config))
+        folded = type(model)(pruner.folded_config(model.config))
     folded.load_state_dict(pruner.folded_state(model))
     return folded
 

@@ -31,7 +31,7 @@ class PruningCallback(Callback):
         every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
             the target and the last step always move them, so that the run ends on its target.
         importance: Called before the masks move, for a pruner that ranks by a pass over training rows
-            (``cap.Structured``, ``cap.SecondOrder``); it calls ``cap.measure_importance``.
+            (``cap.Structured``, ``cap.SecondOrder``, ``cap.Layers``); it calls ``cap.measure_importance``.
         adds_regularizer: Give the scores the gradient of the pruner's regulariser; False where the module has it among
             its losses.
         warn: Told of what a reader of the result must know.
@@ -89,7 +89,7 @@ class PruningCallback(Callback):
         step = trainer.global_step
         if self.moves.has_begun(step):
             return
-        if self.importance is not None and self.moves.is_due(step):
+        if self.importance is not None and self.moves.needs_pass(step):
             self.importance()
         self.moves.advance(step)
         pl_module.log_dict({"pruning/target": self.target, "pruning/sparsity": self.reached})
