@@ -24,7 +24,7 @@ from cap.formats.onnx import LogitsModel
 from cap.formats.parity import largest_difference, logits_of
 from cap.models.encoders import weights_key
 from cap.models.families import longest_input, prunable_linears
-from cap.pruning.masks import count_zeros
+from cap.pruning.masks import count_matrix_zeros, count_zeros
 from cap.runs.card import write_export_card
 from cap.runs.environment import environment
 from cap.runs.finished import FinishedRun, read_runs
@@ -203,7 +203,7 @@ def _scores_again(source: Source, loaded: Any, chosen: Format, notes: list[str])
 
 
 def _sparsity(source: Source, left: PreTrainedModel) -> dict[str, Any]:
-    n_dense = sum(n for _, n in count_zeros(prunable_linears(source.model)).values())
+    n_dense = sum(n for _, n in count_matrix_zeros(source.model).values())  # layers that training took out, too
     counts = count_zeros(prunable_linears(left)).values()
     n_left, n_zero = sum(n for _, n in counts), sum(zeros for zeros, _ in counts)
     gone = (n_dense - n_left + n_zero) / n_dense

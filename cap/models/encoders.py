@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import Head, Kind
+from cap.models.depth import forget_removed
 from cap.models.sources import ModelSource, errors_of, where_from
 
 # What a configuration says about names, versions and the task head's labels, and not about what is computed.
@@ -108,6 +109,7 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
             ignore_mismatched_sizes=True,
             **options,
         )
+    forget_removed(model.config)
     # A head of another width is replaced by a fresh one; anything else that does not fit is a broken folder.
     prefix = f"{model.base_model_prefix}."
     mismatches = [key for key in info["mismatched_keys"] if key[0].startswith(prefix)]

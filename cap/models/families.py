@@ -40,6 +40,9 @@ class Family:
             many tokens fewer than ``max_position_embeddings`` says.
         has_removable_heads: True if the attention infers its number of heads from the shapes of its matrices, so that
             the stock module computes the same without its dead heads.
+        has_own_first_layer: True if the first layer computes what no other one does, so that none can take its place.
+        layers_give_tuples: True if a layer gives its hidden states with its attention, and not alone.
+        per_layer: Keys of the configuration that list a value for every layer.
     """
 
     layers: str = "encoder.layer"
@@ -52,6 +55,9 @@ class Family:
     embeddings: tuple[str, ...] = ("embeddings",)
     positions_follow_padding: bool = False
     has_removable_heads: bool = True
+    has_own_first_layer: bool = False
+    layers_give_tuples: bool = False
+    per_layer: tuple[str, ...] = ()
 
     @property
     def held(self) -> dict[str, tuple[MatrixKind, ...]]:
@@ -92,6 +98,7 @@ FAMILIES: dict[str, Family] = {
         embeddings=("embeddings", "encoder.relative_attention_bias"),
         positions_follow_padding=True,
         has_removable_heads=False,  # the bias of relative positions is shared by all layers, one value a head
+        layers_give_tuples=True,
     ),
     # Without share_att_key it also has projections of relative positions, which are kept and not counted.
     "deberta-v2": Family(
@@ -99,6 +106,8 @@ FAMILIES: dict[str, Family] = {
         # The LayerNorm of the encoder is that of the relative positions.
         embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm"),
         has_removable_heads=False,  # it would split fewer rows into as many, smaller heads
+        has_own_first_layer=True,  # a convolution behind it, where the configuration has one
+        layers_give_tuples=True,
     ),
     "modernbert": Family(
         layers="layers",
@@ -108,6 +117,8 @@ FAMILIES: dict[str, Family] = {
         ffn_kinds=("FFN in", "FFN gate"),
         ffn_out="mlp.Wo",
         activation="hidden_activation",
+        has_own_first_layer=True,  # it has no norm before its attention
+        per_layer=("layer_types",),
     ),
     # Its checkpoints hold query, key and value, and the two first FFN matrices, in one; transformers takes them apart.
     "gte": Family(
@@ -208,6 +219,26 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Hold the encoder layers of a model, which run one after the other.
+
+    Args:
+        path: Dotted name of the list in the model; a layer's own is ``path.0`` and so on.
+        layers: The list.
+        config: The model's.
+    """
+
+    path: str
+    layers: nn.ModuleList
+    config: PretrainedConfig
+
+    @property
+    def family(self) -> Family:
+        """The family that the layers are of."""
+        return family_of(self.config.model_type)
+
+
+@dataclass(frozen=True)
 class Prunable:
     """Name everything in a model that can be pruned.
 
@@ -218,12 +249,14 @@ class Prunable:
         ffn: The FFN units of each encoder layer.
         held: Which matrices a linear layer holds, one below the other and equally high, by its name; a layer that is
             not in here is one matrix, of no kind.
+        stack: The encoder layers themselves; None where only linear layers are known.
     """
 
     linears: dict[str, nn.Linear]
     heads: dict[str, Units] = field(default_factory=dict)
     ffn: dict[str, Units] = field(default_factory=dict)
     held: dict[str, tuple[MatrixKind, ...]] = field(default_factory=dict)
+    stack: Stack | None = None
 
     @property
     def matrices(self) -> dict[str, Matrix]:
@@ -252,8 +285,21 @@ def encoder_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     Returns:
         Layer modules by their dotted name in ``model``.
     """
+    stack = encoder_stack(model)
+    return {f"{stack.path}.{name}": layer for name, layer in stack.layers.named_children()}
+
+
+def encoder_stack(model: PreTrainedModel) -> Stack:
+    """Find the list of a model's encoder layers, see ``encoder_layers``.
+
+    Raises:
+        TypeError: If the family's path leads to something else.
+    """
     path = f"{base_path(model)}{family_of(model.config.model_type).layers}"
-    return {f"{path}.{name}": layer for name, layer in model.get_submodule(path).named_children()}
+    layers = model.get_submodule(path)
+    if not isinstance(layers, nn.ModuleList):
+        raise TypeError(f"{path} must be the list of encoder layers, got {type(layers).__name__}")
+    return Stack(path, layers, model.config)
 
 
 def prunable(model: PreTrainedModel) -> Prunable:
@@ -263,7 +309,7 @@ def prunable(model: PreTrainedModel) -> Prunable:
     pooler, task head and every bias are not.
     """
     family = family_of(model.config.model_type)
-    found = Prunable({})
+    found = Prunable({}, stack=encoder_stack(model))
     for layer_name, layer in encoder_layers(model).items():
         linears = {path: _linear(layer, layer_name, path) for path in family.held}
         found.linears.update({f"{layer_name}.{path}": linear for path, linear in linears.items()})
@@ -319,9 +365,11 @@ __all__ = [
     "Matrix",
     "MatrixKind",
     "Prunable",
+    "Stack",
     "Units",
     "base_path",
     "encoder_layers",
+    "encoder_stack",
     "family_of",
     "longest_input",
     "parameters_of",

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from cap.models.families import Units, encoder_layers, prunable, prunable_linears
+from cap.models.depth import as_in_dense, read_removed
+from cap.models.families import MatrixKind, Units, encoder_layers, prunable
 from cap.pruning.selection import keep_highest_of_rows, selects_on_host
 
 
@@ -180,22 +181,38 @@ def count_zeros(linears: dict[str, nn.Linear]) -> dict[str, tuple[int, int]]:
 
 
 def count_matrix_zeros(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
-    """Count zeros and weights of each prunable matrix of a model; those of one linear layer are counted apart."""
+    """Count zeros and weights of each prunable matrix of a model; those of one linear layer are counted apart.
+
+    Encoder layers that were taken out count as zeros; all names are those of the dense model.
+    """
     found = prunable(model)
     weights = {name: matrix.of(found.linears[matrix.linear].weight) for name, matrix in found.matrices.items()}
-    return {name: (int((weight == 0).count_nonzero()), weight.numel()) for name, weight in weights.items()}
+    counts = {name: (int((weight == 0).count_nonzero()), weight.numel()) for name, weight in weights.items()}
+    return as_in_dense(model, counts, gone=lambda count: (count[1], count[1]))
+
+
+def matrix_kinds(model: PreTrainedModel) -> dict[str, MatrixKind | None]:
+    """Say what each prunable matrix of a model is, by the names of ``count_matrix_zeros``."""
+    kinds = {name: matrix.kind for name, matrix in prunable(model).matrices.items()}
+    return as_in_dense(model, kinds, gone=lambda kind: kind)
 
 
 def count_pruned_units(model: PreTrainedModel) -> dict[str, dict[str, list[int]]]:
     """Count the attention heads and FFN units that a folded model can do without.
 
     Returns:
-        For ``heads`` and ``ffn``, by layer name: units all of whose outgoing weights are zero, and all units.
+        For ``heads`` and ``ffn``, by layer name in the dense model: units all of whose outgoing weights are zero, or
+        whose layer was taken out, and all units.
     """
     found = prunable(model)
+    kinds = {"heads": found.heads, "ffn": found.ffn}
     return {
-        "heads": {name: [_n_silent(units), units.n] for name, units in found.heads.items()},
-        "ffn": {name: [_n_silent(units), units.n] for name, units in found.ffn.items()},
+        kind: as_in_dense(
+            model,
+            {name: [_n_silent(units), units.n] for name, units in layers.items()},
+            gone=lambda count: [count[1], count[1]],
+        )
+        for kind, layers in kinds.items()
     }
 
 
@@ -209,14 +226,25 @@ def sparsity_fractions(model: PreTrainedModel) -> dict[str, float]:
 
     Returns:
         ``prunable``: over the prunable weights. ``encoder``: over all parameters of the encoder layers, biases and
-        LayerNorm counted as kept. ``model``: over all parameters, embeddings and head included.
+        LayerNorm counted as kept. ``model``: over all parameters, embeddings and head included. Encoder layers that
+        were taken out count as zeros, their biases and LayerNorm too.
     """
-    counts = count_zeros(prunable_linears(model))
-    n_zero = sum(zeros for zeros, _ in counts.values())
-    n_prunable = sum(n for _, n in counts.values())
+    counts = count_matrix_zeros(model)
+    n_zero, n_prunable = (sum(values) for values in zip(*counts.values(), strict=True))
     n_encoder = sum(p.numel() for layer in encoder_layers(model).values() for p in layer.parameters())
     n_model = sum(p.numel() for p in model.parameters())
-    return {"prunable": n_zero / n_prunable, "encoder": n_zero / n_encoder, "model": n_zero / n_model}
+    removed = read_removed(model.config)
+    if removed is None:
+        return {"prunable": n_zero / n_prunable, "encoder": n_zero / n_encoder, "model": n_zero / n_model}
+    n_layers_gone = removed.n_dense - len(removed.kept)
+    n_gone = removed.n_parameters
+    # What was prunable of the layers that are gone is among the zeros already.
+    n_zero_or_gone = n_zero - n_prunable * n_layers_gone // removed.n_dense + n_gone
+    return {
+        "prunable": n_zero / n_prunable,
+        "encoder": n_zero_or_gone / (n_encoder + n_gone),
+        "model": n_zero_or_gone / (n_model + n_gone),
+    }
 
 
 __all__ = [
@@ -229,6 +257,7 @@ __all__ = [
     "fold",
     "keep_highest",
     "keep_highest_of_each",
+    "matrix_kinds",
     "n_floor",
     "n_to_prune",
     "sparsity_fractions",

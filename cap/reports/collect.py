@@ -56,6 +56,7 @@ KNOWN = frozenset(
         "matrices",
         "matrix_kinds",
         "units",
+        "layers",
         "steps",
         "seconds_per_step",
         "seconds",

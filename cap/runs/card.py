@@ -194,8 +194,9 @@ def _retention(retained: Mapping[str, Any], name: str) -> str:
 
 def _sparsity_of_run(record: Mapping[str, Any]) -> str:
     reached = record["sparsity"]
+    state = "gone with their layers" if "layers" in record else "zero"
     return (
-        f"## Sparsity\n\n{reached['prunable']:.4f} of the prunable weights are zero ({reached['asked']:g} was asked "
+        f"## Sparsity\n\n{reached['prunable']:.4f} of the prunable weights are {state} ({reached['asked']:g} was asked "
         f"for): those are the matrices of the encoder layers. Of all encoder weights it is {reached['encoder']:.4f}, "
         f"of the whole model {reached['model']:.4f}."
     )

@@ -31,6 +31,8 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``matrix_kinds``                   what each of them is, by the same names: ``query``, ``FFN in``, ...
 ``units``                          ``heads`` and ``ffn``: by layer ``[n_pruned, n]``, units with no outgoing
                                    weight but zeros
+``layers``                         where encoder layers are gone: the numbers ``kept`` of the dense model's ``n_dense``;
+                                   all counts above are those of the dense model, with zeros for what is gone
 ``dynamics``                       what was known before training, see ``cap.training.dynamics``, and
                                    ``minutes_estimated`` for the steps, from the first ten, or null
 ``gradient_shares``                by loss term: the norm of its gradient with respect to the encoder layers, over that

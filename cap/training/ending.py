@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import PretrainedConfig
+
+from cap.models.depth import read_removed
 from cap.runs.folder import MODEL
 
 # What a reached sparsity may differ from the one that was asked for without a word.
@@ -75,4 +78,16 @@ def end_kept(record: Mapping[str, Any], pruned: Mapping[str, float], *, asked_fo
         kept.append({**line, "is_retrained": True})
 
 
-__all__ = ["end_kept", "end_levels", "kept_without_training", "missed_sparsity"]
+def end_layers(record: dict[str, Any], config: PretrainedConfig) -> None:
+    """Write down which encoder layers the saved model has, if some are gone.
+
+    Args:
+        record: Of the run; it is changed.
+        config: The saved model's.
+    """
+    removed = read_removed(config)
+    if removed is not None:
+        record["layers"] = {"kept": list(removed.kept), "n_dense": removed.n_dense}
+
+
+__all__ = ["end_kept", "end_layers", "end_levels", "kept_without_training", "missed_sparsity"]

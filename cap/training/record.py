@@ -25,8 +25,7 @@ from cap.base.errors import InputError, StoppedError
 from cap.config.check import Checked
 from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
-from cap.models.families import prunable
-from cap.pruning.masks import count_matrix_zeros, count_pruned_units, sparsity_fractions
+from cap.pruning.masks import count_matrix_zeros, count_pruned_units, matrix_kinds, sparsity_fractions
 from cap.runs.card import record_of_level, write_card
 from cap.runs.checkpoints import Checkpoint
 from cap.runs.environment import environment, forget_peak_memory, peak_memory_gb
@@ -43,7 +42,7 @@ from cap.runs.folder import (
 from cap.runs.page import summary_table, write_report
 from cap.runs.record import retention, write_record
 from cap.training.dynamics import Dynamics
-from cap.training.ending import end_kept, end_levels, kept_without_training, missed_sparsity
+from cap.training.ending import end_kept, end_layers, end_levels, kept_without_training, missed_sparsity
 from cap.training.inputs import hashes_of_rows, hashes_of_weights
 from cap.training.preparation import Prepared
 from cap.training.resume.curves import cut_curves
@@ -335,8 +334,9 @@ class RunRecord:
         end_levels(self.content, pruned)
         end_kept(self.content, pruned, asked_for=self.checked.config.keep_levels or [])
         self.content["matrices"] = {name: list(count) for name, count in count_matrix_zeros(saved).items()}
-        self.content["matrix_kinds"] = {name: matrix.kind for name, matrix in prunable(saved).matrices.items()}
+        self.content["matrix_kinds"] = matrix_kinds(saved)
         self.content["units"] = count_pruned_units(saved)
+        end_layers(self.content, saved.config)
         self.content["seconds"] = {name: round(value, 3) for name, value in self.seconds.items()}
         self.content["peak_memory_gb"] = peak_memory_gb()
         self.content["warnings"] = self.warnings

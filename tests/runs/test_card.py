@@ -40,6 +40,11 @@ def test_the_card_says_how_it_was_made_what_it_scores_and_its_limits(tmp_path: P
     assert said in card(tmp_path)
 
 
+def test_layers_that_are_gone_are_not_called_zero(tmp_path: Path) -> None:
+    text = card(tmp_path, layers={"kept": [0], "n_dense": 10})
+    assert "0.9000 of the prunable weights are gone with their layers (0.9 was asked for)" in text
+
+
 def test_a_model_without_a_teacher_has_no_score_of_one(tmp_path: Path) -> None:
     scores = copy.deepcopy(RECORD["scores"]) | {"teacher": None}
     text = card(tmp_path, scores=scores, retention=None, retention_reason="There was no teacher.")
