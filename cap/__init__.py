@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cap.pruning.attach import attach
     from cap.pruning.first_order import FirstOrder
     from cap.pruning.importance import measure_importance
+    from cap.pruning.layers import Layers
     from cap.pruning.magnitude import Magnitude
     from cap.pruning.movement import Movement
     from cap.pruning.parameters import parameter_groups
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cubic",
     "FirstOrder",
+    "Layers",
     "Magnitude",
     "Memory",
     "Movement",
@@ -56,6 +58,7 @@ __all__ = [
 _HOME = {
     "Cubic": "cap.pruning.schedule",
     "FirstOrder": "cap.pruning.first_order",
+    "Layers": "cap.pruning.layers",
     "Magnitude": "cap.pruning.magnitude",
     "Memory": "cap.objectives.memory",
     "Movement": "cap.pruning.movement",

@@ -47,7 +47,7 @@ def values_of(path: str, leave_out: set[str]) -> dict[str, object]:
     "name",
     [
         *("Magnitude", "Movement", "SoftMovement", "FirstOrder", "SecondOrder", "Platon", "Random", "StaticScores"),
-        "Structured",
+        *("Structured", "Layers"),
     ],
 )
 def test_pruner_has_the_defaults_of_conf(name):
@@ -56,7 +56,7 @@ def test_pruner_has_the_defaults_of_conf(name):
     others = {"name", "every_n_steps", "freezes", "regularizer_weights", "final_sparsity"}
     wanted = values_of(f"pruning/{home}.yaml", others)
     pruner_type = getattr(cap, name)
-    needs_target = name in ("SoftMovement", "StaticScores", "Structured")
+    needs_target = name in ("SoftMovement", "StaticScores", "Structured", "Layers")
     pruner = pruner_type(final_sparsity=0.5) if needs_target else pruner_type()
     found = {key: getattr(pruner, key) for key in wanted}
     # YAML 1.1 reads 1e-2 as a string, as OmegaConf does not.

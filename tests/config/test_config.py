@@ -204,6 +204,7 @@ FREEZES = {
         )
     },
     "pruning=structured": [],
+    "pruning=layers": [],
     "pruning=structured freeze=[embeddings]": ["embeddings"],
     "pruning=movement freeze=[]": [],
     "freeze=[pooler,embeddings,pooler]": ["embeddings", "pooler"],

@@ -59,7 +59,7 @@ def run_door(monkeypatch, tmp_path, capsys):
         ),
         (
             ["pruning=movement", "pruning.importance_rows=8"],
-            "error: pruning=movement has no key importance_rows; it belongs to pruning=structured\n",
+            "error: pruning=movement has no key importance_rows; it belongs to pruning=layers, structured\n",
         ),
         (
             ["pruning=structured", "pruning.scope=global"],

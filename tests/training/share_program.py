@@ -24,6 +24,7 @@ from cap.models.families import prunable
 from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory
 from cap.pruning.first_order import FirstOrder
+from cap.pruning.layers import Layers
 from cap.pruning.magnitude import Magnitude
 from cap.pruning.movement import Movement
 from cap.pruning.parameters import kept_parameters
@@ -106,6 +107,12 @@ CASES: dict[str, Case] = {
     "structured, task": Case("span", lambda: structured("task"), contrast=None, distill=PLAIN),
     "platon": Case("classes", lambda: Platon(window=2), contrast=None, distill=PLAIN),
     "static scores": Case("classes", lambda: StaticScores(final_sparsity=0.5, regularizer_weight=1.0)),
+    # A pass before the seventh step, when one of the two layers goes.
+    "layers": Case(
+        "classes",
+        lambda: Layers(final_sparsity=0.5, importance="loss", importance_rows=24),
+        contrast=None,
+    ),
     # A pass in every step, of five batches: the second process has one less.
     "second order": Case("classes", lambda: SecondOrder(n_gradients=5, gradient_rows=8)),
 }

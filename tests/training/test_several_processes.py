@@ -22,6 +22,7 @@ CASES = {
     "structured, task": {"ce", "total"},
     "platon": {"ce", "total"},
     "static scores": {"ce", "kd", "prc", "snc", "fic", "scores", "total"},
+    "layers": {"ce", "kd", "total"},
     "second order": {"ce", "kd", "prc", "snc", "fic", "total"},
 }
 
@@ -89,7 +90,7 @@ def test_masks_move(found, case):
 
 
 @pytest.mark.parametrize(
-    "case", ["magnitude, numbers, labels alone", "structured, total", "structured, task", "second order"]
+    "case", ["magnitude, numbers, labels alone", "structured, total", "structured, task", "layers", "second order"]
 )
 def test_masks_equal_those_of_one_process(found, one, case):
     assert found[0][case]["masks"] == one[case]["masks"]

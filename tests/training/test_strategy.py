@@ -83,6 +83,7 @@ def test_masks_are_not_sent_in_every_step_and_torch_does_not_warn(tmp_path):
 
 def pruners():
     from cap.pruning.first_order import FirstOrder
+    from cap.pruning.layers import Layers
     from cap.pruning.magnitude import Magnitude
     from cap.pruning.movement import Movement
     from cap.pruning.platon import Platon
@@ -97,6 +98,7 @@ def pruners():
         "second_order": SecondOrder,
         "movement": lambda: Movement(score_learning_rate=1e-2, score_init="zero"),
         "static_scores": lambda: StaticScores(final_sparsity=0.5),
+        "layers": lambda: Layers(final_sparsity=0.5),
         "structured": lambda: Structured(
             importance="gradient", importance_rows=None, importance_loss="total", final_sparsity=0.5
         ),
@@ -104,7 +106,8 @@ def pruners():
 
 
 @pytest.mark.parametrize(
-    "pruning", ["magnitude", "first_order", "platon", "second_order", "movement", "static_scores", "structured"]
+    "pruning",
+    ["magnitude", "first_order", "platon", "second_order", "movement", "static_scores", "layers", "structured"],
 )
 @pytest.mark.parametrize(
     ("family", "answer"), [*((name, "classes") for name in FAMILY_NAMES), *((name, "span") for name in SPAN_FAMILIES)]
