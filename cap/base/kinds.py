@@ -1,4 +1,7 @@
-"""What a task asks of a model: the kind of its answer, the names of its classes, and how answers are scored."""
+"""What a task asks of a model: the kind of its answer, the names of its classes, and how answers are scored.
+
+What differs by kind is a row of ``KINDS``; rooms that need functions by kind have a table of them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,70 @@ if TYPE_CHECKING:
 Kind = Literal["classes", "number", "span"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class KindOfAnswer:
+    """Say what differs between kinds of answers, in words and numbers.
+
+    Args:
+        answers: What answers are, for messages.
+        head: What the names of transformers' classes with such a head end with.
+        model: What such a model is called in messages.
+        problem_type: How transformers calls the problem, where its head solves several.
+        n_outputs: Outputs of the head; None is one for each label.
+        is_of_text: Whether a row has one answer to its text as a whole. Such rows may lack a label, and a linear head
+            on an encoding can give the answer.
+        has_majority: Whether scores are counted from what the commonest label reaches.
+        knowing_nothing: What a model does that has learned nothing.
+    """
+
+    answers: str
+    head: str
+    model: str
+    problem_type: str | None = None
+    n_outputs: int | None = None
+    is_of_text: bool
+    has_majority: bool
+    knowing_nothing: str
+
+    @property
+    def has_labels(self) -> bool:
+        """Say whether answers have names."""
+        return self.n_outputs is None
+
+
+KINDS: dict[Kind, KindOfAnswer] = {
+    "classes": KindOfAnswer(
+        answers="classes",
+        head="ForSequenceClassification",
+        model="classifier of texts",
+        problem_type="single_label_classification",
+        is_of_text=True,
+        has_majority=True,
+        knowing_nothing="always the majority class",
+    ),
+    "number": KindOfAnswer(
+        answers="numbers",
+        head="ForSequenceClassification",
+        model="classifier of texts",
+        problem_type="regression",
+        n_outputs=1,
+        is_of_text=True,
+        has_majority=False,
+        knowing_nothing="always the mean",
+    ),
+    "span": KindOfAnswer(
+        answers="spans",
+        head="ForQuestionAnswering",
+        model="question-answering model",
+        n_outputs=2,
+        is_of_text=False,
+        has_majority=False,
+        knowing_nothing="pointing to nothing",
+    ),
+}
+"""What differs by kind."""
+
+
 @dataclass(frozen=True)
 class Head:
     """Describe the task head on top of an encoder.
@@ -19,7 +86,7 @@ class Head:
     Args:
         kind: ``classes`` picks one of several, ``number`` gives one value, ``span`` points to the first and the last
             token of an answer in the text.
-        labels: Class names in the order of the outputs; empty unless ``kind`` is ``classes``.
+        labels: Class names in the order of the outputs; empty where answers of the kind have none.
     """
 
     kind: Kind
@@ -28,7 +95,8 @@ class Head:
     @property
     def n_outputs(self) -> int:
         """Count the outputs: one per class, one value, or the start and end of a span (per token)."""
-        return {"classes": len(self.labels), "number": 1, "span": 2}[self.kind]
+        fixed = KINDS[self.kind].n_outputs
+        return len(self.labels) if fixed is None else fixed
 
 
 @runtime_checkable
@@ -59,4 +127,4 @@ class Metrics(Protocol):
         """
 
 
-__all__ = ["Head", "Kind", "Metrics"]
+__all__ = ["KINDS", "Head", "Kind", "KindOfAnswer", "Metrics"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cap.base.errors import InputError
+from cap.base.kinds import KINDS
 from cap.config.schema import DataConfig
 from cap.data.tasks import Task, get_task
 
@@ -85,9 +86,10 @@ def probed_task(name: str) -> Task:
             "bring its files into the form of a task of the table, and give them with data_root"
         )
     task = get_task(name)
-    if task.kind == "span":
+    kind = KINDS[task.kind]
+    if not kind.is_of_text:
         raise InputError(
-            f"tasks must have classes or numbers as answers, got {name}, whose answers are spans: "
+            f"tasks must have classes or numbers as answers, got {name}, whose answers are {kind.answers}: "
             f"one encoding of the whole text cannot point into it; leave it out"
         )
     return task

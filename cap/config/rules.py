@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_class
 
+from cap.base.kinds import KINDS
 from cap.base.parts import PARTS
 from cap.base.strategies import problem_of_strategy
 from cap.config.schema import DistillConfig, TrainConfig, TrainerConfig
@@ -246,10 +247,11 @@ def _problems_of_unlabelled(c: TrainConfig) -> list[str]:
     if c.data.unlabelled is None and not c.data.keep_unlabelled:
         return []
     asked = f"data.unlabelled={c.data.unlabelled}" if c.data.unlabelled is not None else "data.keep_unlabelled=true"
-    if c.task.name in TASKS and TASKS[c.task.name].kind == "span":
+    kind = KINDS[TASKS[c.task.name].kind] if c.task.name in TASKS else None
+    if kind is not None and not kind.is_of_text:
         return [
             f"rows without a label are learned from where answers are classes or numbers, got {asked} with "
-            f"task={c.task.name}, whose answers are spans; leave it out"
+            f"task={c.task.name}, whose answers are {kind.answers}; leave it out"
         ]
     has_teacher = c.teacher != "none"
     is_contrasted = c.contrast.pretrained or c.contrast.snapshots or (c.contrast.finetuned and has_teacher)

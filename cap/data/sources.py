@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from cap.base.errors import InputError
 from cap.base.files import content_key
+from cap.base.kinds import KINDS
 from cap.data.answers import read_answers
 from cap.data.docstrings import docstring_rows, docstring_source
 from cap.data.files import read_table, split_file
@@ -115,7 +116,7 @@ def load_rows(
     unlabelled = None
     for split, (table, where) in tables.items():
         require_columns(task, table, (*task.text_columns, task.label_column), where)
-        if split == "train" and keep_unlabelled and task.kind != "span":
+        if split == "train" and keep_unlabelled and KINDS[task.kind].is_of_text:
             rows = _checked(task, table, where, is_fixed=is_ours, may_be_empty=True)
             datasets[split], unlabelled = _told_apart(task, rows, where, limit=limits[split])
         else:

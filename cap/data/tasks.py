@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cap.base.errors import InputError, nearest_first
-from cap.base.kinds import Head, Kind
+from cap.base.kinds import KINDS, Head, Kind
 
 _GLUE = "nyu-mll/glue"
 
@@ -20,7 +20,7 @@ class Task:
         text_columns: The columns a model reads, one or two, in the order in which it reads them; for spans the
             question, then the context.
         label_column: The column with the answer, or with the accepted answers and where they begin.
-        labels: Class names in the Hub's order, which is the order of the outputs; empty unless ``kind`` is ``classes``.
+        labels: Class names in the Hub's order, which is the order of the outputs; empty where the kind has none.
         metrics: Names of the scores, see ``cap.data.metrics`` and ``cap.data.spans``; the first is the one monitored.
         hub_path: Name of the data set on the Hub; None where there is none.
         hub_config: Configuration of that data set; None for its only one.
@@ -51,7 +51,7 @@ class Task:
                 f"{list(self.text_columns)}; give both"
             )
         has_classes = len(set(self.labels)) == len(self.labels) > 1
-        if has_classes != (self.kind == "classes") or (self.labels and not has_classes):
+        if has_classes != KINDS[self.kind].has_labels or (self.labels and not has_classes):
             raise InputError(
                 f"task.labels are two or more different class names, or empty where answers are no classes, "
                 f"got {list(self.labels)} for kind {self.kind!r}"

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from cap.base.errors import InputError, RunError
 from cap.base.files import atomic_folder, write_json
+from cap.base.kinds import KINDS
 from cap.config.export import ExportConfig
 from cap.formats.cost import count_cost
 from cap.formats.export_formats import FORMATS, Format, Written, auto_class
@@ -198,7 +199,7 @@ def _scores_again(source: Source, loaded: Any, chosen: Format, notes: list[str])
     )
     metric, others = record["metric"], record["scores"]
     teacher = (others.get("teacher") or {}).get(metric)
-    majority = (others.get("majority") or {}).get(metric) if source.task.kind == "classes" else None
+    majority = (others.get("majority") or {}).get(metric) if KINDS[source.task.kind].has_majority else None
     return {**before, "scores": scores, "retention": retention(scores[metric], teacher, majority)}
 
 

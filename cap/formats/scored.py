@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from cap.base.errors import InputError
 from cap.base.files import file_sha256, read_json
-from cap.base.kinds import Head, Kind
+from cap.base.kinds import KINDS, Head
 from cap.formats.load import load
 from cap.formats.masks import MASKS_FILE
 from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
@@ -18,12 +18,6 @@ from cap.formats.sparse import ENCODER_FILE
 from cap.models.encoders import load_model, weights_key
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource, resolve_source
-
-_WANTED: dict[Kind, str] = {
-    "classes": "ForSequenceClassification",
-    "number": "ForSequenceClassification",
-    "span": "ForQuestionAnswering",
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
     Raises:
         InputError: If its architecture is not that of such a model; where it names none, its weights must decide.
     """
-    architectures, wanted = config.architectures or [], _WANTED[head.kind]
+    architectures, wanted = config.architectures or [], KINDS[head.kind].head
     if architectures and not any(architecture.endswith(wanted) for architecture in architectures):
         raise InputError(
             f"model_dir must hold a model that was fine-tuned on the task, with a head for it (...{wanted}), got "

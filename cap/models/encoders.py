@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from cap.base.errors import InputError
 from cap.base.files import content_key
-from cap.base.kinds import Head, Kind
+from cap.base.kinds import KINDS, Head, Kind
 from cap.models.depth import forget_removed
 from cap.models.sources import ModelSource, errors_of, where_from
 
@@ -95,8 +95,9 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
         InputError: If the model is neither a folder nor on the Hub or in its cache, or takes no such head.
     """
     options: dict[str, Any] = {"num_labels": head.n_outputs}
-    if head.kind != "span":
-        options["problem_type"] = "single_label_classification" if head.kind == "classes" else "regression"
+    problem_type = KINDS[head.kind].problem_type
+    if problem_type is not None:
+        options["problem_type"] = problem_type
     if head.labels:
         options["id2label"] = dict(enumerate(head.labels))
         options["label2id"] = {label: i for i, label in enumerate(head.labels)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
-from cap.base.kinds import Head
+from cap.base.kinds import KINDS, Head
 from cap.config.schema import TrainConfig
 from cap.data.sources import Rows
 from cap.data.tasks import Task
@@ -105,15 +105,16 @@ def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
 
     Raises:
         InputError: If it has another number of outputs, other labels, or the same ones in another order; where answers
-            are spans, if it is no question-answering model.
+            lie in the text, if its head is for another kind.
     """
     names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
     n_found, labels = len(names), head.labels
-    architectures = config.architectures or []
+    architectures, kind_of_answer = config.architectures or [], KINDS[head.kind]
     # Every classifier of two classes has as many outputs as a span.
-    if head.kind == "span" and not any(architecture.endswith("ForQuestionAnswering") for architecture in architectures):
+    has_head = any(architecture.endswith(kind_of_answer.head) for architecture in architectures)
+    if not kind_of_answer.is_of_text and not has_head:
         raise InputError(
-            f"teacher must be a question-answering model for this task, got {name} with {list(architectures)} as its "
+            f"teacher must be a {kind_of_answer.model} for this task, got {name} with {list(architectures)} as its "
             f"architectures; give one fine-tuned on the task, or teacher=auto"
         )
     if n_found != head.n_outputs:

@@ -22,6 +22,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from cap.base.errors import InputError, StoppedError
+from cap.base.kinds import KINDS
 from cap.config.check import Checked
 from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
@@ -322,7 +323,7 @@ class RunRecord:
             self._close_loggers(succeeded=True)
             return pruned[metric]
         teacher_score = scores["teacher"][metric] if scores["teacher"] else None
-        majority = scores["majority"][metric] if prepared.task.kind == "classes" else None
+        majority = scores["majority"][metric] if KINDS[prepared.task.kind].has_majority else None
         self.content.update(retention(pruned[metric], teacher_score, majority))
         self.content["sparsity"] = {"asked": self.checked.config.sparsity, **sparsity_fractions(saved)}
         missed = missed_sparsity(self.content["sparsity"], self.checked.resolved["pruning"])

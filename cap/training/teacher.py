@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from cap.base.cache import CacheEntry
 from cap.base.errors import InputError
 from cap.base.files import content_key, file_sha256, read_json, write_json
-from cap.base.kinds import Kind, Metrics
+from cap.base.kinds import KINDS, Kind, Metrics
 from cap.config.check import Checked
 from cap.config.schema import FinetuneConfig, TrainConfig
 from cap.models.encoders import load_model, load_saved_model, model_key, save_model
@@ -41,11 +41,6 @@ FORMAT = 1
 """Part of every cache key: raise it when the same settings come to train another teacher."""
 _WEIGHTS = "model.safetensors"
 _CHECKPOINTS = "checkpoints"
-_KNOWING_NOTHING: dict[Kind, str] = {
-    "classes": "always the majority class",
-    "number": "always the mean",
-    "span": "pointing to nothing",
-}
 
 
 @dataclass(frozen=True)
@@ -325,7 +320,8 @@ def _at_chance(scores: dict[str, float], prepared: Prepared) -> bool:
 def chance_message(scores: dict[str, float], prepared: Prepared) -> str:
     """Put a score beside that of a model that learned nothing."""
     metric = prepared.task.monitored
-    return f"{metric} {scores[metric]:.4f}, {_KNOWING_NOTHING[prepared.task.kind]} {prepared.majority[metric]:.4f}"
+    knowing_nothing = KINDS[prepared.task.kind].knowing_nothing
+    return f"{metric} {scores[metric]:.4f}, {knowing_nothing} {prepared.majority[metric]:.4f}"
 
 
 __all__ = [
