@@ -22,6 +22,7 @@ from cap.base.files import content_key
 from cap.base.kinds import Metrics
 from cap.base.memory import MemoryBudget
 from cap.data.examples import Examples
+from cap.data.majority import majority_of
 from cap.data.metrics import split_suffixes
 from cap.data.question_answering import QuestionExamples
 from cap.data.sampler import LengthGroupedBatchSampler, representative_rows
@@ -144,11 +145,7 @@ class CapDataModule(LightningDataModule):
 
     def majority(self) -> dict[str, float]:
         """Score the model that learned nothing on every validation split, by the names that the metrics give."""
-        scores: dict[str, float] = {}
-        train_labels = self._tokens["train"].labelled().labels
-        for split, suffix in split_suffixes(self._task).items():
-            scores |= self._examples.majority(train_labels, self._tokens[split].labels, suffix=suffix)
-        return scores
+        return majority_of(self._task, self._rows)
 
     def labelled(self) -> CapDataModule:
         """Return a data module that trains on the rows with a label alone: the same batches as without the others."""

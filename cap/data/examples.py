@@ -44,8 +44,5 @@ class Examples(Protocol):
     def metrics(self, rows: datasets.Dataset, folder: Path, *, suffix: str) -> Metrics:
         """Make fresh metrics; ``suffix`` follows the name of every score."""
 
-    def majority(self, train_labels: Tensor, labels: Tensor, *, suffix: str) -> dict[str, float]:
-        """Score the model that learned nothing, by the names that ``metrics`` gives."""
-
 
 __all__ = ["Examples"]

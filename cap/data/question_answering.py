@@ -116,10 +116,6 @@ class QuestionExamples:
         """Make metrics that compare texts, whatever windows they were found in."""
         return SpanMetrics(self._task, rows, Windows(folder), suffix=suffix)
 
-    def majority(self, train_labels: Tensor, labels: Tensor, *, suffix: str) -> dict[str, float]:
-        """Score a model that points to nothing: 0.0 throughout."""
-        return {f"{name}{suffix}": 0.0 for name in self._task.metrics}
-
 
 def _first_answers(columns: dict[str, list[Any]]) -> np.ndarray:
     """Return where the first accepted answer of each row begins and ends in the context."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cap.data.metrics import TaskMetrics, majority_scores
+from cap.data.majority import labels_of
+from cap.data.metrics import TaskMetrics
 from cap.data.tasks import Task
 from cap.data.tokens import check_tokenizer, flatten, write_arrays
 
@@ -58,8 +58,7 @@ class SentenceExamples:
 
     def labels(self, rows: datasets.Dataset, folder: Path) -> Tensor:
         """Return int64 classes or float32 values."""
-        values = rows.data.column("label").to_numpy()
-        return torch.from_numpy(np.array(values, dtype=np.float32 if self._task.kind == "number" else np.int64))
+        return labels_of(self._task, rows)
 
     def groups(self, folder: Path) -> None:
         """Return None: every row is one example."""
@@ -67,10 +66,6 @@ class SentenceExamples:
     def metrics(self, rows: datasets.Dataset, folder: Path, *, suffix: str) -> TaskMetrics:
         """Make metrics that compare with the batch's own labels."""
         return TaskMetrics(self._task, suffix=suffix)
-
-    def majority(self, train_labels: Tensor, labels: Tensor, *, suffix: str) -> dict[str, float]:
-        """Score the commonest training class, or the training mean."""
-        return majority_scores(self._task, train_labels, labels, suffix=suffix)
 
 
 __all__ = ["SentenceExamples"]

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from transformers import PretrainedConfig
 
 from cap.base.errors import InputError
 from cap.base.files import content_key, ensure_writable
+from cap.base.kinds import Kind
 from cap.config.evaluate import EvaluateConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
-from cap.data.metrics import majority_scores, split_suffixes
+from cap.data.majority import labels_of, majority_of
 from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
@@ -183,7 +184,7 @@ def begin_record(task: Task, loaded: Loaded, data: Data, *, command: str, resolv
             "n_rows": {split: len(rows.splits[split]) for split in task.validation_splits},
         },
         "metric": task.monitored,
-        "scores": {"majority": _majority(task, rows), "model": None},
+        "scores": {"majority": majority_of(task, rows), "model": None},
         "warnings": loaded.notes,
     }
 
@@ -231,7 +232,7 @@ def answer(
                 description=f"scoring {loaded.source.label}",
                 order=loaded.order,
             )
-        columns = {split: _columns(task, rows, split, answers[split]) for split in answers}
+        columns = {split: _COLUMNS[task.kind](task, rows.splits[split], found) for split, found in answers.items()}
         write_predictions(folder / PREDICTIONS, columns)
         write_record(folder, {**record, "seconds": seconds.rounded(), "status": "completed"})
     finally:
@@ -267,29 +268,25 @@ def _check_length(config: PretrainedConfig, max_length: int) -> None:
         )
 
 
-def _majority(task: Task, rows: Rows) -> dict[str, float]:
-    """Score the model that learned nothing; one that points to nothing scores 0."""
-    scores: dict[str, float] = {}
-    for split, suffix in split_suffixes(task).items():
-        if task.kind == "span":
-            scores |= {f"{metric}{suffix}": 0.0 for metric in task.metrics}
-        else:
-            scores |= majority_scores(task, _labels(task, rows, "train"), _labels(task, rows, split), suffix=suffix)
-    return scores
+def _class_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
+    assert answers.logits is not None
+    return class_columns(answers.logits, labels_of(task, rows), task.labels)
 
 
-def _labels(task: Task, rows: Rows, split: str) -> Tensor:
-    dtype = torch.float32 if task.kind == "number" else torch.int64
-    return torch.tensor(rows.splits[split]["label"][:], dtype=dtype)
+def _number_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
+    assert answers.logits is not None
+    return number_columns(answers.logits[:, 0], labels_of(task, rows))
 
 
-def _columns(task: Task, rows: Rows, split: str, answers: Answers) -> Columns:
-    if answers.logits is None:
-        return answer_columns(answers.texts or {}, rows.splits[split]["answers"][:])
-    labels = _labels(task, rows, split)
-    if task.kind == "number":
-        return number_columns(answers.logits[:, 0], labels)
-    return class_columns(answers.logits, labels, task.labels)
+def _answer_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
+    return answer_columns(answers.texts or {}, rows["answers"][:])
+
+
+_COLUMNS: dict[Kind, Callable[[Task, datasets.Dataset, Answers], Columns]] = {
+    "classes": _class_columns,
+    "number": _number_columns,
+    "span": _answer_columns,
+}
 
 
 def _table(scores: Mapping[str, Mapping[str, float]], name: str) -> Table:

@@ -1,0 +1,53 @@
+"""The scores of a model that learned nothing but what its training labels alone tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from cap.base.kinds import Kind
+from cap.data.metrics import majority_scores, split_suffixes
+from cap.data.sources import Rows
+from cap.data.tasks import Task
+
+
+def majority_of(task: Task, rows: Rows) -> dict[str, float]:
+    """Score the model that learned nothing on every validation split, by the names that the metrics give.
+
+    Args:
+        task: Whose metrics to compute.
+        rows: Training rows with a label say what is answered, validation rows how well that does.
+    """
+    scores: dict[str, float] = {}
+    for split, suffix in split_suffixes(task).items():
+        scores |= _MAJORITIES[task.kind](task, rows.splits["train"], rows.splits[split], suffix)
+    return scores
+
+
+def labels_of(task: Task, rows: datasets.Dataset) -> Tensor:
+    """Return the labels of rows with one answer to the text as a whole: int64 classes or float32 values."""
+    values = rows.data.column("label").to_numpy()
+    return torch.from_numpy(np.array(values, dtype=np.float32 if task.kind == "number" else np.int64))
+
+
+def _of_texts(task: Task, train: datasets.Dataset, rows: datasets.Dataset, suffix: str) -> dict[str, float]:
+    """Answer with the commonest class, or the mean."""
+    return majority_scores(task, labels_of(task, train), labels_of(task, rows), suffix=suffix)
+
+
+def _of_spans(task: Task, train: datasets.Dataset, rows: datasets.Dataset, suffix: str) -> dict[str, float]:
+    """Point to nothing."""
+    return {f"{name}{suffix}": 0.0 for name in task.metrics}
+
+
+_MAJORITIES: dict[Kind, Callable[[Task, datasets.Dataset, datasets.Dataset, str], dict[str, float]]] = {
+    "classes": _of_texts,
+    "number": _of_texts,
+    "span": _of_spans,
+}
+
+__all__ = ["labels_of", "majority_of"]
