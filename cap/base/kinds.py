@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor  # takes seconds, and names of tasks are looked up before anything is loaded
 
-Kind = Literal["classes", "number", "span"]
+Kind = Literal["classes", "number", "span", "tags"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,14 @@ KINDS: dict[Kind, KindOfAnswer] = {
         has_majority=False,
         knowing_nothing="pointing to nothing",
     ),
+    "tags": KindOfAnswer(
+        answers="tags of words",
+        head="ForTokenClassification",
+        model="classifier of tokens",
+        is_of_text=False,
+        has_majority=True,
+        knowing_nothing="always the commonest tag",
+    ),
 }
 """What differs by kind."""
 
@@ -85,7 +93,7 @@ class Head:
 
     Args:
         kind: ``classes`` picks one of several, ``number`` gives one value, ``span`` points to the first and the last
-            token of an answer in the text.
+            token of an answer in the text, ``tags`` picks one of several for every word.
         labels: Class names in the order of the outputs; empty where answers of the kind have none.
     """
 
@@ -94,7 +102,7 @@ class Head:
 
     @property
     def n_outputs(self) -> int:
-        """Count the outputs: one per class, one value, or the start and end of a span (per token)."""
+        """Count the outputs: one value or one per class; of each token one per tag, or the start and end of a span."""
         fixed = KINDS[self.kind].n_outputs
         return len(self.labels) if fixed is None else fixed
 

@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from cap.base.errors import InputError
 from cap.base.kinds import KINDS
 from cap.config.schema import DataConfig
-from cap.data.tasks import Task, get_task
+from cap.data.tasks import Task, get_task, known_kind
 
 
 @dataclass
@@ -85,14 +85,14 @@ def probed_task(name: str) -> Task:
             "tasks must be names of the task table, got custom, which would need keys of its own; "
             "bring its files into the form of a task of the table, and give them with data_root"
         )
-    task = get_task(name)
-    kind = KINDS[task.kind]
-    if not kind.is_of_text:
+    known = known_kind(name)
+    kind = None if known is None else KINDS[known]
+    if kind is not None and not kind.is_of_text:
         raise InputError(
             f"tasks must have classes or numbers as answers, got {name}, whose answers are {kind.answers}: "
             f"one encoding of the whole text cannot point into it; leave it out"
         )
-    return task
+    return get_task(name)
 
 
 def data_dir_of(task: Task, data_root: str | None) -> Path | None:

@@ -13,7 +13,7 @@ from cap.base.kinds import KINDS
 from cap.base.parts import PARTS
 from cap.base.strategies import problem_of_strategy
 from cap.config.schema import DistillConfig, TrainConfig, TrainerConfig
-from cap.data.tasks import TASKS
+from cap.data.tasks import known_kind
 from cap.pruning.schedule import SchedulePlan, snapshot_steps
 
 # Enough for every snapshot of a schedule to find a step of its own.
@@ -247,7 +247,8 @@ def _problems_of_unlabelled(c: TrainConfig) -> list[str]:
     if c.data.unlabelled is None and not c.data.keep_unlabelled:
         return []
     asked = f"data.unlabelled={c.data.unlabelled}" if c.data.unlabelled is not None else "data.keep_unlabelled=true"
-    kind = KINDS[TASKS[c.task.name].kind] if c.task.name in TASKS else None
+    name = known_kind(c.task.name)
+    kind = None if name is None else KINDS[name]
     if kind is not None and not kind.is_of_text:
         return [
             f"rows without a label are learned from where answers are classes or numbers, got {asked} with "

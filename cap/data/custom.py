@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from cap.base.kinds import Kind
 from cap.data.files import read_columns, split_file
 from cap.data.labels import LabelColumn, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
+from cap.data.tagged import tokens_task
 from cap.data.tasks import Task, get_task
 
 _log = logging.getLogger(__name__)
@@ -37,21 +38,23 @@ def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_un
     """Look up a task, or describe the user's own by its files.
 
     Args:
-        name: Of the task table, or ``custom``.
+        name: Of the task table, ``custom`` or ``tokens``.
         data_dir: The folder of files; None is the Hub.
-        own: What describes a user's own files: the arguments of ``custom_task`` by name, None where not given.
+        own: What describes a user's own files: the arguments of ``custom_task`` and ``tokens_task`` by name,
+            None where not given.
         keep_unlabelled: Whether training rows may lack a label.
 
     Raises:
         InputError: If there is no such task, or keys are given that it does not use.
     """
-    if name == "custom":
-        return custom_task(data_dir=data_dir, keep_unlabelled=keep_unlabelled, **own)
+    if name in _OWN:
+        return _OWN[name](data_dir=data_dir, keep_unlabelled=keep_unlabelled, **own)
     given = [f"task.{key}={value}" for key, value in own.items() if value is not None]
     if given:
         raise InputError(
-            f"task.{', task.'.join(own)} describe your own files and belong to task=custom, got {', '.join(given)} "
-            f"with task={name}, whose columns and scores are fixed; leave them out, or set task=custom"
+            f"task.{', task.'.join(own)} describe your own files and belong to task=custom or task=tokens, got "
+            f"{', '.join(given)} with task={name}, whose columns and scores are fixed; leave them out, or "
+            f"set task=custom"
         )
     return get_task(name)
 
@@ -264,5 +267,7 @@ def _require_spread(task: Task, *files: LabelColumn) -> None:
 def _shown(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
+
+_OWN: dict[str, Callable[..., Task]] = {"custom": custom_task, "tokens": tokens_task}
 
 __all__ = ["custom_task", "task_of"]

@@ -21,18 +21,13 @@ from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import Metrics
 from cap.base.memory import MemoryBudget
-from cap.data.examples import Examples
+from cap.data.examples import examples_of
 from cap.data.majority import majority_of
 from cap.data.metrics import split_suffixes
-from cap.data.question_answering import QuestionExamples
 from cap.data.sampler import LengthGroupedBatchSampler, representative_rows
-from cap.data.sentences import SentenceExamples
 from cap.data.sources import Rows
 from cap.data.tasks import Task
-from cap.data.tokens import FORMAT, TokenRows
-
-NO_LABEL = -100
-"""Stands in place of a missing label: what torch's cross-entropy ignores, and no class."""
+from cap.data.tokens import FORMAT, NO_LABEL, TokenRows
 
 
 class CapDataModule(LightningDataModule):
@@ -41,7 +36,8 @@ class CapDataModule(LightningDataModule):
     An example is a row, or for tasks with spans one of a row's windows. Every batch is a dict of tensors:
     ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``, ``example_id``; for
     training also ``is_labelled`` if there are rows without a label. Those follow the others, and stand in ``labels`` as
-    ``NO_LABEL``.
+    ``NO_LABEL``. Where words are tagged, ``labels`` are those of tokens, ``NO_LABEL`` at all but the first of each
+    word, which ``is_word`` marks.
     Several processes share the rows of every split here, training rows as the trainer's rank says, so the trainer must
     not insert samplers of its own (``use_distributed_sampler=False``).
 
@@ -83,7 +79,7 @@ class CapDataModule(LightningDataModule):
         super().__init__()
         # Of a small split a process may get nothing; the others have it then.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._examples = _examples(task, tokenizer, max_length=max_length, stride=stride)
+        self._examples = examples_of(task, tokenizer, max_length=max_length, stride=stride)
         self._rows = rows
         self._task = task
         self._tokenizer = tokenizer
@@ -123,11 +119,11 @@ class CapDataModule(LightningDataModule):
         return len(self._tokens["train"].labelled())
 
     @property
-    def train_labels(self) -> Tensor:
+    def train_labels(self) -> Tensor | None:
         """Return the training labels, indexed by ``example_id``.
 
         int64 classes ``(n,)``, float32 values ``(n,)``, or int64 first and last tokens of the answers ``(n, 2)``;
-        ``NO_LABEL`` where there is none.
+        ``NO_LABEL`` where there is none. None where the words of an example have a label each.
         """
         return self._tokens["train"].labels
 
@@ -318,6 +314,7 @@ class CapDataModule(LightningDataModule):
         labels = self._examples.labels(self._rows.splits[split], folder)
         n_labelled = None
         if split == "train" and self._rows.unlabelled is not None:
+            assert labels is not None  # rows without labels are refused where each word has one
             n_labelled = len(labels)
             labels = torch.cat([labels, labels.new_full((len(self._rows.unlabelled.rows),), NO_LABEL)])
         groups = self._examples.groups(folder)
@@ -381,17 +378,6 @@ class _ResumableLoader(DataLoader[dict[str, Tensor]]):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _examples(task: Task, tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int | None) -> Examples:
-    if task.kind == "span":
-        return QuestionExamples(task, tokenizer, max_length=max_length, stride=stride)
-    if stride is not None:
-        raise InputError(
-            f"task.stride belongs to tasks whose answers are spans of a context, got {stride} for task={task.name}; "
-            "leave it null"
-        )
-    return SentenceExamples(task, tokenizer, max_length=max_length)
 
 
 __all__ = ["NO_LABEL", "CapDataModule"]

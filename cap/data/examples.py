@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import datasets
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from cap.base.kinds import Metrics
+from cap.base.errors import InputError
+from cap.base.kinds import Kind, Metrics
+from cap.data.question_answering import QuestionExamples
+from cap.data.sentences import SentenceExamples
+from cap.data.tasks import Task
+from cap.data.words import WordExamples
 
 
 @runtime_checkable
 class Examples(Protocol):
-    """Turn the rows of a split into numbered examples: one per sentence or pair, or several windows per question.
+    """Turn the rows of a split into numbered examples: one per row of texts or words, or several windows per question.
 
     ``rows`` are always those of one split, and ``folder`` is what ``tokenise`` wrote for them.
     """
@@ -35,8 +41,8 @@ class Examples(Protocol):
             InputError: If a row does not fit into examples of this length.
         """
 
-    def labels(self, rows: datasets.Dataset, folder: Path) -> Tensor:
-        """Return the examples' labels, indexed by ``example_id``."""
+    def labels(self, rows: datasets.Dataset, folder: Path) -> Tensor | None:
+        """Return the examples' labels, indexed by ``example_id``; None where ``tokenise`` wrote one for each token."""
 
     def groups(self, folder: Path) -> Tensor | None:
         """Return the row that each example comes from; None where every row is one example."""
@@ -45,4 +51,28 @@ class Examples(Protocol):
         """Make fresh metrics; ``suffix`` follows the name of every score."""
 
 
-__all__ = ["Examples"]
+# Where every row is one example.
+_OF_ROWS: dict[Kind, Callable[..., Examples]] = {
+    "classes": SentenceExamples,
+    "number": SentenceExamples,
+    "tags": WordExamples,
+}
+
+
+def examples_of(task: Task, tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int | None) -> Examples:
+    """Choose what makes a task's rows examples.
+
+    Raises:
+        InputError: If the tokenizer cannot make them of that length, or ``stride`` does not fit the task.
+    """
+    if task.kind == "span":
+        return QuestionExamples(task, tokenizer, max_length=max_length, stride=stride)
+    if stride is not None:
+        raise InputError(
+            f"task.stride belongs to tasks whose answers are spans of a context, got {stride} for task={task.name}; "
+            "leave it null"
+        )
+    return _OF_ROWS[task.kind](task, tokenizer, max_length=max_length)
+
+
+__all__ = ["Examples", "examples_of"]

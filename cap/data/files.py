@@ -15,6 +15,7 @@ import pyarrow.parquet
 
 from cap.base.errors import InputError
 from cap.base.files import file_sha256
+from cap.data.conll import read_conll
 from cap.data.tasks import Task
 
 
@@ -220,6 +221,7 @@ _READERS: dict[str, Callable[[Path, tuple[str, ...]], pa.Table]] = {
     ".json": _read_json,
     ".csv": _read_csv,
     ".tsv": _read_tsv,
+    ".conll": read_conll,
 }
 
 __all__ = ["read_columns", "read_table", "split_file"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cap.base.kinds import Kind
+from cap.data.entities import majority_tags
 from cap.data.metrics import majority_scores, split_suffixes
 from cap.data.sources import Rows
 from cap.data.tasks import Task
@@ -44,10 +45,16 @@ def _of_spans(task: Task, train: datasets.Dataset, rows: datasets.Dataset, suffi
     return {f"{name}{suffix}": 0.0 for name in task.metrics}
 
 
+def _of_tags(task: Task, train: datasets.Dataset, rows: datasets.Dataset, suffix: str) -> dict[str, float]:
+    """Give every word the commonest tag; where tags mark entities that is one outside of all, and finds none."""
+    return majority_tags(task, train, rows, suffix=suffix)
+
+
 _MAJORITIES: dict[Kind, Callable[[Task, datasets.Dataset, datasets.Dataset, str], dict[str, float]]] = {
     "classes": _of_texts,
     "number": _of_texts,
     "span": _of_spans,
+    "tags": _of_tags,
 }
 
 __all__ = ["labels_of", "majority_of"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +17,13 @@ from datasets import Dataset
 
 from cap.base.errors import InputError
 from cap.base.files import content_key
-from cap.base.kinds import KINDS
+from cap.base.kinds import KINDS, Kind
 from cap.data.answers import read_answers
 from cap.data.docstrings import docstring_rows, docstring_source
 from cap.data.files import read_table, split_file
 from cap.data.hub import read_hub
 from cap.data.labels import read_labels
+from cap.data.tags import read_tags
 from cap.data.tasks import Task
 
 _log = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ class Rows:
         splits: ``train`` and the task's validation splits, with exactly the text columns, the answer and
             ``example_id`` (int64 row number within the split). The answer is ``label`` (int64, or float32 for
             regression), or for spans ``answers`` (all accepted texts) and ``answer_starts`` (their first characters
-            in the context). All of them have one.
+            in the context), or for words ``tags`` (int64 lists). All of them have one.
         source: Where the rows come from, for the record; never an absolute path.
         fingerprints: Hash of each split's content, the same for any file format and place.
         unlabelled: Training rows without a label; None if there are none.
@@ -169,14 +172,35 @@ def require_columns(task: Task, table: pa.Table, wanted: tuple[str, ...], where:
 
 
 def _checked(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool = False) -> Dataset:
-    columns = {name: checked_texts(table.column(name), name, where, is_fixed=is_fixed) for name in task.text_columns}
-    if task.kind == "span":
-        context = columns[task.text_columns[1]]
-        columns |= read_answers(task, table, where, contexts=context, is_fixed=is_fixed)
-    else:
-        columns["label"] = read_labels(task, table, where, may_be_empty=may_be_empty)
+    columns = _COLUMNS[task.kind](task, table, where, is_fixed=is_fixed, may_be_empty=may_be_empty)
     columns["example_id"] = pa.array(np.arange(table.num_rows, dtype=np.int64))
     return Dataset(pa.table(columns))
+
+
+def _texts(task: Task, table: pa.Table, where: str, *, is_fixed: bool) -> dict[str, Any]:
+    return {name: checked_texts(table.column(name), name, where, is_fixed=is_fixed) for name in task.text_columns}
+
+
+def _with_label(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool) -> dict[str, Any]:
+    texts = _texts(task, table, where, is_fixed=is_fixed)
+    return {**texts, "label": read_labels(task, table, where, may_be_empty=may_be_empty)}
+
+
+def _with_answers(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool) -> dict[str, Any]:
+    texts = _texts(task, table, where, is_fixed=is_fixed)
+    return texts | read_answers(task, table, where, contexts=texts[task.text_columns[1]], is_fixed=is_fixed)
+
+
+def _with_tags(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool) -> dict[str, Any]:
+    return read_tags(task, table, where)
+
+
+_COLUMNS: dict[Kind, Callable[..., dict[str, Any]]] = {
+    "classes": _with_label,
+    "number": _with_label,
+    "span": _with_answers,
+    "tags": _with_tags,
+}
 
 
 def _told_apart(task: Task, rows: Dataset, where: str, *, limit: int | None) -> tuple[Dataset, Unlabelled | None]:

@@ -153,6 +153,14 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 """Every task of the table by its name. Label order and columns are those of the Hub's data sets."""
 
 
+_OWN: dict[str, Kind] = {"tokens": "tags"}
+
+
+def known_kind(name: str) -> Kind | None:
+    """Return what an answer of a task is; None where only a user's own files tell."""
+    return TASKS[name].kind if name in TASKS else _OWN.get(name)
+
+
 def get_task(name: str) -> Task:
     """Look a task up by its name.
 
@@ -175,4 +183,4 @@ def data_terms(task: Task, data_dir: str | None) -> str:
     return task.terms if data_dir is None else Task.terms
 
 
-__all__ = ["TASKS", "Task", "data_terms", "get_task"]
+__all__ = ["TASKS", "Task", "data_terms", "get_task", "known_kind"]

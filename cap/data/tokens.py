@@ -26,6 +26,8 @@ from cap.base.memory import MemoryBudget
 
 _log = logging.getLogger(__name__)
 
+NO_LABEL = -100
+"""Stands in place of a missing label: what torch's cross-entropy ignores, and no class."""
 FORMAT = 1
 """Part of every cache key: raise it when the files change their meaning."""
 _ROWS_PER_CALL = 2000
@@ -135,7 +137,8 @@ class TokenRows(Dataset[dict[str, Tensor]]):
 
     Args:
         folder: What ``write_arrays`` wrote.
-        labels: The examples' labels, indexed by example number.
+        labels: The examples' labels, indexed by example number; None where every word has one, which lie beside the
+            tokens: batches then say in ``is_word`` which tokens have a label.
         tokenizer: Says what padding is.
         budget: Decides which columns of tokens are read into memory; what is needed whole is counted in it.
         n_labelled: The examples before this number have a label, the others none: batches then say which in
@@ -146,7 +149,7 @@ class TokenRows(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         folder: Path,
-        labels: Tensor,
+        labels: Tensor | None,
         tokenizer: PreTrainedTokenizerBase,
         *,
         budget: MemoryBudget,
@@ -158,8 +161,13 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         self.labels = labels
         self.n_labelled = n_labelled
         self.groups = groups
-        budget.hold(self._layout.lengths, self._layout.starts, labels, *([] if groups is None else [groups]))
-        padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        given = [each for each in (labels, groups) if each is not None]
+        budget.hold(self._layout.lengths, self._layout.starts, *given)
+        padding = {
+            "input_ids": tokenizer.pad_token_id,
+            "token_type_ids": tokenizer.pad_token_type_id,
+            "labels": NO_LABEL,
+        }
         self._columns = {
             name: (budget.open_array(folder / f"{name}.npy"), value)
             for name, value in padding.items()
@@ -169,7 +177,8 @@ class TokenRows(Dataset[dict[str, Tensor]]):
     def labelled(self) -> TokenRows:
         """Return the examples that have a label, from the same arrays."""
         part = copy.copy(self)
-        part.lengths, part.labels = self.lengths[: self.n_labelled], self.labels[: self.n_labelled]
+        part.lengths = self.lengths[: self.n_labelled]
+        part.labels = None if self.labels is None else self.labels[: self.n_labelled]
         part.n_labelled = None
         return part
 
@@ -189,7 +198,10 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         }
         batch["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
         batch["example_id"] = torch.from_numpy(example_id)
-        batch["labels"] = self.labels[batch["example_id"]]
+        if self.labels is None:
+            batch["is_word"] = batch["labels"] != NO_LABEL
+        else:
+            batch["labels"] = self.labels[batch["example_id"]]
         if self.n_labelled is not None:
             batch["is_labelled"] = batch["example_id"] < self.n_labelled
         return batch
@@ -197,6 +209,7 @@ class TokenRows(Dataset[dict[str, Tensor]]):
 
 __all__ = [
     "FORMAT",
+    "NO_LABEL",
     "Layout",
     "TokenRows",
     "check_tokenizer",

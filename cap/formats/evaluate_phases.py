@@ -25,6 +25,7 @@ from cap.data.datamodule import CapDataModule
 from cap.data.majority import labels_of, majority_of
 from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
+from cap.data.tags import TAGS
 from cap.data.tasks import Task
 from cap.formats.scored import Scored, load_scored, require_head, saved_model
 from cap.models.families import FAMILIES, longest_input
@@ -32,7 +33,14 @@ from cap.models.outputs import output_order
 from cap.models.sources import ModelSource, load_config, load_tokenizer, tokenizer_key
 from cap.runs.environment import environment
 from cap.runs.folder import RunFolder, hold, length_of_run
-from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
+from cap.runs.predictions import (
+    Columns,
+    answer_columns,
+    class_columns,
+    number_columns,
+    tag_columns,
+    write_predictions,
+)
 from cap.runs.record import write_record
 from cap.training.predict import Answers, predict
 from cap.training.trainer import idle_trainer
@@ -279,13 +287,20 @@ def _number_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Col
 
 
 def _answer_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
-    return answer_columns(answers.texts or {}, rows["answers"][:])
+    return answer_columns(answers.in_text or {}, rows["answers"][:])
+
+
+def _tag_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
+    (column,) = task.text_columns
+    given = {row: tags.tolist() for row, tags in (answers.in_text or {}).items()}
+    return tag_columns(given, rows[column][:], rows[TAGS][:], task.labels)
 
 
 _COLUMNS: dict[Kind, Callable[[Task, datasets.Dataset, Answers], Columns]] = {
     "classes": _class_columns,
     "number": _number_columns,
     "span": _answer_columns,
+    "tags": _tag_columns,
 }
 
 

@@ -196,6 +196,7 @@ _ASK_ONNX: dict[Kind, str] = {
     "classes": 'logits = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
     "number": 'value = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
     "span": 'start, end = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))',
+    "tags": 'logits = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
 }
 
 

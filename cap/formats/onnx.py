@@ -52,7 +52,7 @@ class OnnxModel:
         self._inputs = [value.name for value in self._session.get_inputs()]
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Compute the logits of a batch: (batch, outputs), or (batch, tokens, 2) where answers are spans.
+        """Compute the logits of a batch: (batch, outputs), or (batch, tokens, outputs) where answers lie in the text.
 
         Inputs may lie on any device, which the logits come back to.
         """

@@ -46,7 +46,7 @@ def logits_of(model: PreTrainedModel) -> LogitsOf:
 
 
 def largest_difference(found: LogitsOf, expected: LogitsOf, batches: Iterable[Batch]) -> Difference:
-    """Compare logits on real tokens; those of padding, which spans have, mean nothing and are left out.
+    """Compare logits on real tokens; those of padding, which spans and tags have, mean nothing and are left out.
 
     Args:
         found: What is checked.
@@ -66,7 +66,7 @@ def largest_difference(found: LogitsOf, expected: LogitsOf, batches: Iterable[Ba
 
 
 def _of_real_tokens(logits: Tensor, attention_mask: Tensor) -> Tensor:
-    is_per_token = logits.ndim == 3  # (batch, tokens, 2)
+    is_per_token = logits.ndim == 3  # (batch, tokens, outputs)
     return logits[attention_mask.bool()] if is_per_token else logits
 
 

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -44,12 +46,14 @@ _AUTO_CLASSES: dict[Kind, Any] = {
     "classes": AutoModelForSequenceClassification,
     "number": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
+    "tags": AutoModelForTokenClassification,
 }
 # By family.
 _HEADS: dict[Kind, Mapping[str, str]] = {
     "classes": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "number": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "span": MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    "tags": MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
 AUTO_CLASS: dict[Kind, str] = {kind: chosen.__name__ for kind, chosen in _AUTO_CLASSES.items()}
 """Name of the transformers class that loads a saved model, by what it answers."""

@@ -21,7 +21,8 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 class EncoderOutput(NamedTuple):
     """Hold what one forward pass gives: the head's logits and the pooled vector before normalisation.
 
-    Logits are (batch, outputs); those of a span are (batch, tokens, 2), start and end. Hidden states are the outputs of
+    Logits are (batch, outputs); those of a span are (batch, tokens, 2), start and end, those of tags (batch, tokens,
+    tags). Hidden states are the outputs of
     the encoder layers, in order; there are none unless they were asked for.
     """
 
@@ -34,7 +35,8 @@ class PooledModel(nn.Module):
     """Run a stock model with a task head and keep its pooled vector.
 
     Args:
-        model: A transformers model for sequence classification or question answering; it is not changed.
+        model: A transformers model for classification of texts or tokens, or question answering; it is not
+            changed.
         pooling: ``pooler`` is the base model's pooler output, ``first_token`` the first token's last hidden state,
             ``mean`` the mean of the last hidden states over real tokens.
     """

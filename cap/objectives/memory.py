@@ -27,8 +27,8 @@ class _Logits:
     """Hold the logits of all examples.
 
     Args:
-        values: (examples, outputs), or of spans (tokens of all examples, 2).
-        offsets: Of spans: where each example's tokens begin in the values, and where the last one's end.
+        values: (examples, outputs), or of spans and tags (tokens of all examples, outputs).
+        offsets: Of spans and tags: where each example's tokens begin in the values, and where the last one's end.
     """
 
     values: np.ndarray
@@ -107,10 +107,10 @@ class Memory:
         """Take the teacher's logits from disk.
 
         Args:
-            path: An ``.npy`` file of shape (examples, outputs), or (tokens of all examples, 2) for spans; float16,
-                ordered by example_id.
-            lengths: Of spans: an ``.npy`` file with the number of tokens of each example, int64. They are held in
-                memory whether they fit into the budget or not, 8 bytes an example.
+            path: An ``.npy`` file of shape (examples, outputs), or (tokens of all examples, outputs) for spans and
+                tags; float16, ordered by example_id.
+            lengths: Of spans and tags: an ``.npy`` file with the number of tokens of each example, int64. They are held
+                in memory whether they fit into the budget or not, 8 bytes an example.
 
         Raises:
             ValueError: If the rows are not those of this training set.
@@ -166,7 +166,8 @@ class Memory:
         """Read the teacher's logits of some examples, on the CPU.
 
         Returns:
-            Of shape (rows, outputs); of spans (rows, tokens, 2), padded with zeros to the longest of these examples.
+            Of shape (rows, outputs); of spans and tags (rows, tokens, outputs), padded with zeros to the longest of
+            these examples.
 
         Raises:
             KeyError: If there are none.

@@ -66,6 +66,33 @@ def answer_columns(answers: Mapping[int, str], accepted: Iterable[Sequence[str]]
     }
 
 
+def tag_columns(
+    answers: Mapping[int, Sequence[int]],
+    words: Iterable[Sequence[str]],
+    tags: Iterable[Sequence[int]],
+    names: Sequence[str],
+) -> Columns:
+    """Make the columns of tagged words, a line for each word.
+
+    Args:
+        answers: Tag numbers of all words by row number; a negative one stands for a word that was not read.
+        words: Of every row.
+        tags: Their right tag numbers.
+        names: Of the tags, in the order of the outputs.
+
+    Returns:
+        ``example_id`` (the row number), ``word`` (its number in the row, from 0), ``token`` (the word itself),
+        ``label``, ``prediction`` (empty for a word that was not read).
+    """
+    lines = [
+        (row, place, word, names[tag], names[given] if given >= 0 else "")
+        for row, (own, right) in enumerate(zip(words, tags, strict=True))
+        for place, (word, tag, given) in enumerate(zip(own, right, answers[row], strict=True))
+    ]
+    columns = zip(*lines, strict=True) if lines else [()] * 5
+    return dict(zip(("example_id", "word", "token", "label", "prediction"), columns, strict=True))
+
+
 def write_predictions(path: Path, splits: Mapping[str, Columns]) -> None:
     """Write a csv file whole or not at all.
 
@@ -88,4 +115,4 @@ def _shortest(values: np.ndarray) -> list[str]:
     return [str(value) for value in values]
 
 
-__all__ = ["Columns", "answer_columns", "class_columns", "number_columns", "write_predictions"]
+__all__ = ["Columns", "answer_columns", "class_columns", "number_columns", "tag_columns", "write_predictions"]

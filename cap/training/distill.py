@@ -87,10 +87,10 @@ def distillation_terms(
     example_id = batch["example_id"].cpu()
     if distill.weight > 0 and memory is not None:
         loss = _logit_term(output.logits, memory.teacher_logits(example_id), batch, distill)
-        yield "kd", share.weight * distill.weight * loss
+        yield "kd", share_of_rows(batch, share, ranks).weight * distill.weight * loss
     if distill.snapshot_weight > 0 and memory is not None and memory.has_snapshot_logits:
         loss = _logit_term(output.logits, memory.snapshot_logits(example_id), batch, distill)
-        yield "snapshot_kd", share.weight * distill.snapshot_weight * loss
+        yield "snapshot_kd", share_of_rows(batch, share, ranks).weight * distill.snapshot_weight * loss
     if distill.runs_teacher and teacher is not None:
         index = batch["attention_mask"].flatten().nonzero().squeeze(1)  # of the real tokens
         with torch.no_grad():
@@ -121,13 +121,39 @@ def _hidden_term(student: Sequence[Tensor], teacher: Sequence[Tensor], share: Sh
 
 
 def logit_rows(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return one row of logits per classification: an answer in the text is two, over its tokens."""
+    """Return one row of logits per classification.
+
+    An answer in the text is two, over its tokens; of words each is one, at its first token.
+    """
     if logits.ndim == 2:
         return logits
     is_token = batch["attention_mask"]
     # What the memory gives ends with the longest example, a batch perhaps later.
     padding = is_token.shape[1] - logits.shape[1]
-    return span_rows(functional.pad(logits, (0, 0, 0, padding)), is_token)
+    padded = functional.pad(logits, (0, 0, 0, padding))
+    return padded[batch["is_word"]] if "is_word" in batch else span_rows(padded, is_token)
 
 
-__all__ = ["Distill", "HiddenForm", "distillation_terms", "logit_rows"]
+def label_rows(batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the labels of the rows that ``logit_rows`` gives."""
+    labels = batch["labels"]
+    return labels[batch["is_word"]] if "is_word" in batch else labels.flatten()
+
+
+def share_of_rows(batch: Mapping[str, Tensor], share: Share, ranks: Ranks) -> Share:
+    """Say which part of the rows that ``logit_rows`` gives this process has.
+
+    Args:
+        batch: This process's part of a batch.
+        share: Its part of the examples; of one count where it has a batch of its own, and no other process is asked.
+        ranks: The processes.
+    """
+    if "is_word" not in batch:
+        return share
+    n_words = int(batch["is_word"].sum())
+    if len(share.counts) == 1:
+        return Share(rank=0, counts=(n_words,))
+    return ranks.share(n_words, device=batch["is_word"].device)
+
+
+__all__ = ["Distill", "HiddenForm", "distillation_terms", "label_rows", "logit_rows", "share_of_rows"]

@@ -35,9 +35,9 @@ class FrozenOutputs:
 
     Args:
         encodings: ``.npy`` file (examples, dim), float16, ordered by example_id.
-        logits: ``.npy`` file (examples, outputs), or of spans (tokens of all examples, 2), without padding; float16,
-            ordered by example_id. None if they were not asked for.
-        lengths: Of spans: ``.npy`` file with the number of tokens of each example, int64; else None.
+        logits: ``.npy`` file (examples, outputs), or of spans and tags (tokens of all examples, outputs), without
+            padding; float16, ordered by example_id. None if they were not asked for.
+        lengths: Of spans and tags: ``.npy`` file with the number of tokens of each example, int64; else None.
         hidden: ``.npy`` file (examples, layers, dim), float16, ordered by example_id: of each encoder layer the mean
             over real tokens. None if they were not asked for.
         was_cached: True if nothing had to be computed.
@@ -94,7 +94,7 @@ def encode_share(
         folder: A new folder for what ``Shares`` reads.
         computation: Where and how to run.
         description: What the progress bar says.
-        with_logits: False where nobody reads them: those of spans are as many as there are tokens.
+        with_logits: False where nobody reads them: those of spans and tags are as many as there are tokens.
         with_hidden: True for the mean hidden states of every encoder layer, too.
         trainer: A trainer that is fitting at the moment, for its progress display.
         shows_progress: Whether this process is the one that shows it.
@@ -114,7 +114,7 @@ def encode_share(
 
 
 def _logits_of(logits: Tensor, attention_mask: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the logits to keep: of spans those of real tokens only, with their number in each example."""
+    """Return the logits to keep: of spans and tags those of real tokens only, with their number in each example."""
     if logits.ndim == 2:
         return logits.half().cpu().numpy(), None
     is_token = attention_mask.bool()
@@ -273,7 +273,7 @@ def take_snapshot(
         trainer: A trainer that is fitting at the moment, for its progress display.
 
     Returns:
-        Which of the files were written, the same on every process; lengths for spans with logits only.
+        Which of the files were written, the same on every process; lengths for spans and tags with logits only.
 
     Raises:
         ValueError: If the loaders do not give every row exactly once.

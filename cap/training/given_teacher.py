@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +52,19 @@ class GivenTeacher:
             InputError: If they are tokenised differently.
         """
         own, train = load_tokenizer(self.source), rows.splits["train"]
-        texts = [" ".join(train[0][column] for column in task.text_columns)]
-        texts += [text for column in task.text_columns for text in train[:_PROBE_TEXTS][column]]
+        texts = [" ".join(_text(train[0][column]) for column in task.text_columns)]
+        texts += [_text(text) for column in task.text_columns for text in train[:_PROBE_TEXTS][column]]
         for text in texts[:_PROBE_TEXTS]:
             if own(text)["input_ids"] != student(text)["input_ids"]:
                 raise InputError(
                     f"teacher and student must share a tokenizer, but {self.label} reads {text[:60]!r} differently; "
                     f"give a teacher fine-tuned from the same pre-trained model, or teacher=auto"
                 )
+
+
+def _text(given: str | Sequence[str]) -> str:
+    """Return a text, or words as one."""
+    return given if isinstance(given, str) else " ".join(given)
 
 
 def load_given(config: TrainConfig, task: Task, student: PretrainedConfig) -> GivenTeacher | None:

@@ -23,7 +23,7 @@ from cap.objectives.memory import Memory, Source, moved
 from cap.pruning.parameters import parameter_groups
 from cap.pruning.pruner import Pruner
 from cap.training.contrast import Contrast
-from cap.training.distill import Distill, distillation_terms, logit_rows
+from cap.training.distill import Distill, distillation_terms, label_rows, logit_rows, share_of_rows
 from cap.training.learning_rate import Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks, Share, ranks_of
 from cap.training.precision import loss_scale
@@ -49,7 +49,7 @@ class CapModule(LightningModule):
         contrast: Weights of the contrastive terms; None for none.
         memory: Encodings and what the teacher gives by ``example_id``; needed by ``contrast`` and by distillation.
         train_labels: Labels by ``example_id``; classes (int64) give supervised positives, numbers and spans none, and
-            neither do rows without a label, whose class is negative.
+            neither do rows without a label, whose class is negative. None where words have labels, and texts none.
         train_groups: The question that each example is a window of, by ``example_id``; windows of one question are
             not contrasted with each other. None where examples stand alone.
         pruner: Owns the masks of the student; None trains it dense.
@@ -179,9 +179,10 @@ class CapModule(LightningModule):
             share: This process's part of the batch.
 
         Returns:
-            Something whose mean over the processes is the mean over all rows with a label.
+            Something whose mean over the processes is the mean over all rows, or words, with a label.
         """
-        logits, labels = logit_rows(output.logits, batch), batch["labels"].flatten()
+        logits, labels = logit_rows(output.logits, batch), label_rows(batch)
+        share = share_of_rows(batch, share, self.ranks)
         is_labelled = batch.get("is_labelled")
         if is_labelled is not None:
             logits, labels = logits[is_labelled], labels[is_labelled]

@@ -21,17 +21,18 @@ class Answers:
     """Hold the answers to one split.
 
     Args:
-        logits: Row by row, ordered by example_id; None where answers are spans.
-        texts: Where answers are spans: the text by the question's row number; else None.
+        logits: Row by row, ordered by example_id; None where answers lie in the text.
+        in_text: Where answers lie in the text: by row number the span's text, or the numbers of all words' tags; else
+            None.
     """
 
     logits: Float[Tensor, "rows outputs"] | None
-    texts: Mapping[int, str] | None
+    in_text: Mapping[int, Any] | None
 
 
 @runtime_checkable
-class _ReadsTexts(Protocol):
-    def answers(self) -> Mapping[int, str]: ...
+class _AnswersInText(Protocol):
+    def answers(self) -> Mapping[int, Any]: ...
 
 
 def predict(
@@ -74,7 +75,7 @@ class _Keeping:
         self._order = order
         self._logits: list[Tensor] = []
         self._example_id: list[Tensor] = []
-        self._texts: Mapping[int, str] | None = None
+        self._in_text: Mapping[int, Any] | None = None
 
     @property
     def is_constant(self) -> bool:
@@ -82,15 +83,15 @@ class _Keeping:
 
     def update(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None:
         if self._order is not None:
-            logits = logits[:, list(self._order)]
-        if logits.ndim == 2:  # those of spans are as many as there are tokens, and nobody reads them
+            logits = logits[..., list(self._order)]
+        if logits.ndim == 2:  # those of spans and tags are as many as there are tokens, and nobody reads them
             self._logits.append(logits.detach().cpu())
             self._example_id.append(batch["example_id"].cpu())
         self._metric.update(logits, batch)
 
     def compute(self) -> dict[str, float]:
-        if isinstance(self._metric, _ReadsTexts):
-            self._texts = self._metric.answers()
+        if isinstance(self._metric, _AnswersInText):
+            self._in_text = self._metric.answers()
         return self._metric.compute()
 
     def reset(self) -> None:
@@ -106,12 +107,12 @@ class _Keeping:
 
     def kept(self) -> Answers:
         if not self._logits:
-            return Answers(None, self._texts)
+            return Answers(None, self._in_text)
         example_id = torch.cat(self._example_id)
         rows = example_id.argsort()
         if not torch.equal(example_id[rows], torch.arange(len(example_id))):
             raise ValueError("predictions need every row exactly once, numbered from 0")
-        return Answers(torch.cat(self._logits)[rows], self._texts)
+        return Answers(torch.cat(self._logits)[rows], self._in_text)
 
 
 def _joined(parts: list[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, write_predictions
+from cap.runs.predictions import Columns, answer_columns, class_columns, number_columns, tag_columns, write_predictions
 
 
 def written(path: Path, splits: dict[str, Columns]) -> list[dict[str, str]]:
@@ -68,3 +68,12 @@ def test_failure_on_the_way_leaves_the_file_as_it_was(tmp_path):
         written(tmp_path, {"validation": {"example_id": [0, 1], "label": [1]}})
     assert (tmp_path / "predictions.csv").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+def test_a_word_that_was_not_read_has_a_line_without_a_prediction():
+    columns = tag_columns({0: [1, -1], 1: [0]}, [["New", "York"], ["ran"]], [[1, 2], [0]], ["O", "B-loc", "I-loc"])
+    assert list(zip(*columns.values(), strict=True)) == [
+        (0, 0, "New", "B-loc", "B-loc"),
+        (0, 1, "York", "I-loc", ""),
+        (1, 0, "ran", "O", "O"),
+    ]

@@ -81,7 +81,7 @@ def test_logits_come_in_the_order_of_the_rows_whatever_the_order_of_the_batches(
     scores, answers = run(model, Counting(), loader([2, 0], [1]))
     torch.testing.assert_close(answers["v"].logits, expected_logits(model))
     assert scores["n"] == 3
-    assert answers["v"].texts is None
+    assert answers["v"].in_text is None
 
 
 def test_outputs_are_put_into_the_order_of_the_labels_for_scores_and_answers_alike():
@@ -95,7 +95,7 @@ def test_outputs_are_put_into_the_order_of_the_labels_for_scores_and_answers_ali
 def test_texts_are_read_before_the_metrics_forget_them_and_logits_of_tokens_are_not_kept():
     metrics = Reading()
     _, answers = run(reader(), metrics, loader([0, 1], [2]))
-    assert answers["v"].texts == {0: "2 batches"}
+    assert answers["v"].in_text == {0: "2 batches"}
     assert answers["v"].logits is None
     assert not metrics.logits
 
@@ -128,7 +128,7 @@ def test_every_process_reads_the_texts_of_all():
     model = reader()
     parts = ([[0, 1]], [[2]])
     outcomes = run_ranks(2, lambda ranks: run(copy.deepcopy(model), Reading(), loader(*parts[ranks.rank]), ranks=ranks))
-    assert [answers["v"].texts for _, answers in outcomes] == [{0: "2 batches"}] * 2
+    assert [answers["v"].in_text for _, answers in outcomes] == [{0: "2 batches"}] * 2
 
 
 def test_row_that_two_processes_answered_is_refused():

@@ -70,8 +70,8 @@ class ShareWriter:
         Args:
             example_id: Which examples they are, int64.
             encodings: One row each.
-            logits: One row each, or of spans one row for each of their tokens; None if nobody reads them.
-            lengths: Of spans: the tokens of each example, int64.
+            logits: One row each, or of spans and tags one row for each of their tokens; None if nobody reads them.
+            lengths: Of spans and tags: the tokens of each example, int64.
             hidden: One row of all layers each; None if nobody reads them.
         """
         self._example_id.append(example_id)
@@ -116,7 +116,7 @@ class Shares:
 
         Args:
             name: One of ``names``.
-            path: The ``.npy`` file to write; of spans the logits of all tokens, example by example.
+            path: The ``.npy`` file to write; of spans and tags the logits of all tokens, example by example.
         """
         parts = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for folder in self._folders]
         starts, lengths = self._extents(by_token=name == LOGITS and LENGTHS in self.names)

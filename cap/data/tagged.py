@@ -1,0 +1,159 @@
+"""A user's own tags of words, ``task=tokens``: which tags there are is read off the training rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from cap.base.errors import InputError
+from cap.data.entities import SCORES_OF_ENTITIES, SCORES_OF_TAGS, check_tag_metrics
+from cap.data.files import read_columns, split_file
+from cap.data.tags import OUTSIDE, TAGS, begins_without_mark, entity_types, given_names, require_known, tagged_rows
+from cap.data.tasks import Task
+
+_log = logging.getLogger(__name__)
+
+_SPLITS = ("train", "validation")
+_RESERVED = (TAGS, "example_id")  # what cap.data.sources calls its own columns
+_SHOWN = 10
+
+
+def tokens_task(
+    *,
+    data_dir: Path | None,
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    label_type: str | None,
+    metrics: Sequence[str] | None,
+    keep_unlabelled: bool = False,
+) -> Task:
+    """Describe a task that tags words by its files: ``train.*`` and ``validation.*`` in one folder.
+
+    Args:
+        data_dir: The folder.
+        text_columns: The one column with a list of words in every row; ``tokens`` in CoNLL files.
+        label_column: The column with as many tags; ``tags`` in CoNLL files.
+        label_type: Must be None: tags are classes.
+        metrics: Names of the scores, the monitored one first; None takes f1, precision and recall of entities where
+            tags mark some (B-, I-), else macro_f1 and accuracy of tags.
+        keep_unlabelled: Of no meaning here: every row must have its tags.
+
+    Returns:
+        The task ``tokens``; its labels are the training rows' tags in alphabetical order, or in that of a
+        ``ClassLabel``.
+
+    Raises:
+        InputError: If the files, their columns or tags are not what is required.
+    """
+    words, tags = _checked_keys(data_dir, text_columns, label_column, label_type)
+    assert data_dir is not None
+    found = {split: _read(split_file(data_dir, split), words, tags) for split in _SPLITS}
+    labels = found["train"].labels
+    require_known(
+        found["validation"].names, labels, found["validation"].where, among=f"those of {found['train'].where}"
+    )
+    chosen = tuple(metrics) if metrics is not None else _default_metrics(labels)
+    task = Task(
+        name="tokens",
+        kind="tags",
+        text_columns=(words,),
+        label_column=tags,
+        labels=labels,
+        metrics=chosen,
+        hub_path=None,
+        hub_config=None,
+        validation_splits=_SPLITS[1:],
+    )
+    check_tag_metrics(task)
+    _tell(task, list(found.values()))
+    return task
+
+
+class _Tagged:
+    """Hold the tags of one file by name.
+
+    Args:
+        names: Row by row.
+        given: Names of a ``ClassLabel`` in its order; empty where there is none.
+        where: What to call the rows in a message.
+    """
+
+    def __init__(self, names: pa.ListArray, given: tuple[str, ...], where: str) -> None:
+        self.names = names
+        self.where = where
+        self.labels = given or tuple(sorted(names.flatten().unique().to_pylist()))
+        if len(self.labels) < 2:
+            raise InputError(
+                f"tags are learned from two different ones at least, got only {self.labels[0]} in {where}; give rows "
+                f"with others"
+            )
+
+
+def _checked_keys(
+    data_dir: Path | None, text_columns: Sequence[str] | None, label_column: str | None, label_type: str | None
+) -> tuple[str, str]:
+    texts = list(text_columns or ())
+    if len(texts) != 1 or not label_column or texts == [label_column] or texts[0] in _RESERVED:
+        raise InputError(
+            f"task=tokens reads one column of words (task.text_columns, not called {' or '.join(_RESERVED)}) and "
+            f"another one with their tags (task.label_column), got {texts} and {label_column!r}; name one each"
+        )
+    if label_type is not None:
+        raise InputError(
+            f"task.label_type belongs to task=custom, got {label_type!r} with task=tokens, whose tags are classes; "
+            f"leave it out"
+        )
+    if data_dir is None:
+        raise InputError(
+            "task=tokens reads your own files and needs data_dir=DIR with train.* and validation.* "
+            "(parquet, jsonl, json or conll); got none"
+        )
+    return texts[0], label_column
+
+
+def _read(file: Path, words: str, tags: str) -> _Tagged:
+    wanted, where = (words, tags), f"data_dir file {file.name}"
+    table = read_columns(file, wanted)
+    missing = [name for name in wanted if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"task=tokens reads the columns {', '.join(wanted)}; {where} lacks {', '.join(missing)} and has "
+            f"{', '.join(table.column_names) or 'none'}; name yours with task.text_columns and task.label_column"
+        )
+    if table.num_rows == 0:
+        raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
+    return _Tagged(tagged_rows(table, words, tags, where)[1], given_names(table, tags), where)
+
+
+def _default_metrics(labels: tuple[str, ...]) -> tuple[str, ...]:
+    return SCORES_OF_TAGS if entity_types(labels) is None else SCORES_OF_ENTITIES
+
+
+def _tell(task: Task, files: list[_Tagged]) -> None:
+    """Say what the tags are taken for, how they are scored, and once what of them is unusual."""
+    shown = ", ".join(task.labels[:_SHOWN]) + (", ..." if len(task.labels) > _SHOWN else "")
+    is_of_entities = any(name in SCORES_OF_ENTITIES for name in task.metrics)
+    _log.info(
+        "task=tokens: column %s holds %d tags (%s); scored by %s of %s",
+        task.label_column,
+        len(task.labels),
+        shown,
+        ", ".join(task.metrics),
+        "whole entities" if is_of_entities else "tags",
+    )
+    if not is_of_entities:
+        return
+    _log.info("a model that answers %s throughout finds no entity: its f1 is 0, which retention counts from", OUTSIDE)
+    counts = {one.where: sum(map(begins_without_mark, one.names.to_pylist())) for one in files}
+    if any(counts.values()):
+        _log.warning(
+            "entities begin with I- in place of B-: %s; each is read as one that begins there, in labels and in "
+            "answers, as nervaluate does",
+            ", ".join(f"{n:,} in {where}" for where, n in counts.items() if n),
+        )
+
+
+__all__ = ["tokens_task"]

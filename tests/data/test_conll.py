@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cap.base.errors import InputError
+from cap.data.files import read_columns
+
+
+def read(tmp_path: Path, text: str) -> list[dict[str, list[str]]]:
+    file = tmp_path / "train.conll"
+    file.write_text(text, encoding="utf-8")
+    return read_columns(file, ("tokens", "tags")).to_pylist()
+
+
+def test_empty_lines_part_sentences_and_documents_begin_without_a_word(tmp_path):
+    text = "-DOCSTART- -X- O\n\nEU NNP B-ORG\n# # O\n\n \n\nPeter NNP B-PER\n"
+    expected = [
+        {"tokens": ["EU", "#"], "tags": ["B-ORG", "O"]},
+        {"tokens": ["Peter"], "tags": ["B-PER"]},
+    ]
+    assert read(tmp_path, text) == expected
+
+
+def test_words_hold_spaces_where_tabs_part_the_columns(tmp_path):
+    assert read(tmp_path, "\ufeffNew York\tB-LOC\r\nis\tO\r\n") == [
+        {"tokens": ["New York", "is"], "tags": ["B-LOC", "O"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("EU B-ORG\nrejects\n", r"line 2 has 1 column in place of 2: 'rejects'"),
+        ("# text = one\nEU NNP B-ORG\n", r"line 2 has 3 columns in place of 4: 'EU NNP B-ORG'"),
+        ("EU\n", r"line 1 has 1 column in place of 2: 'EU'"),
+    ],
+    ids=["no tag", "comment", "words alone"],
+)
+def test_line_with_another_number_of_columns_is_named(tmp_path, text, complaint):
+    with pytest.raises(InputError, match=rf"data_dir file train\.conll .*{complaint}; every line holds a word first"):
+        read(tmp_path, text)
+
+
+def test_file_without_a_word_has_no_row(tmp_path):
+    assert read(tmp_path, "\n\n") == []
