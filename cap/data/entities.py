@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from cap.base.errors import InputError
 from cap.data.metrics import check_metrics
-from cap.data.tags import OUTSIDE, TAGS, entity_types
+from cap.data.tags import OUTSIDE, TAGS, entity_types, shown
 from cap.data.tasks import Task
 from cap.data.tokens import Layout, read_array
 
@@ -38,7 +38,7 @@ def check_tag_metrics(task: Task) -> None:
     if set(task.metrics) & set(SCORES_OF_ENTITIES) and entity_types(task.labels) is None:
         raise InputError(
             f"task.metrics may hold {', '.join(SCORES_OF_ENTITIES)} where tags mark entities by B- and I-, got "
-            f"{list(task.metrics)} for the tags {', '.join(task.labels[:10])}; choose among {', '.join(SCORES_OF_TAGS)}"
+            f"{list(task.metrics)} for the tags {shown(task.labels)}; choose among {', '.join(SCORES_OF_TAGS)}"
         )
 
 

@@ -11,14 +11,22 @@ import pyarrow as pa
 from cap.base.errors import InputError
 from cap.data.entities import SCORES_OF_ENTITIES, SCORES_OF_TAGS, check_tag_metrics
 from cap.data.files import read_columns, split_file
-from cap.data.tags import OUTSIDE, TAGS, begins_without_mark, entity_types, given_names, require_known, tagged_rows
+from cap.data.tags import (
+    OUTSIDE,
+    TAGS,
+    begins_without_mark,
+    entity_types,
+    given_names,
+    require_known,
+    shown,
+    tagged_rows,
+)
 from cap.data.tasks import Task
 
 _log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "validation")
 _RESERVED = (TAGS, "example_id")  # what cap.data.sources calls its own columns
-_SHOWN = 10
 
 
 def tokens_task(
@@ -134,13 +142,12 @@ def _default_metrics(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 def _tell(task: Task, files: list[_Tagged]) -> None:
     """Say what the tags are taken for, how they are scored, and once what of them is unusual."""
-    shown = ", ".join(task.labels[:_SHOWN]) + (", ..." if len(task.labels) > _SHOWN else "")
     is_of_entities = any(name in SCORES_OF_ENTITIES for name in task.metrics)
     _log.info(
         "task=tokens: column %s holds %d tags (%s); scored by %s of %s",
         task.label_column,
         len(task.labels),
-        shown,
+        shown(task.labels),
         ", ".join(task.metrics),
         "whole entities" if is_of_entities else "tags",
     )

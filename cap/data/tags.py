@@ -20,6 +20,7 @@ TAGS = "tags"
 OUTSIDE = "O"
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+_SHOWN = 20
 _BARE = {"B", "I"}  # of data with one type of entity, which needs no name
 _ENTITY = re.compile(r"[BI]-.*")
 
@@ -102,7 +103,7 @@ def require_known(names: pa.ListArray, known: Sequence[str], where: str, *, amon
     counts = pc.list_value_length(names).to_numpy()
     row = int(np.searchsorted(np.cumsum(counts), place, side="right"))
     raise InputError(
-        f"every tag must be among {among} ({', '.join(known)}), got {flat[place].as_py()!r} in {_place(row, where)}; "
+        f"every tag must be among {among} ({shown(known)}), got {flat[place].as_py()!r} in {_place(row, where)}; "
         f"correct or remove such rows, or add training rows with that tag"
     )
 
@@ -133,6 +134,11 @@ def entity_types(names: Sequence[str]) -> tuple[str, ...] | None:
             f"task.metrics=[macro_f1,accuracy] to score each tag on its own"
         )
     return tuple(sorted({name[2:] for name in entities}))
+
+
+def shown(names: Sequence[str]) -> str:
+    """Name the first of some tags, for a message."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def begins_without_mark(tags: Sequence[str]) -> int:
@@ -196,5 +202,6 @@ __all__ = [
     "given_names",
     "read_tags",
     "require_known",
+    "shown",
     "tagged_rows",
 ]

@@ -189,3 +189,14 @@ def test_teacher_that_does_not_point_to_answers_is_refused(architecture, n_outpu
 
     with pytest.raises(InputError, match=expected):
         check_labels(reader_config(architecture, n_outputs), head=Head("span"), name="folder given")
+
+
+def test_teacher_of_words_must_answer_for_tokens():
+    from cap.base.errors import InputError
+    from cap.base.kinds import Head
+    from cap.training.given_teacher import check_labels
+
+    head = Head("tags", ("answer 0", "answer 1"))
+    assert check_labels(reader_config("BertForTokenClassification"), head=head, name="folder given") is None
+    with pytest.raises(InputError, match="must be a classifier of tokens for this task, got folder given"):
+        check_labels(reader_config("BertForSequenceClassification"), head=head, name="folder given")
