@@ -9,8 +9,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from cap.base.errors import InputError, nearest_first
 
-FORMAT_NAMES = ("compact", "sparse", "masks", "onnx", "int8", "semi_structured")
+FORMAT_NAMES = ("compact", "sparse", "masks", "onnx", "int8", "semi_structured", "plain")
 """What may follow ``format=``; ``cap.formats.export_formats`` knows how each is written, and needs torch for it."""
+
+OWN_ROWS = "auto"
+"""What ``vocabulary`` is for the run's own training rows."""
 
 
 @dataclass
@@ -19,6 +22,7 @@ class ExportConfig:
 
     run: str | None = MISSING
     format: str = MISSING
+    vocabulary: str | None = MISSING
     output_dir: str | None = MISSING
     data_dir: str | None = MISSING
     check_rows: int = MISSING
@@ -55,4 +59,4 @@ def check_export(cfg: DictConfig) -> tuple[ExportConfig, Path]:
     return config, Path(config.run)
 
 
-__all__ = ["FORMAT_NAMES", "ExportConfig", "check_export"]
+__all__ = ["FORMAT_NAMES", "OWN_ROWS", "ExportConfig", "check_export"]

@@ -223,5 +223,7 @@ _READERS: dict[str, Callable[[Path, tuple[str, ...]], pa.Table]] = {
     ".tsv": _read_tsv,
     ".conll": read_conll,
 }
+SUFFIXES = tuple(_READERS)
+"""Of the files that can be read."""
 
-__all__ = ["read_columns", "read_table", "split_file"]
+__all__ = ["SUFFIXES", "read_columns", "read_table", "split_file"]

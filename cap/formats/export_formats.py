@@ -29,6 +29,7 @@ from cap.models.semi_structured import require_sparse_gpu, to_semi_structured
 from cap.pruning.masks import count_zeros
 from cap.pruning.patterns import PATTERNS, follows_pattern
 from cap.runs.finished import require_keys
+from cap.runs.folder import MODEL
 
 log = logging.getLogger("cap.export")
 
@@ -154,6 +155,14 @@ def _say_what_went(compacted: Compacted) -> None:
         log.warning(compacted.note)
 
 
+def _require_vocabulary(source: Source) -> None:
+    if source.vocabulary is None:
+        raise InputError(
+            f"format=plain is the run's own model with fewer pieces, got vocabulary=null, with which it would be "
+            f"{source.run.name}/{MODEL} once more; give vocabulary=auto, or take that folder"
+        )
+
+
 def _require_pattern(source: Source) -> None:
     pattern = PATTERNS[_PATTERN]
     for name, linear in prunable_linears(source.model).items():
@@ -178,7 +187,7 @@ class _OnGpu:
 
 def _beside_half(source: Source, loaded: Any) -> tuple[dict[str, Any], torch.device]:
     """Time against the dense model in the same precision on the same device."""
-    dense = copy.deepcopy(source.model).half().cuda().eval()
+    dense = copy.deepcopy(source.dense).half().cuda().eval()
     return {"dense": dense, "export": loaded.model}, torch.device("cuda", torch.cuda.current_device())
 
 
@@ -187,6 +196,9 @@ from transformers import AutoTokenizer
 from cap.models.semi_structured import to_semi_structured
 
 model, tokenizer = to_semi_structured(cap.load("{folder}")), AutoTokenizer.from_pretrained("{folder}")"""
+_RUN_STOCK = """from transformers import {auto_class}, AutoTokenizer
+
+model, tokenizer = {auto_class}.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")"""
 _RUN_ONNX = """import onnxruntime
 from transformers import AutoTokenizer
 
@@ -204,6 +216,10 @@ def _how_to_run_onnx(source: Source) -> str:
     names = [column.replace("_", " ").replace('"', "") for column in source.task.text_columns]
     texts = ", ".join(f'"the {name}"' for name in names)
     return _RUN_ONNX + _ASK_ONNX[source.task.kind].replace("TEXTS", texts)
+
+
+def _how_to_run_stock(source: Source) -> str:
+    return _RUN_STOCK.format(auto_class=auto_class(source)).replace("FOLDER", "{folder}")
 
 
 def auto_class(source: Source) -> str:
@@ -239,6 +255,16 @@ FORMATS: dict[str, Format] = {
         require=_require_pattern,
         beside=_beside_half,
         no_gain="at this size the kernels that skip the zeros gain nothing over dense ones",
+    ),
+    "plain": Format(
+        write=_write_plain,
+        load=load,
+        tolerance=1e-5,
+        is_bit_identical=True,
+        is_dense_again=True,
+        loads_with_transformers=True,
+        how_to_load=_how_to_run_stock,
+        require=_require_vocabulary,
     ),
     "int8": Format(
         write=_write_int8,

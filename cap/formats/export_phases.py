@@ -22,7 +22,7 @@ from cap.formats.export_source import Source, read_source
 from cap.formats.exports import export_table, in_words, note_in_run, timing
 from cap.formats.latency import LENGTHS, paired_latency
 from cap.formats.onnx import LogitsModel
-from cap.formats.parity import largest_difference, logits_of
+from cap.formats.parity import LogitsOf, largest_difference, logits_of
 from cap.models.encoders import weights_key
 from cap.models.families import longest_input, prunable_linears
 from cap.pruning.masks import count_matrix_zeros, count_zeros
@@ -55,9 +55,13 @@ def free_target(config: ExportConfig, run: FinishedRun) -> Path:
     Raises:
         InputError: If it holds anything.
     """
-    target = Path(config.output_dir or Path("outputs") / "exports" / f"{run.name.replace('/', '-')}-{config.format}")
+    target = Path(config.output_dir or Path("outputs") / "exports" / f"{run.name.replace('/', '-')}-{_name(config)}")
     require_empty(target)
     return target
+
+
+def _name(config: ExportConfig) -> str:
+    return config.format if config.vocabulary is None else f"{config.format}-vocabulary"
 
 
 def read_suitable(run: FinishedRun, config: ExportConfig) -> Source:
@@ -130,6 +134,7 @@ def _result(
             "fingerprint": rows.fingerprint,
             "is_the_runs": source.has_rows_of_run,
         },
+        "vocabulary": None if source.vocabulary is None else {**source.vocabulary.for_record(), **source.cost},
         "check": _check(source, loaded, config.format, chosen),
         **_scores_again(source, loaded, chosen, notes),
         "details": written.details,
@@ -152,18 +157,31 @@ def _check_rows(source: Source, name: str, chosen: Format) -> list[str]:
         return []
     given, wanted = source.rows, source.run.record["data"]
     others = f"{given.source}, fingerprint {given.fingerprint}, not {wanted['source']}, {wanted['fingerprint']}"
-    if chosen.tolerance is None:
+    if _is_scored(source, chosen):
+        what, instead = (
+            (f"format={name}", "choose a format that keeps the logits (compact, sparse, onnx)")
+            if source.vocabulary is None
+            else ("another vocabulary", "leave vocabulary out")
+        )
         raise InputError(
-            f"format={name} changes the logits, so its scores are measured again, on the rows of the run; got "
-            f"{others}; give data_dir=DIR with the run's rows, or choose a format that keeps the logits (compact, "
-            f"sparse, onnx)"
+            f"{what} changes the logits, so its scores are measured again, on the rows of the run; got {others}; "
+            f"give data_dir=DIR with the run's rows, or {instead}"
         )
     return [f"The logits were compared on other rows than the run's: {others}."]
 
 
+def _is_scored(source: Source, chosen: Format) -> bool:
+    """Say whether scores are measured again: where logits are others, or texts are read in other pieces."""
+    return chosen.tolerance is None or source.vocabulary is not None
+
+
+def _logits(loaded: Any) -> LogitsOf:
+    return logits_of(loaded) if isinstance(loaded, PreTrainedModel) else loaded
+
+
 def _check(source: Source, loaded: Any, name: str, chosen: Format) -> dict[str, Any]:
-    found = logits_of(loaded) if isinstance(loaded, PreTrainedModel) else loaded
-    difference = largest_difference(found, logits_of(source.model), source.batches)
+    of_run = logits_of(source.dense)
+    difference = largest_difference(_logits(loaded), lambda batch: of_run(source.as_in_run(batch)), source.batches)
     limit = chosen.tolerance
     if not math.isfinite(difference.absolute) or (limit is not None and difference.relative > limit):
         wanted = "finite logits" if limit is None else f"the run's logits within {limit:g} of the largest one, or of 1"
@@ -185,12 +203,12 @@ def _check(source: Source, loaded: Any, name: str, chosen: Format) -> dict[str, 
 def _scores_again(source: Source, loaded: Any, chosen: Format, notes: list[str]) -> dict[str, Any]:
     record = source.run.record
     before = {"scores_of_run": record["scores"]["pruned"]}
-    if chosen.tolerance is not None:
+    if not _is_scored(source, chosen):
         return {**before, "scores": None, "retention": None}
     order, remarks = source.output_order()
     notes.extend(remarks)
     scores, _ = predict(
-        LogitsModel(loaded),
+        LogitsModel(_logits(loaded)),
         source.data.eval_dataloaders(),
         source.data.metrics(),
         device=torch.device("cpu"),
@@ -213,7 +231,7 @@ def _sparsity(source: Source, left: PreTrainedModel) -> dict[str, Any]:
 
 def _sizes(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, Any]:
     dense_file = source.run.folder / MODEL / "model.safetensors"
-    cost, dense = (count_cost(model, tokens=128) for model in (smaller, source.model))
+    cost, dense = (count_cost(model, tokens=128) for model in (smaller, source.dense))
     n_bytes = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern))
     size = {
         "bytes": n_bytes,
@@ -230,7 +248,7 @@ def _sizes(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, 
 
 
 def _timed(source: Source, loaded: Any, chosen: Format, config: ExportConfig, notes: list[str]) -> dict[str, Any]:
-    models, device = {"dense": source.model, "export": loaded}, torch.device("cpu")
+    models, device = {"dense": source.dense, "export": loaded}, torch.device("cpu")
     if config.latency_seconds == 0:
         return timing([], device)
     if chosen.beside is not None:

@@ -14,14 +14,16 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
-from cap.config.export import ExportConfig
+from cap.config.export import OWN_ROWS, ExportConfig
 from cap.config.schema import TaskConfig
+from cap.data.corpus import corpus_texts, split_texts, training_texts
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
 from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, data_terms
 from cap.formats.load import load
+from cap.formats.vocabulary import Smaller, Vocabulary, count_changed, with_vocabulary
 from cap.models.outputs import output_order
 from cap.models.sources import ModelSource, load_tokenizer, tokenizer_key
 from cap.runs.card import CARD_KEYS
@@ -46,8 +48,11 @@ class Source:
     Args:
         run: The finished run.
         task: Its task.
-        model: Its model, in eval mode.
-        tokenizer: The model's.
+        dense: Its model, in eval mode.
+        model: What is exported: its model, or a copy with fewer rows of the word embedding.
+        tokenizer: That of ``model``.
+        vocabulary: The rows that are left; None where all are.
+        cost: What leaving others out did to the validation rows, see ``cap.formats.vocabulary.count_changed``.
         rows: As they are now.
         data: The validation rows as tokens.
         traced: Inputs of two rows, the longest and the shortest, to follow a model's computation with.
@@ -57,8 +62,11 @@ class Source:
 
     run: FinishedRun
     task: Task
+    dense: PreTrainedModel
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary | None
+    cost: Mapping[str, Any]
     rows: Rows
     data: CapDataModule
     traced: dict[str, Tensor]
@@ -74,6 +82,10 @@ class Source:
     def terms(self) -> str:
         """Under which terms the run's rows may be used."""
         return data_terms(self.task, self.run.record["config"]["data_dir"])
+
+    def as_in_run(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a batch with the token numbers of the run's model."""
+        return batch if self.vocabulary is None else self.vocabulary.numbered_as_before(batch)
 
     def output_order(self) -> tuple[list[int] | None, list[str]]:
         """Find which of the model's outputs belongs to which label of the rows as they are now.
@@ -94,15 +106,18 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
     """Load a run's model and rows; train rows are read too, since the record has one fingerprint for all of them.
 
     Raises:
-        InputError: If the record lacks something, the model is damaged, or the rows cannot be loaded.
+        InputError: If the record lacks something, the model is damaged, the rows cannot be loaded, or the vocabulary
+            cannot be cut.
     """
     require_keys(run, (*CARD_KEYS, *_READ_KEYS))
     settings = run.record["config"]
     data_dir = settings["data_dir"] if config.data_dir is None else config.data_dir
-    model = load(run.folder / MODEL)
+    dense = load(run.folder / MODEL)
     tokenizer = load_tokenizer(ModelSource(str(run.folder / MODEL), f"{MODEL}/ of {run.name}"))
     node = _task_config(settings["task"])
     task, rows = _rows_of(run, node, data_dir)
+    smaller, cost = _smaller(config.vocabulary, task, rows, dense, tokenizer)
+    model, tokenizer = (dense, tokenizer) if smaller is None else (smaller.model, smaller.tokenizer)
     data = scoring_rows(
         task,
         rows,
@@ -120,8 +135,11 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
     return Source(
         run=run,
         task=task,
+        dense=dense,
         model=model,
         tokenizer=tokenizer,
+        vocabulary=None if smaller is None else smaller.vocabulary,
+        cost=cost,
         rows=rows,
         data=data,
         traced=_inputs(examples[0], [longest, shortest], tokenizer),
@@ -132,6 +150,23 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
         ],
         n_checked=sum(min(config.check_rows, len(one)) for one in examples),
     )
+
+
+def _smaller(
+    given: str | None, task: Task, rows: Rows, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Smaller | None, dict[str, Any]]:
+    """Cut the vocabulary to what the texts that were asked for use, and count what that changes; None cuts nothing."""
+    if given is None:
+        return None, {}
+    folder = Path(given)
+    texts, corpus = (
+        (training_texts(rows, task), "the run's training rows")
+        if given == OWN_ROWS
+        else (corpus_texts(folder, task), f"folder {folder.resolve().name}")
+    )
+    smaller = with_vocabulary(model, tokenizer, texts, corpus=corpus)
+    validated = (part for split in task.validation_splits for part in split_texts(rows.splits[split], task))
+    return smaller, count_changed(tokenizer, smaller.tokenizer, validated)
 
 
 def choose_rows(lengths: Int[Tensor, " rows"], n_rows: int) -> list[list[int]]:

@@ -9,6 +9,9 @@ too, under ``exports`` and the format's name.
 ``environment``               see ``cap.runs.environment``
 ``data``                      ``source`` and ``fingerprint`` of the rows it was checked on; ``is_the_runs``: true if
                               they are the run's own
+``vocabulary`` *              ``corpus`` that decided which pieces stay; ``rows`` of the word embedding that are left;
+                              ``dense_rows`` of before; pieces ``used`` there; ``validation_tokens`` of the run's model,
+                              ``changed_tokens`` of these, and as a fraction ``changed``; null where no piece went
 ``check`` *                   ``rows``; ``largest_difference`` of logits; ``relative_difference``, as a fraction of
                               the largest logit, or of 1 where all are smaller; ``tolerance`` of the latter, null
                               where scores are measured again instead; ``is_bit_identical``: true, null if not asked
@@ -52,7 +55,7 @@ from cap.runs.finished import FinishedRun
 from cap.runs.folder import MODEL, RECORD, hold
 from cap.runs.record import write_record
 
-_MEASURED = ("bytes", "check", "scores", "retention", "sparsity", "size")
+_MEASURED = ("bytes", "vocabulary", "check", "scores", "retention", "sparsity", "size")
 _TIMED = (
     "latency_ms",
     "dense_latency_ms",
@@ -105,6 +108,8 @@ def in_words(
         said = f"{size}, {_speed(result, no_gain or _why_zeros_gain_nothing(result))}."
         if runtime is not None:
             said += f" It runs in {runtime}, the dense model in torch: part of the difference is that."
+    if result["vocabulary"] is not None:
+        said += f" {_vocabulary_in_words(result['vocabulary'])}"
     return f"{said} {_scores_in_words(result['scores_of_run'], result['scores'])}" if result["scores"] else said
 
 
@@ -133,6 +138,14 @@ def _why_zeros_gain_nothing(result: Mapping[str, Any]) -> str:
     return "the units that are gone are too small a part of such a call"
 
 
+def _vocabulary_in_words(kept: Mapping[str, Any]) -> str:
+    return (
+        f"Of the {kept['dense_rows']:,} rows of the word embedding {kept['rows']:,} are left, of which "
+        f"{kept['used']:,} are used in {kept['corpus']}; {kept['changed']:.2%} of the {kept['validation_tokens']:,} "
+        f"validation tokens changed."
+    )
+
+
 def _scores_in_words(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     changes = [f"{name} {before[name]:.4f} before the export, {after[name]:.4f} after it" for name in after]
     return f"Scores: {'; '.join(changes)}."
@@ -152,6 +165,10 @@ def export_table(result: Mapping[str, Any], folder: Path) -> Table:
             table.add_row(name.replace("_", " "), "", f"{value:,}")
     for name in ("parameters", "prunable_parameters", "multiply_adds_of_128_tokens"):
         table.add_row(name.replace("_", " "), f"{size[f'dense_{name}']:,}", f"{size[name]:,}")
+    if result["vocabulary"] is not None:
+        kept = result["vocabulary"]
+        table.add_row("rows of the word embedding", f"{kept['dense_rows']:,}", f"{kept['rows']:,}")
+        table.add_row("validation tokens that changed", "", f"{kept['changed']:.2%}")
     for setting, milliseconds in result["latency_ms"].items():
         found = f"{milliseconds:.2f} ({result['speed_up'][setting]:.2f} x)"
         table.add_row(f"ms, {spoken(setting)}", f"{result['dense_latency_ms'][setting]:.2f}", found)
@@ -189,7 +206,7 @@ def note_in_run(run: FinishedRun, result: Mapping[str, Any], *, auto_class: str,
 
 
 def _with(exports: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> dict[str, Any]:
-    name = result["format"]
+    name = result["format"] if result["vocabulary"] is None else f"{result['format']}+vocabulary"
     # A latency that was measured once is worth more than the news that this time none was.
     earlier = exports.get(name, {})
     timed = result if result["latency_ms"] or not earlier.get("latency_ms") else earlier

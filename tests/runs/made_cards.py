@@ -23,6 +23,7 @@ RECORD: dict[str, Any] = {
 EXPORT: dict[str, Any] = {
     "format": "compact",
     "command": "python -m cap.export run=/home/me/runs/a format=compact",
+    "vocabulary": None,
     "check": {"rows": 16, "largest_difference": 2.5e-7},
     "scores_of_run": {"accuracy": 0.81},
     "scores": None,

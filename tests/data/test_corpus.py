@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cap.base.errors import InputError
+from cap.data.corpus import corpus_texts
+from cap.data.tasks import get_task
+
+
+def texts(folder: Path, task: str = "sst2") -> list[str]:
+    return [text for part in corpus_texts(folder, get_task(task)) for text in part]
+
+
+def test_lines_and_the_columns_of_the_task_are_texts_and_other_files_are_not(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\n  \ntwo\n", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"sentence": "three", "label": 1, "source": "four"}) + "\n")
+    (tmp_path / "c.csv").write_text("sentence,label\nfive,1\n")
+    (tmp_path / "README.md").write_text("six")
+    assert texts(tmp_path) == ["one", "two", "three", "five"]
+
+
+def test_both_texts_of_a_pair_are_read(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\nleft\tright\n")
+    assert texts(tmp_path, "mrpc") == ["left", "right"]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "without text"),
+        ({"a.txt": " \n\n", "notes.md": "words"}, "without text"),
+        ({"a.jsonl": '{"text": "one"}\n'}, "lacks sentence and has text; rename its columns"),
+    ],
+    ids=["no file", "no text", "no such column"],
+)
+def test_a_folder_without_text_is_refused(files: dict[str, str], reason: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=reason):
+        texts(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "found"), [("gone", "not there"), ("file.txt", "a file")])
+def test_what_is_no_folder_is_refused(name: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("one")
+    with pytest.raises(InputError, match=rf"vocabulary must be auto, .* or a folder of texts: .* which is {found}"):
+        texts(tmp_path / name)
+
+
+def test_a_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("größer".encode("latin-1"))
+    with pytest.raises(InputError, match=r"needs texts in UTF-8, got .*a\.txt"):
+        texts(tmp_path)
