@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from cap.config.export import ExportConfig, check_export
+from cap.config.export import EVERY_FORMAT, ExportConfig, check_export
 from cap.launch.cli import door, typed_line
 
 
@@ -18,18 +18,21 @@ def export(cfg: DictConfig) -> float:
         cfg: The composed configuration.
 
     Returns:
-        The largest difference between its logits and the run's.
+        The largest difference between its logits and the run's; with format=all of all formats.
 
     Raises:
         InputError: If something given cannot work.
         RunError: If the export does not give the run's logits.
     """
     config, folder = check_export(cfg)
-    from cap.formats import export_phases as phases  # takes seconds: after the verdict
+    from cap.formats import every_format  # takes seconds: after the verdict
+    from cap.formats import export_phases as phases
 
     run = phases.find_run(folder)
     target = phases.free_target(config, run)
     source = phases.read_suitable(run, config)
+    if config.format == EVERY_FORMAT:
+        return every_format.export_every(source, config, target, command=typed_line("export"))
     result = phases.write_checked(source, config, target, command=typed_line("export"))
     phases.tell(source, result, target)
     return float(result["check"]["largest_difference"])

@@ -12,6 +12,8 @@ from cap.base.errors import InputError, nearest_first
 FORMAT_NAMES = ("compact", "sparse", "masks", "onnx", "int8", "semi_structured", "plain")
 """What may follow ``format=``; ``cap.formats.export_formats`` knows how each is written, and needs torch for it."""
 
+EVERY_FORMAT = "all"
+"""What ``format`` is for each that the run can have."""
 OWN_ROWS = "auto"
 """What ``vocabulary`` is for the run's own training rows."""
 
@@ -46,10 +48,10 @@ def check_export(cfg: DictConfig) -> tuple[ExportConfig, Path]:
     problems = []
     if not config.run:
         problems.append("run must be the folder of a finished run, got none; give run=outputs/A, say")
-    if config.format not in FORMAT_NAMES:
-        problems.append(
-            f"format must be one of {', '.join(nearest_first(config.format, FORMAT_NAMES))}, got {config.format!r}"
-        )
+    words = (*FORMAT_NAMES, EVERY_FORMAT)
+    if config.format not in words:
+        nearest = ", ".join(nearest_first(config.format, words))
+        problems.append(f"format must be one of {nearest}, got {config.format!r}")
     if config.check_rows < 1:
         problems.append(f"check_rows must be at least 1, got {config.check_rows}")
     if not config.latency_seconds >= 0:
@@ -59,4 +61,4 @@ def check_export(cfg: DictConfig) -> tuple[ExportConfig, Path]:
     return config, Path(config.run)
 
 
-__all__ = ["FORMAT_NAMES", "OWN_ROWS", "ExportConfig", "check_export"]
+__all__ = ["EVERY_FORMAT", "FORMAT_NAMES", "OWN_ROWS", "ExportConfig", "check_export"]

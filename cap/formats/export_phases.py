@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import math
 from pathlib import Path
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 from cap.base.errors import InputError, RunError
 from cap.base.files import atomic_folder, write_json
 from cap.base.kinds import KINDS
-from cap.config.export import ExportConfig
+from cap.config.export import EVERY_FORMAT, ExportConfig
 from cap.formats.cost import count_cost
 from cap.formats.export_formats import FORMATS, Format, Written, auto_class
 from cap.formats.export_source import Source, read_source
@@ -29,7 +28,7 @@ from cap.pruning.masks import count_matrix_zeros, count_zeros
 from cap.runs.card import write_export_card
 from cap.runs.environment import environment
 from cap.runs.finished import FinishedRun, read_runs
-from cap.runs.folder import MODEL, require_empty
+from cap.runs.folder import require_empty
 from cap.runs.record import retention
 from cap.training.predict import predict
 
@@ -65,13 +64,14 @@ def _name(config: ExportConfig) -> str:
 
 
 def read_suitable(run: FinishedRun, config: ExportConfig) -> Source:
-    """Load a run's model and rows, as far as the format can be made of them.
+    """Load a run's model and rows, as far as the format can be made of them; of all formats some may not.
 
     Raises:
         InputError: If it cannot, or something of the run cannot be read.
     """
     source = read_source(run, config)
-    FORMATS[config.format].require(source)
+    if config.format != EVERY_FORMAT:
+        FORMATS[config.format].require(source)
     return source
 
 
@@ -230,13 +230,12 @@ def _sparsity(source: Source, left: PreTrainedModel) -> dict[str, Any]:
 
 
 def _sizes(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, Any]:
-    dense_file = source.run.folder / MODEL / "model.safetensors"
     cost, dense = (count_cost(model, tokens=128) for model in (smaller, source.dense))
     n_bytes = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern))
     size = {
         "bytes": n_bytes,
-        "dense_bytes": dense_file.stat().st_size,
-        "dense_bytes_gzipped": len(gzip.compress(dense_file.read_bytes(), compresslevel=6)),
+        "dense_bytes": source.dense_file.stat().st_size,
+        "dense_bytes_gzipped": source.dense_bytes_gzipped,
         "parameters": cost.parameters,
         "dense_parameters": dense.parameters,
         "prunable_parameters": cost.prunable_parameters,

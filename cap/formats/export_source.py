@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from cap.data.datamodule import CapDataModule
 from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, data_terms
+from cap.formats.folders import WEIGHTS_FILE
 from cap.formats.load import load
 from cap.formats.vocabulary import Smaller, Vocabulary, count_changed, with_vocabulary
 from cap.models.outputs import output_order
@@ -82,6 +85,16 @@ class Source:
     def terms(self) -> str:
         """Under which terms the run's rows may be used."""
         return data_terms(self.task, self.run.record["config"]["data_dir"])
+
+    @property
+    def dense_file(self) -> Path:
+        """The weights of the run's model."""
+        return self.run.folder / MODEL / WEIGHTS_FILE
+
+    @cached_property
+    def dense_bytes_gzipped(self) -> int:
+        """Size of these weights in a gzip file: what zeros alone save."""
+        return len(gzip.compress(self.dense_file.read_bytes(), compresslevel=6))
 
     def as_in_run(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a batch with the token numbers of the run's model."""
