@@ -77,7 +77,7 @@ def test_the_page_has_the_table_the_picture_and_what_cannot_be_with_its_reason(e
     assert "![Size against latency](formats.png)" in page
     assert (everything / "formats.png").read_bytes()[:4] == b"\x89PNG"
     assert "- semi_structured: format=semi_structured needs matrices with at most 2 of every 4" in page
-    assert list(summary["refused"]) == ["semi_structured"]
+    assert list(summary["refused"]) == ["masks", "semi_structured"]
 
 
 def test_one_that_fails_is_told_with_the_reason_and_the_others_are_kept(run, monkeypatch, tmp_path) -> None:

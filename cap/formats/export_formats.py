@@ -155,6 +155,15 @@ def _say_what_went(compacted: Compacted) -> None:
         log.warning(compacted.note)
 
 
+def _require_base(source: Source) -> None:
+    require_keys(source.run, ("config.model",))
+    if source.vocabulary is not None:
+        raise InputError(
+            "format=masks lies on a base that keeps all of its pieces, got vocabulary with it; leave vocabulary out, "
+            "or choose another format"
+        )
+
+
 def _require_vocabulary(source: Source) -> None:
     if source.vocabulary is None:
         raise InputError(
@@ -236,7 +245,7 @@ FORMATS: dict[str, Format] = {
         tolerance=1e-5,
         is_bit_identical=True,
         is_dense_again=True,
-        require=lambda source: require_keys(source.run, ("config.model",)),
+        require=_require_base,
     ),
     "onnx": Format(
         write=_write_onnx,
