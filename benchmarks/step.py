@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ from transformers import get_linear_schedule_with_warmup
 from cap.base.files import read_json, write_json
 from cap.base.kinds import Head
 from cap.base.memory import MemoryBudget
+from cap.base.parts import PARTS, Part
 from cap.config.check import check, contrast_weights
 from cap.config.places import conf_dir
 from cap.config.schema import register
 from cap.launch.cli import door
 from cap.models.encoders import load_model
-from cap.models.families import prunable
+from cap.models.families import parameters_of, prunable
 from cap.models.pooled import PooledModel
 from cap.models.pooling import resolve_pooling
 from cap.models.sources import resolve_source
@@ -54,6 +55,13 @@ N_STEPS = 30
 N_EPOCHS = 10
 N_RUN_ROWS = 640
 
+STEP_ROWS = {
+    "step_masks_every_10": "step, masks moved every 10 steps",
+    "step_masks_every_1": "step, masks moved every step",
+    "step_beside_frozen": "step, plain fine-tuning with the same frozen",
+}
+"""What steps are called. CAP freezes what the pruning type's own file says; plain fine-tuning nothing if not said."""
+
 Step = Callable[[int, dict[str, Tensor]], None]
 
 
@@ -61,9 +69,9 @@ def benchmark(cfg: DictConfig) -> float:
     """Time single steps and whole runs, print the ratios and keep them in outputs/benchmarks/step.json."""
     results = {"environment": environment(), **time_steps(cfg), **time_runs()}
     table = Table("", "plain fine-tuning", "CAP", "ratio")
-    for every in (10, 1):
-        row = results[f"step_masks_every_{every}"]
-        table.add_row(f"step, masks every {every}, s (median)", *(f"{row[k]:.3f}" for k in ("plain", "cap", "ratio")))
+    for name, words in STEP_ROWS.items():
+        row = results[name]
+        table.add_row(f"{words}, s (median)", *(f"{row[key]:.3f}" for key in ("plain", "cap", "ratio")))
     run = results["run"]
     table.add_row(f"{N_EPOCHS} epochs with all encoding, s", *(f"{run[key]:.2f}" for key in ("plain", "cap", "ratio")))
     memory = results["peak_memory_gb"]
@@ -74,24 +82,29 @@ def benchmark(cfg: DictConfig) -> float:
 
 
 def time_steps(cfg: DictConfig) -> dict[str, dict[str, float]]:
-    """Alternate plain steps with CAP steps whose masks move every 10 steps and every step."""
+    """Alternate plain steps of all parameters and of those that CAP trains with CAP steps."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         sides = {
             "plain": plain_step(new_model(cfg)),
+            "plain_frozen": plain_step(new_model(cfg), freeze=frozen_parts(cfg)),
             "every_10": cap_step(cfg, new_model(cfg), Path(folder), every_n_steps=10),
             "every_1": cap_step(cfg, new_model(cfg), Path(folder), every_n_steps=1),
         }
         median = alternate(sides)
-    plain = median["plain"]
+    sides_of = dict(
+        zip(STEP_ROWS, [("plain", "every_10"), ("plain", "every_1"), ("plain_frozen", "every_10")], strict=True)
+    )
     return {
-        f"step_masks_{name}": {
-            "plain": plain,
-            "cap": median[name],
-            "ratio": median[name] / plain,
-        }
-        for name in ("every_10", "every_1")
+        name: {"plain": median[plain], "cap": median[cap], "ratio": median[cap] / median[plain]}
+        for name, (plain, cap) in sides_of.items()
     }
+
+
+def frozen_parts(cfg: DictConfig) -> list[Part]:
+    """Name the parts of the model that a run of this configuration would freeze."""
+    freeze = check(cfg).config.freeze or []
+    return [part for part in PARTS if part in freeze]
 
 
 def alternate(sides: Mapping[str, Step]) -> dict[str, float]:
@@ -127,17 +140,20 @@ def made_up_batch(seed: int) -> dict[str, Tensor]:
     }
 
 
-def plain_step(model: PooledModel) -> Step:
+def plain_step(model: PooledModel, *, freeze: Sequence[Part] = ()) -> Step:
     """Make the floor: stock model, cross-entropy, fused AdamW, clipping, linear schedule."""
     stock = model.model
-    optimizer = torch.optim.AdamW(stock.parameters(), lr=3e-5, fused=True)
+    for name in parameters_of(stock, freeze):
+        stock.get_parameter(name).requires_grad_(False)
+    parameters = [parameter for parameter in stock.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-5, fused=True)
     scheduler = get_linear_schedule_with_warmup(optimizer, 3, N_STEPS)
 
     def step(index: int, batch: dict[str, Tensor]) -> None:
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         loss = nn.functional.cross_entropy(stock(**inputs).logits, batch["labels"])
         loss.backward()
-        nn.utils.clip_grad_norm_(stock.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
@@ -169,6 +185,7 @@ def cap_module(cfg: DictConfig, model: PooledModel, folder: Path) -> tuple[CapMo
         memory=made_up_memory(folder, dim=model.model.config.hidden_size),
         train_labels=torch.arange(N_EXAMPLES) % 2,
         pruner=pruner,
+        freeze=parameters_of(model.model, frozen_parts(cfg)),
     ), pruner
 
 
