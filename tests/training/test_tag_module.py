@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cap.training.parallel.ranks import Ranks, Share
+from cap.training.parallel.ranks import ALONE, Ranks, Share
 
 N_ROWS, DIM, N_TAGS, WIDTH = 6, 32, 3, 9
 N_TOKENS = np.array([9, 4, 7, 3, 5, 8])
@@ -37,7 +37,7 @@ def _save(path: Path, array: np.ndarray) -> Path:
 def make_module(tmp_path):
     """Make a CapModule around a two-layer BERT that tags words, with a bank and a teacher's logits."""
 
-    def make(supervised_weight: float = 10.0, **changes: Any):
+    def make(supervised_weight: float = 10.0, ranks: Ranks = ALONE, **changes: Any):
         from transformers import BertConfig, BertForTokenClassification
 
         from cap.models.pooled import PooledModel
@@ -68,7 +68,9 @@ def make_module(tmp_path):
             "contrast": contrast,
             "memory": memory,
         }
-        return CapModule(PooledModel(model, "first_token"), **(settings | changes)).eval()
+        module = CapModule(PooledModel(model, "first_token"), **(settings | changes)).eval()
+        module.ranks = ranks  # as a trainer's strategy would give them
+        return module
 
     return make
 
