@@ -133,7 +133,8 @@ def test_an_export_knows_the_rows_of_such_a_run_again(compose_config, tiny_overr
 
     run(compose_config, [*tiny_overrides, more])
     (finished,) = read_runs([tmp_path / "run"])
-    config = ExportConfig(run=str(tmp_path / "run"), data_dir=None, cache_dir=str(tmp_path / "cache"), check_rows=4)
+    settings = {"vocabulary": None, "data_dir": None, "cache_dir": str(tmp_path / "cache"), "check_rows": 4}
+    config = ExportConfig(run=str(tmp_path / "run"), **settings)
     assert read_source(finished, config).has_rows_of_run
 
 
