@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 
 from cap.base.errors import InputError
-from cap.data.files import SUFFIXES, read_columns
-from cap.data.sources import Rows, require_columns
+from cap.data.files import SUFFIXES, read_columns, require_columns
+from cap.data.sources import Rows
 from cap.data.tasks import Task
 
 _PART = 1000
@@ -65,7 +65,7 @@ def _parts(file: Path, task: Task) -> Iterator[list[str | None]]:
             raise InputError(f"vocabulary needs texts in UTF-8, got {file} ({error}); save it as UTF-8") from error
     elif file.suffix in SUFFIXES:
         table = read_columns(file, task.text_columns, key="vocabulary")
-        require_columns(task, table, task.text_columns, f"vocabulary file {file.name}")
+        require_columns(task.name, table, task.text_columns, f"vocabulary file {file.name}")
         for column in task.text_columns:
             yield [None if value is None else str(value) for value in table.column(column).to_pylist()]
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from cap.base.errors import InputError
 from cap.base.kinds import Kind
-from cap.data.files import read_columns, split_file
+from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
 from cap.data.labels import LabelColumn, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
 from cap.data.tagged import tokens_task
@@ -165,14 +165,7 @@ def _checked_columns(text_columns: Sequence[str] | None, label_column: str | Non
 def _read(file: Path, texts: tuple[str, ...], label: str, *, may_be_empty: bool) -> LabelColumn:
     wanted, where = (*texts, label), f"data_dir file {file.name}"
     table = read_columns(file, wanted)
-    missing = [name for name in wanted if name not in table.column_names]
-    if missing:
-        raise InputError(
-            f"task=custom reads the columns {', '.join(wanted)}; {where} lacks {', '.join(missing)} and has "
-            f"{', '.join(table.column_names) or 'none'}; name yours with task.text_columns and task.label_column"
-        )
-    if table.num_rows == 0:
-        raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
+    require_columns("custom", table, wanted, where, advice=NAME_YOURS)
     return LabelColumn(table, label, where, may_be_empty=may_be_empty)
 
 

@@ -62,6 +62,35 @@ def file_hashes(data_dir: Path, splits: Sequence[str]) -> dict[str, str]:
     return {file.name: file_sha256(file) for file in (split_file(data_dir, split) for split in splits)}
 
 
+NAME_YOURS = "name yours with task.text_columns and task.label_column"
+"""What to do about columns that one's own files call otherwise."""
+
+
+def require_columns(
+    task: str, table: pa.Table, wanted: Sequence[str], where: str, *, advice: str = "rename its columns"
+) -> None:
+    """Refuse a table that lacks a column or has no row.
+
+    Args:
+        task: Its name, for the message.
+        table: What was read.
+        wanted: Names of the columns.
+        where: What a message calls the table.
+        advice: What to do about a column that is missing.
+
+    Raises:
+        InputError: If it does; the message names what there is.
+    """
+    missing = [name for name in wanted if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"task={task} reads the columns {', '.join(wanted)}; {where} lacks {', '.join(missing)} "
+            f"and has {', '.join(table.column_names) or 'none'}; {advice}"
+        )
+    if table.num_rows == 0:
+        raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
+
+
 def read_table(file: Path, task: Task) -> pa.Table:
     """Read the columns of a task from a split's file, see ``read_columns``."""
     return read_columns(file, (*task.text_columns, task.label_column))
@@ -226,4 +255,4 @@ _READERS: dict[str, Callable[[Path, tuple[str, ...]], pa.Table]] = {
 SUFFIXES = tuple(_READERS)
 """Of the files that can be read."""
 
-__all__ = ["SUFFIXES", "read_columns", "read_table", "split_file"]
+__all__ = ["NAME_YOURS", "SUFFIXES", "read_columns", "read_table", "require_columns", "split_file"]

@@ -20,7 +20,7 @@ from cap.base.files import content_key
 from cap.base.kinds import KINDS, Kind
 from cap.data.answers import read_answers
 from cap.data.docstrings import docstring_rows, docstring_source
-from cap.data.files import read_table, split_file
+from cap.data.files import read_table, require_columns, split_file
 from cap.data.hub import read_hub
 from cap.data.labels import read_labels
 from cap.data.tags import read_tags
@@ -118,7 +118,7 @@ def load_rows(
     datasets: dict[str, Dataset] = {}
     unlabelled = None
     for split, (table, where) in tables.items():
-        require_columns(task, table, (*task.text_columns, task.label_column), where)
+        require_columns(task.name, table, (*task.text_columns, task.label_column), where)
         if split == "train" and keep_unlabelled and KINDS[task.kind].is_of_text:
             rows = _checked(task, table, where, is_fixed=is_ours, may_be_empty=True)
             datasets[split], unlabelled = _told_apart(task, rows, where, limit=limits[split])
@@ -153,22 +153,6 @@ def _read(task: Task, data_dir: Path | None) -> tuple[_Tables, str]:
         )
     tables, source = read_hub(task)
     return {split: (table, f"{source}, split {split},") for split, table in tables.items()}, source
-
-
-def require_columns(task: Task, table: pa.Table, wanted: tuple[str, ...], where: str) -> None:
-    """Refuse a table that lacks a column or has no row.
-
-    Raises:
-        InputError: If it does; the message names what there is.
-    """
-    missing = [name for name in wanted if name not in table.column_names]
-    if missing:
-        raise InputError(
-            f"task={task.name} reads the columns {', '.join(wanted)}; {where} lacks {', '.join(missing)} "
-            f"and has {', '.join(table.column_names) or 'none'}; rename its columns"
-        )
-    if table.num_rows == 0:
-        raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
 
 
 def _checked(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool = False) -> Dataset:
@@ -281,4 +265,4 @@ def _update_with_bytes(digest: hashlib._Hash, chunk: pa.Array) -> None:
         digest.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
 
 
-__all__ = ["Rows", "Unlabelled", "checked_texts", "fingerprint_of", "load_rows", "require_columns"]
+__all__ = ["Rows", "Unlabelled", "checked_texts", "fingerprint_of", "load_rows"]

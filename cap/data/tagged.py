@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cap.base.errors import InputError
 from cap.data.entities import SCORES_OF_ENTITIES, SCORES_OF_TAGS, check_tag_metrics
-from cap.data.files import read_columns, split_file
+from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
 from cap.data.tags import (
     OUTSIDE,
     TAGS,
@@ -125,14 +125,7 @@ def _checked_keys(
 def _read(file: Path, words: str, tags: str) -> _Tagged:
     wanted, where = (words, tags), f"data_dir file {file.name}"
     table = read_columns(file, wanted)
-    missing = [name for name in wanted if name not in table.column_names]
-    if missing:
-        raise InputError(
-            f"task=tokens reads the columns {', '.join(wanted)}; {where} lacks {', '.join(missing)} and has "
-            f"{', '.join(table.column_names) or 'none'}; name yours with task.text_columns and task.label_column"
-        )
-    if table.num_rows == 0:
-        raise InputError(f"every split needs rows, got none in {where}; give a file that is not empty")
+    require_columns("tokens", table, wanted, where, advice=NAME_YOURS)
     return _Tagged(tagged_rows(table, words, tags, where)[1], given_names(table, tags), where)
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from cap.base.errors import InputError
-from cap.data.files import read_columns
-from cap.data.sources import Rows, Unlabelled, checked_texts, require_columns
+from cap.data.files import read_columns, require_columns
+from cap.data.sources import Rows, Unlabelled, checked_texts
 from cap.data.tasks import Task
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _require_clear_marks(rows: Rows, task: Task) -> None:
 
 def _read(file: Path, task: Task) -> Unlabelled:
     table, where = read_columns(file, task.text_columns, key="data.unlabelled"), f"data.unlabelled file {file.name}"
-    require_columns(task, table, task.text_columns, where)
+    require_columns(task.name, table, task.text_columns, where)
     texts = {name: checked_texts(table.column(name), name, where, is_fixed=False) for name in task.text_columns}
     return Unlabelled(Dataset(pa.table(texts)), f"file {file.name}")
 
