@@ -14,7 +14,7 @@ format holds:
   - ``base_name_or_path``, ``base_package``, ``base_revision``: where the base was, as ``model.*`` of the run said;
     what was null is absent.
 - ``trained.safetensors``, all weights that the base lacks or has with other bits, dense: the head, say.
-- ``config.json`` and the tokenizer, as ever.
+- ``config.json`` and the tokenizer, as transformers writes them.
 
 A pruned weight is 0.0, and a kept one that of the base, in float32.
 """
@@ -159,7 +159,7 @@ def _find_base(
 
 def _read_base(config: PretrainedConfig, chosen: type[PreTrainedModel], source: ModelSource) -> dict[str, Tensor]:
     """Read the weights of a base, by the names that they have in a model with a head; what it lacks is left out."""
-    # What is missing would be drawn: nobody's random numbers shall depend on that.
+    # What is missing is drawn at random: the random state stays as it was.
     with errors_of(source), quiet_transformers(), torch.random.fork_rng(devices=[]):
         loaded: Any = chosen.from_pretrained(
             source.name_or_path,

@@ -7,7 +7,7 @@ as before:
 - byte-level BPE joins the pair of the lowest rank again and again: every join on the way to a kept piece is kept;
 - Unigram takes the likeliest of all ways to part a text, and of fewer ways it is the same one.
 
-Any other text falls apart into smaller pieces, at last into single characters, or bytes.
+Any other text falls apart into smaller pieces, in the end into single characters, or bytes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def with_parts(rules: Rules, kept: Iterable[int]) -> set[int]:
 
 
 def with_pieces(rules: Rules, kept: Sequence[int]) -> Rules:
-    """Copy the rules with some pieces alone, numbered anew in the order that is given.
+    """Copy the rules with some pieces alone, renumbered in the order given.
 
     Args:
         rules: Of a known kind, see ``require_known``; they are not changed.

@@ -168,7 +168,7 @@ def _shorten(config: PretrainedConfig, stack: Stack, is_kept: Sequence[bool]) ->
 
 
 def without_layers(state: Mapping[str, Tensor], path: str, is_kept: Sequence[bool]) -> dict[str, Tensor]:
-    """Leave the tensors of some layers out of a model's state, and number the others anew.
+    """Leave the tensors of some layers out of a model's state, and renumber the others.
 
     Args:
         state: By name in the model.

@@ -148,7 +148,7 @@ class Layers(Pruner):
         }
 
     def update_masks(self, sparsity: float) -> MaskCounts:
-        """Take out as many layers as a target asks for, and start measuring importance anew."""
+        """Take out as many layers as a target asks for, and reset the measured importance."""
         before = self._n_pruned()
         n_to_go = self._n_to_go(sparsity)
         for number in self._in_order(n_to_go)[:n_to_go]:
@@ -172,7 +172,7 @@ class Layers(Pruner):
             take_out(_stack(self._prunable), is_kept)
 
     def folded_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Leave pruned layers out, and number the others anew."""
+        """Leave pruned layers out, and renumber the others."""
         return without_layers(model.state_dict(), _stack(self._prunable).path, self.is_kept)
 
     def folded_config(self, config: PretrainedConfig) -> PretrainedConfig:

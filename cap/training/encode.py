@@ -94,7 +94,7 @@ def encode_share(
         folder: A new folder for what ``Shares`` reads.
         computation: Where and how to run.
         description: What the progress bar says.
-        with_logits: False where nobody reads them: those of spans and tags are as many as there are tokens.
+        with_logits: False where they are not read: those of spans and tags are as many as there are tokens.
         with_hidden: True for the mean hidden states of every encoder layer, too.
         trainer: A trainer that is fitting at the moment, for its progress display.
         shows_progress: Whether this process is the one that shows it.
@@ -268,7 +268,7 @@ def take_snapshot(
             are there when this returns.
         computation: Where and how to run.
         description: What the progress bar says.
-        with_encodings: False where nobody reads them.
+        with_encodings: False where they are not read.
         with_logits: Likewise.
         trainer: A trainer that is fitting at the moment, for its progress display.
 

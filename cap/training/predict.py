@@ -84,7 +84,7 @@ class _Keeping:
     def update(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None:
         if self._order is not None:
             logits = logits[..., list(self._order)]
-        if logits.ndim == 2:  # those of spans and tags are as many as there are tokens, and nobody reads them
+        if logits.ndim == 2:  # those of spans and tags are as many as there are tokens, and are not read
             self._logits.append(logits.detach().cpu())
             self._example_id.append(batch["example_id"].cpu())
         self._metric.update(logits, batch)

@@ -70,9 +70,9 @@ class ShareWriter:
         Args:
             example_id: Which examples they are, int64.
             encodings: One row each.
-            logits: One row each, or of spans and tags one row for each of their tokens; None if nobody reads them.
+            logits: One row each, or of spans and tags one row for each of their tokens; None if they are not read.
             lengths: Of spans and tags: the tokens of each example, int64.
-            hidden: One row of all layers each; None if nobody reads them.
+            hidden: One row of all layers each; None if they are not read.
         """
         self._example_id.append(example_id)
         self._encodings.append(encodings)
