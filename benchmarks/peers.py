@@ -78,8 +78,8 @@ class NoMasks(Pruner):
         return {}
 
     def update_masks(self, sparsity: float) -> MaskCounts:
-        """Refuse what nobody asks for."""
-        raise NotImplementedError("another tool prunes this student")
+        """Move nothing: there are no masks."""
+        return MaskCounts(n_weights=0, n_pruned_before=0, n_pruned=0)
 
     def fold(self) -> None:
         """Take nothing off."""

@@ -226,7 +226,7 @@ def _problems_of_freeze(c: TrainConfig) -> list[str]:
         ]
     if "head" in freeze and c.student_init == "pretrained":
         return [
-            f"freeze={freeze} keeps a task head that nobody has trained: with student_init=pretrained it starts from "
+            f"freeze={freeze} keeps an untrained task head: with student_init=pretrained it starts from "
             f"random weights; set student_init=teacher, or leave head out"
         ]
     return []

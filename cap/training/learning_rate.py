@@ -18,7 +18,7 @@ class Optimisation:
         floor: Where the linear decay that follows ends, as a fraction of the peak, in [0, 1].
         start: Fraction of all this that applies while nothing is pruned, in [0, 1]; it rises to 1 in proportion to
             the plan's sparsity.
-        plan: Says how sparsity rises, and where the learning rate starts anew, each part with the plan's own warm-up;
+        plan: Says how sparsity rises, and where the learning rate restarts, each time with the plan's own warm-up;
             None trains a dense model in one part.
     """
 

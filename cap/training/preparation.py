@@ -167,7 +167,7 @@ def rows_of(config: TrainConfig, task: Task) -> Rows:
 
 
 def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
-    """Refuse to freeze what the model lacks, or what nobody has trained: it could never become of use."""
+    """Refuse to freeze a part that the model lacks, or one that is untrained."""
     freeze = config.freeze or []
     names = {part: set(parameters_of(loaded.model, [part])) for part in PARTS if part in freeze}
     absent = [part for part, found in names.items() if not found]
@@ -182,7 +182,7 @@ def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
     drawn = [part for part, found in names.items() if found & untrained]
     if drawn and config.student_init == "pretrained":
         raise InputError(
-            f"freeze={freeze} keeps weights that nobody has trained: the {' and the '.join(drawn)} of the checkpoint "
+            f"freeze={freeze} keeps untrained weights: the {' and the '.join(drawn)} of the checkpoint "
             f"is absent or untrained, and starts at random; set student_init=teacher, or leave that out"
         )
 

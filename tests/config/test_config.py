@@ -47,7 +47,7 @@ def message_of(compose_config, *overrides: str) -> str:
         ),
         (["freeze=[embeddings,heads]"], "out of embeddings, pooler, head, got ['embeddings', 'heads']"),
         (["freeze=[head]"], "with student_init=pretrained it starts from random weights; set student_init=teacher"),
-        (["freeze=[embeddings,pooler,head]"], "keeps a task head that nobody has trained"),
+        (["freeze=[embeddings,pooler,head]"], "keeps an untrained task head"),
         (["trainer.devices=0"], "trainer.devices is a number of processes and must be at least 1, got 0"),
         (["trainer.num_nodes=0"], "trainer.num_nodes is a number of processes and must be at least 1, got 0"),
         (["trainer.devices=2", "trainer.strategy=fsdp"], "trainer.strategy must be auto, ddp or"),

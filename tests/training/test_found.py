@@ -60,7 +60,7 @@ def test_interrupted_run_that_nobody_asked_for_is_refused(attempt, interrupted):
 
 
 LEFT = {
-    "it is gone on with": ([], {"goes_on": True}),
+    "it is resumed": ([], {"goes_on": True}),
     "it may be overwritten": (["overwrite=true"], {}),
     "the first of several processes will look": ([], {"is_alone": False}),
 }

@@ -172,7 +172,7 @@ class Known(Ranks):
 
 
 class Silent(Ranks):
-    """Have nobody to ask."""
+    """Fail if another process is asked."""
 
     def share(self, n_rows: int, *, device: torch.device) -> Share:
         raise AssertionError("another process was asked")
