@@ -218,7 +218,14 @@ def test_stepwise_schedule_scores_every_level(compose_config, tiny_overrides):
 
 def test_soft_movement_with_the_published_threshold_records_what_was_reached(compose_config, tiny_overrides):
     _, _, record = run(
-        compose_config, [*tiny_overrides, "pruning.threshold=published", "pruning.score_init=zero", "sparsity=0.9"]
+        compose_config,
+        [
+            *tiny_overrides,
+            "pruning=soft_movement",
+            "pruning.threshold=published",
+            "pruning.score_init=zero",
+            "sparsity=0.9",
+        ],
     )
     assert record["sparsity"]["asked"] == 0.9
     assert 0 <= record["sparsity"]["prunable"] < 1

@@ -46,8 +46,11 @@ def message_of(compose_config, *overrides: str) -> str:
             "out of embeddings, pooler, head, got ['encoder']; the encoder layers, which are pruned,",
         ),
         (["freeze=[embeddings,heads]"], "out of embeddings, pooler, head, got ['embeddings', 'heads']"),
-        (["freeze=[head]"], "with student_init=pretrained it starts from random weights; set student_init=teacher"),
-        (["freeze=[embeddings,pooler,head]"], "keeps an untrained task head"),
+        (
+            ["freeze=[head]", "student_init=pretrained"],
+            "with student_init=pretrained it starts from random weights; set student_init=teacher",
+        ),
+        (["freeze=[embeddings,pooler,head]", "student_init=pretrained"], "keeps an untrained task head"),
         (["trainer.devices=0"], "trainer.devices is a number of processes and must be at least 1, got 0"),
         (["trainer.num_nodes=0"], "trainer.num_nodes is a number of processes and must be at least 1, got 0"),
         (["trainer.devices=2", "trainer.strategy=fsdp"], "trainer.strategy must be auto, ddp or"),
@@ -90,7 +93,7 @@ def message_of(compose_config, *overrides: str) -> str:
         (["schedule.n_prunings=2.5"], "schedule.n_prunings must be a whole number, got 2.5"),
         (
             ["schedule.n_prunings=8", "trainer.max_steps=10"],
-            "schedule.n_prunings must be at most 5 in a run of 10 steps",
+            "schedule.n_prunings must be at most 6 in a run of 10 steps",
         ),
         (["schedule.initial_sparsity=0.5"], "schedule.initial_sparsity is where the rise to sparsity begins"),
         (["learning_rate_floor=1.5"], "learning_rate_floor is a fraction of learning_rate and lies in [0, 1], got 1.5"),
@@ -135,8 +138,14 @@ def message_of(compose_config, *overrides: str) -> str:
         (["seed=-1"], "seed must lie between 0 and 4294967295 (2**32 - 1), got -1; choose another"),
         (["learning_rate=inf"], "learning_rate must be a finite number, got inf"),
         (["weight_decay=inf"], "weight_decay must be a finite number, got inf"),
-        (["pruning.score_learning_rate=inf"], "pruning.score_learning_rate must be a finite number, got inf"),
-        (["pruning.regularizer_weight=nan"], "pruning.regularizer_weight must be a finite number, got nan"),
+        (
+            ["pruning=soft_movement", "pruning.score_learning_rate=inf"],
+            "pruning.score_learning_rate must be a finite number, got inf",
+        ),
+        (
+            ["pruning=soft_movement", "pruning.regularizer_weight=nan"],
+            "pruning.regularizer_weight must be a finite number, got nan",
+        ),
         (["memory.budget_gb=inf"], "memory.budget_gb must be a finite number, got inf"),
         (["trainer.gradient_clip_val=inf"], "trainer.gradient_clip_val must be a finite number, got inf"),
         (["checkpoint.every_n_minutes=0"], "checkpoint.every_n_minutes must be > 0 or null, got 0.0"),
@@ -169,12 +178,12 @@ def test_all_broken_rules_are_reported_at_once(compose_config):
 
 
 WEIGHTS = {
-    "": (0.1, 10.0),
-    "contrast.reduction=anchors": (0.1, 0.1),
-    "contrast.reduction=anchors contrast.supervised_weight=0.5": (0.1, 0.5),
-    "contrast.unsupervised_weight=0": (0.0, 10.0),
+    "": (0.03, 0.1),
+    "contrast.reduction=pairs": (0.1, 10.0),
+    "contrast.reduction=pairs contrast.supervised_weight=0.5": (0.1, 0.5),
+    "contrast.unsupervised_weight=0": (0.0, 0.1),
     "experiment=cap_structured": (0.3, 3.0),
-    "contrast=none": (0.1, 10.0),
+    "contrast=none": (0.03, 0.1),
 }
 
 
@@ -191,7 +200,7 @@ def test_weights_of_contrast_are_those_of_the_reduction_unless_they_are_given(co
 def test_hash_is_that_of_the_weights_however_they_were_said(compose_config):
     from cap.config.check import check
 
-    given = [[], ["contrast.supervised_weight=10"], ["contrast.default_weights.anchors.supervised=1"]]
+    given = [[], ["contrast.supervised_weight=0.1"], ["contrast.default_weights.pairs.supervised=1"]]
     assert len({check(compose_config(*overrides)).hash for overrides in given}) == 1
 
 
@@ -221,14 +230,16 @@ def test_what_is_frozen_follows_from_the_pruning_type_unless_it_is_given(compose
 
 
 STARTS = {
-    "": "pretrained",
-    "student_init=auto": "teacher",
-    "student_init=auto teacher=none distill=none": "pretrained",
+    "": "teacher",
+    "pruning=structured": "pretrained",
+    "pruning=structured student_init=auto": "teacher",
+    "student_init=pretrained": "pretrained",
+    "teacher=none distill=none": "pretrained",
 }
 
 
 @pytest.mark.parametrize(("overrides", "expected"), STARTS.items(), ids=STARTS)
-def test_student_starts_at_its_teacher_where_there_is_one_if_it_may(compose_config, overrides, expected):
+def test_student_starts_at_its_teacher_where_there_is_one_unless_told_otherwise(compose_config, overrides, expected):
     from cap.config.check import check
 
     checked = check(compose_config(*overrides.split()))
@@ -441,5 +452,5 @@ def test_weight_that_nobody_has_published_is_noted(compose_config, overrides):
 
 
 def test_table_of_weights_that_is_none_is_refused(compose_config):
-    overrides = ["pruning.regularizer_weight=null", "pruning.regularizer_weights={qqp:5}"]
+    overrides = ["pruning=soft_movement", "pruning.regularizer_weight=null", "pruning.regularizer_weights={qqp:5}"]
     assert "must give weights > 0 by task and sparsity" in message_of(compose_config, *overrides)

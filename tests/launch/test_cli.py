@@ -53,7 +53,7 @@ def run_door(monkeypatch, tmp_path, capsys):
             "there is no key 'contrast.temprature'; the nearest known ones are contrast.temperature",
         ),
         (
-            ["pruning.pattern=2:4"],
+            ["pruning=soft_movement", "pruning.pattern=2:4"],
             "error: pruning=soft_movement has no key pattern; "
             "it belongs to pruning=first_order, magnitude, movement, platon, random, second_order\n",
         ),
@@ -170,7 +170,7 @@ def test_multirun_goes_on_after_a_job_that_fails(tiny_overrides, tmp_path):
     )
     assert done.returncode == 2
     assert "sparsity is the fraction" in done.stderr
-    (record,) = sweep.glob("sst2/soft_movement-0.5/*/record.json")
+    (record,) = sweep.glob("sst2/first_order-0.5/*/record.json")
     assert json.loads(record.read_text(encoding="utf-8"))["status"] == "completed"
 
 

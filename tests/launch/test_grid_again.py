@@ -36,7 +36,7 @@ def run_grid(tiny_overrides, tmp_path):
 
 def status(tmp_path: Path, sparsity: str) -> tuple[str, list[int] | None, int]:
     """Read how a job ended, where it went on, and when that was written."""
-    (path,) = tmp_path.glob(f"grid/sst2/soft_movement-{sparsity}/*/record.json")
+    (path,) = tmp_path.glob(f"grid/sst2/first_order-{sparsity}/*/record.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     return record["status"], record.get("resumed_at"), path.stat().st_mtime_ns
 

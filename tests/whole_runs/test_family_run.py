@@ -45,7 +45,8 @@ def test_a_run_with_every_term_trains_the_layers_alone_and_meets_its_target(comp
     from cap.models.families import parameters_of
 
     terms = ["contrast=cap", "distill.hidden_weight=1", "distill.snapshot_weight=1"]
-    run_dir, record = run(compose_config, *overrides, *terms, "pruning=movement", "sparsity=0.9")
+    wanted = ["pruning=movement", "sparsity=0.9", "student_init=pretrained"]
+    run_dir, record = run(compose_config, *overrides, *terms, *wanted)
     assert record["pooling"] == "mean"
     assert list(record["matrix_kinds"].values())[:3] == ["query", "key", "value"]
     assert {round(n_zero / n, 2) for n_zero, n in record["matrices"].values()} == {0.9}

@@ -36,7 +36,8 @@ def unchanged(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -
 def test_frozen_embeddings_are_saved_as_they_were_and_all_else_is_trained(
     compose_config, tiny_overrides, tiny_model, pruning
 ):
-    after, record = run(compose_config, [*tiny_overrides, f"pruning={pruning}", "weight_decay=0.1"])
+    start = ["student_init=pretrained", "weight_decay=0.1"]
+    after, record = run(compose_config, [*tiny_overrides, f"pruning={pruning}", *start])
     before = {f"bert.{name}": weight for name, weight in load_file(tiny_model / "model.safetensors").items()}
     assert unchanged({name: after[name] for name in before}, before) == set(EMBEDDINGS)
     assert record["config"]["freeze"] == ["embeddings"]
@@ -105,6 +106,6 @@ def test_pooler_that_starts_at_random_is_not_frozen(compose_config, tiny_overrid
     nn.init.zeros_(bert.pooler.dense.bias)
     bert.pooler = bert.pooler if has_pooler else None
     bert.save_pretrained(folder)
-    wanted = [*tiny_overrides, f"model.name_or_path={folder}", "freeze=[pooler]"]
+    wanted = [*tiny_overrides, f"model.name_or_path={folder}", "student_init=pretrained", "freeze=[pooler]"]
     with pytest.raises(InputError, match="keeps untrained weights: the pooler of the checkpoint is absent"):
         prepare(check(compose_config(*wanted)))

@@ -39,7 +39,7 @@ def test_readmes_command_runs_on_a_hub_cache_without_a_network(tiny_model, tmp_p
     make_hub_model(tmp_path / "hub", tiny_model)
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
-    (record_file,) = (tmp_path / "outputs" / "qqp" / "soft_movement-0.97").glob("*/record.json")
+    (record_file,) = (tmp_path / "outputs" / "qqp" / "first_order-0.97").glob("*/record.json")
     record = json.loads(record_file.read_text())
     assert record["status"] == "completed"
     assert record["data"]["source"].startswith("hub nyu-mll/glue qqp at ")

@@ -29,7 +29,7 @@ def test_wandb_offline_run_is_finished_and_holds_the_configuration(tiny_override
     assert done.returncode == 0, done.stderr
     (written,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     content = written.read_bytes()
-    assert b"soft_movement" in content  # the resolved configuration
+    assert b"first_order" in content  # the resolved configuration
     assert b"final/accuracy" in content
 
 
