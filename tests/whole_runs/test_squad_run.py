@@ -63,7 +63,8 @@ def test_retention_above_a_majority_class_is_null_with_a_reason(compose_config, 
 def test_logs_every_term_but_learns_nothing_from_labels_by_contrast(compose_config, squad_overrides, tmp_path):
     def curves(weight: float) -> list[dict[str, str]]:
         folder = tmp_path / str(weight)
-        run(compose_config, [*squad_overrides, f"contrast.supervised_weight={weight}", f"output_dir={folder}"])
+        weights = ["contrast.reduction=pairs", f"contrast.supervised_weight={weight}"]
+        run(compose_config, [*squad_overrides, *weights, f"output_dir={folder}"])
         return list(csv.DictReader((folder / "logs" / "metrics.csv").read_text().splitlines()))
 
     first, second = curves(10.0), curves(0.0)
