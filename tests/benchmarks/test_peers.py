@@ -13,7 +13,7 @@ from cap.base.errors import InputError
 
 @pytest.mark.parametrize("n_epochs", [2, 3, 8])
 def test_amounts_end_at_the_sparsity_and_leave_epochs_to_recover(n_epochs):
-    from benchmarks.peers import amounts_by_epoch
+    from benchmarks.peers.__main__ import amounts_by_epoch
 
     amounts = amounts_by_epoch(0.9, n_epochs)
     assert len(amounts) <= n_epochs / 2
@@ -21,7 +21,7 @@ def test_amounts_end_at_the_sparsity_and_leave_epochs_to_recover(n_epochs):
 
 
 def test_both_sides_meet_the_sparsity_and_say_what_came_out(compose_config, tiny_overrides, tmp_path, monkeypatch):
-    from benchmarks import peers
+    from benchmarks.peers import __main__ as peers
 
     monkeypatch.setattr(peers, "N_SEEDS", 1)
     peers.benchmark(compose_config(*tiny_overrides, "pruning=magnitude", "contrast=none", "sparsity=0.75"))
@@ -37,7 +37,7 @@ def test_both_sides_meet_the_sparsity_and_say_what_came_out(compose_config, tiny
 
 
 def test_contrast_is_refused(compose_config, tiny_overrides):
-    from benchmarks.peers import benchmark
+    from benchmarks.peers.__main__ import benchmark
 
     with pytest.raises(InputError, match="set contrast=none"):
         benchmark(compose_config(*tiny_overrides, "pruning=magnitude"))
