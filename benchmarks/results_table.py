@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.bake_off.cells import read_cells
 from benchmarks.bake_off.pictures import plot_ablations, plot_arms
 from benchmarks.bake_off.summary import Arm, ablation_table, commands, page_part, read_arms
+from benchmarks.peers import table as peers
 from cap.base.files import atomic_file, read_json
 from cap.reports.collect import Collection, collect
 from cap.reports.export_table import EXPORT_HEADER, export_rows
@@ -28,6 +29,7 @@ COST = ("<!-- cost: python -m benchmarks.results_table -->", "<!-- end of cost -
 BAKE_OFF = ("<!-- bake-off: python -m benchmarks.results_table -->", "<!-- end of bake-off -->")
 ABLATION = ("<!-- bake-off, ablation: python -m benchmarks.results_table -->", "<!-- end of bake-off, ablation -->")
 COMMANDS = ("<!-- bake-off, commands: python -m benchmarks.results_table -->", "<!-- end of bake-off, commands -->")
+PEERS = ("<!-- peers: python -m benchmarks.results_table -->", "<!-- end of peers -->")
 SEARCH = ("<!-- search: python -m benchmarks.results_table -->", "<!-- end of search -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
@@ -184,6 +186,7 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         BAKE_OFF: lambda: page_part(*bake_off(folder)),
         ABLATION: lambda: ablation_table(bake_off(folder)[0]),
         COMMANDS: lambda: commands(bake_off(folder)[0]),
+        PEERS: lambda: peers.page_part(results),
         SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }
