@@ -180,6 +180,42 @@ def contrast_sentence(arms: Sequence[Arm]) -> str:
     )
 
 
+def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
+    """Compare the pruning type of the highest mean score with the next, where a task, sparsity and contrast have two.
+
+    Types with fewer seeds than others there are left out.
+    """
+    rivals: dict[tuple[str, float, str], list[tuple[Arm, Group]]] = defaultdict(list)
+    for arm in arms:
+        if arm.group is not None and arm.first.shown == "table" and not arm.first.variant:
+            rivals[arm.first.task, arm.first.sparsity, arm.first.contrast].append((arm, arm.group))
+    found = []
+    for compared in rivals.values():
+        most = max(group.seeds for _, group in compared)
+        order = sorted(
+            (pair for pair in compared if pair[1].seeds == most), key=lambda pair: -(pair[1].mean("score") or 0.0)
+        )
+        if len(order) > 1:
+            (first, its), (second, others) = order[:2]
+            if (difference := paired(its, others)) is not None:
+                found.append((first, second, difference))
+    return found
+
+
+def winner_sentence(arms: Sequence[Arm]) -> str:
+    """Say which pruning type is first, and by how many standard errors; empty if nothing can be compared."""
+    said = []
+    for first, second, difference in winners(arms):
+        error = difference.standard_error
+        errors = f", {difference.mean / error:.1f} standard errors" if error else ""
+        contrast = "without contrast" if first.first.contrast == "none" else "with contrast"
+        said.append(
+            f"{first.rows}, {first.first.sparsity:g}, {contrast}: {first.label} minus {second.label} "
+            f"{difference}{errors}"
+        )
+    return f"First pruning type minus the next, paired by seed: {'; '.join(said)}." if said else ""
+
+
 def ablations(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
     """Compare every variant of an ablation with the recipe, the largest loss first."""
     recipes = {arm.first.base: arm for arm in arms if not arm.first.variant}
@@ -229,7 +265,8 @@ def page_part(arms: Sequence[Arm], found: Collection) -> str:
     shown = [arm for arm in arms if arm.group is not None and arm.first.shown == "table"]
     if not shown:
         return NOTHING
-    parts = [summary_table(arms), contrast_sentence(arms), " ".join(notes(arms, found)), commands(shown[:1])]
+    sentences = [winner_sentence(arms), contrast_sentence(arms), " ".join(notes(arms, found))]
+    parts = [summary_table(arms), *sentences, commands(shown[:1])]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -247,4 +284,6 @@ __all__ = [
     "paired",
     "read_arms",
     "summary_table",
+    "winner_sentence",
+    "winners",
 ]

@@ -47,7 +47,8 @@ def write_records(listed, folder: Path, scores=SCORES, **changes) -> Path:
         if cell.seed > len(known):
             continue
         terms = SWITCHES if cell.contrast == "cap" else ()
-        record = made_record(task=cell.task, terms=terms, seed=cell.seed, score=known[cell.seed - 1])
+        score = known[cell.seed - 1]
+        record = made_record(task=cell.task, pruning=cell.pruning, terms=terms, seed=cell.seed, score=score)
         record["config"]["learning_rate"] = {"no rewind": 1.0, "no floor": 2.0}.get(cell.variant, 5e-5)
         record["dynamics"] = {"path_after_target": 0.25}
         record |= changes
@@ -96,6 +97,31 @@ def test_one_seed_has_no_standard_error_and_claims_nothing(listed, tmp_path):
     arms, _ = read_arms(listed, write_records(listed, tmp_path / "one", scores))
     assert "+20.00 points (one seed); none of these differences is" in contrast_sentence(arms)
     assert [line.split(" | ")[-1] for line in summary_table(arms).splitlines()[2:]] == ["1 of 3 |", "2 of 3 |"]
+
+
+def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_path):
+    from benchmarks.bake_off.cells import read_cells
+    from benchmarks.bake_off.summary import read_arms, winner_sentence, winners
+
+    (tmp_path / "list.yaml").write_text(
+        "defaults: {sparsity: 0.9, contrast: none, seeds: [1, 2, 3], task: sst2}\n"
+        "blocks: [{name: types, priority: 1, pruning: [magnitude, movement, first_order, platon]}]\n"
+    )
+    listed = read_cells(tmp_path / "list.yaml")
+    scores = {
+        "sst2_magnitude_0.9_none": [0.70, 0.72, 0.71],
+        "sst2_movement_0.9_none": [0.80, 0.79, 0.81],
+        "sst2_first_order_0.9_none": [0.82, 0.80, 0.84],
+        "sst2_platon_0.9_none": [0.99],
+    }
+    arms, _ = read_arms(listed, write_records(listed, tmp_path / "types", scores))
+    ((first, second, difference),) = winners(arms)
+    assert (first.first.pruning, second.first.pruning) == ("first_order", "movement")
+    assert difference.by_seed == {1: pytest.approx(0.02), 2: pytest.approx(0.01), 3: pytest.approx(0.03)}
+    assert winner_sentence(arms).endswith(
+        "sst2, 8,000 rows, 0.9, without contrast: first_order minus movement +2.00 ± 0.58 points (3 seeds), "
+        "3.5 standard errors."
+    )
 
 
 def test_changes_from_the_recipe_are_compared_on_the_seeds_of_both(arms):
