@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cap.base.files import atomic_file
+from cap.runs.places import without_folders
 
 CARD = "README.md"
 CARD_KEYS = (
@@ -40,8 +39,6 @@ _LOAD_OURS = """import cap
 from transformers import AutoTokenizer
 
 model, tokenizer = cap.load("{folder}"), AutoTokenizer.from_pretrained("{folder}")"""
-# At the start of a typed value, of an item of a typed list, or of a quoted one; up to the end of that.
-_ABSOLUTE = re.compile(r"""(?P<before>^|[=\[,'"])(?:~[^/\\,\]'"]*|[A-Za-z]:)?[/\\](?P<path>[^,\]'"]*)""")
 
 
 def write_card(folder: Path, record: Mapping[str, Any], *, auto_class: str, terms: str) -> None:
@@ -118,17 +115,6 @@ def write_export_card(
         _listed("Limits", [*export["notes"], *_limits(record)]),
     ]
     _write(folder, parts)
-
-
-def without_folders(command: str) -> str:
-    """Replace every absolute path in a typed command by its last part: where things lie is nobody's business."""
-    typed = [_ABSOLUTE.sub(_last_part, argument) for argument in shlex.split(command)]
-    return shlex.join(typed)
-
-
-def _last_part(found: re.Match[str]) -> str:
-    parts = [part for part in re.split(r"[/\\]", found["path"]) if part]
-    return f"{found['before']}{parts[-1] if parts else '/'}"
 
 
 def _write(folder: Path, parts: Sequence[str]) -> None:
@@ -276,4 +262,4 @@ def _listed(title: str, items: Sequence[str]) -> str:
     return "\n".join([f"## {title}", "", *(f"- {item}" for item in items)])
 
 
-__all__ = ["CARD", "CARD_KEYS", "record_of_level", "spoken", "without_folders", "write_card", "write_export_card"]
+__all__ = ["CARD", "CARD_KEYS", "record_of_level", "spoken", "write_card", "write_export_card"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cap.runs.card import CARD_KEYS, without_folders, write_card, write_export_card
+from cap.runs.card import CARD_KEYS, write_card, write_export_card
 from tests.runs.made_cards import EXPORT, RECORD
 
 
@@ -101,23 +101,6 @@ def test_a_run_without_timed_exports_has_no_latency(tmp_path: Path) -> None:
 def test_a_runs_card_says_once_what_an_export_was_timed_on(tmp_path: Path, device, threads, place: str) -> None:
     text = card(tmp_path, exports={"compact": EXPORT | {"device": device, "threads": threads}})
     assert f"| compact | batch 1, tokens 32 | 3.00 | 2.00 | 1.50 | {place} |" in text
-
-
-@pytest.mark.parametrize(
-    ("typed", "shown"),
-    [
-        ("data_dir=/home/me/data/sst2", "data_dir=sst2"),
-        ("'data_dir=~/sst2/'", "data_dir=sst2"),
-        ("'data_dir=/home/me/my data'", "'data_dir=my data'"),
-        ("'runs=[/home/a,/srv/b]'", "'runs=[a,b]'"),
-        ("output_dir=outputs/a", "output_dir=outputs/a"),
-        ("model.name_or_path=google-bert/bert-base-uncased", "model.name_or_path=google-bert/bert-base-uncased"),
-        ("'schedule.levels=[0.5,0.9]'", "'schedule.levels=[0.5,0.9]'"),
-    ],
-    ids=["path", "home", "with a blank", "list", "relative", "hub name", "numbers"],
-)
-def test_absolute_paths_become_their_last_part(typed: str, shown: str) -> None:
-    assert without_folders(f"python -m cap.train {typed}") == f"python -m cap.train {shown}"
 
 
 def test_no_absolute_path_is_on_a_card(tmp_path: Path) -> None:
