@@ -28,13 +28,12 @@ from cap.pruning.masks import count_matrix_zeros, count_zeros
 from cap.runs.card import write_export_card
 from cap.runs.environment import environment
 from cap.runs.finished import FinishedRun, read_runs
-from cap.runs.folder import require_empty
+from cap.runs.folder import EXPORT, require_empty
 from cap.runs.record import retention
 from cap.training.predict import predict
 
 log = logging.getLogger("cap.export")
 
-EXPORT = "export.json"
 _WEIGHTS = ("*.safetensors", "*.onnx")
 
 
@@ -267,4 +266,4 @@ def _timed(source: Source, loaded: Any, chosen: Format, config: ExportConfig, no
     return timing(measured, device)
 
 
-__all__ = ["EXPORT", "find_run", "free_target", "read_suitable", "tell", "write_checked"]
+__all__ = ["find_run", "free_target", "read_suitable", "tell", "write_checked"]

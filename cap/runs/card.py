@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cap.base.files import atomic_file
+from cap.runs.card_metadata import OnHub, metadata
 from cap.runs.places import without_folders
 
 CARD = "README.md"
@@ -41,7 +42,9 @@ from transformers import AutoTokenizer
 model, tokenizer = cap.load("{folder}"), AutoTokenizer.from_pretrained("{folder}")"""
 
 
-def write_card(folder: Path, record: Mapping[str, Any], *, auto_class: str, terms: str) -> None:
+def write_card(
+    folder: Path, record: Mapping[str, Any], *, auto_class: str, terms: str, on_hub: OnHub | None = None
+) -> None:
     """Write the card of a run's model.
 
     Args:
@@ -49,20 +52,24 @@ def write_card(folder: Path, record: Mapping[str, Any], *, auto_class: str, term
         record: Of the run, see ``cap.runs.record``; with exports that were measured, their latency is on the card.
         auto_class: The class of transformers that loads it.
         terms: Under which the data may be used.
+        on_hub: What is said on the Hub besides; None for the card of a folder.
     """
+    name = folder.name if on_hub is None else on_hub.repository
     limits = [
         "Zeros take part in every product: this folder is as large and as slow as the dense model. "
         "`python -m cap.export` makes it smaller.",
         *_limits(record),
     ]
     parts = [
-        *_opening(record, is_stock=True),
+        metadata(record, record["scores"]["pruned"], is_stock=True, on_hub=on_hub),
+        _title(record),
         f"{_how_it_was_made(record)}.",
         _scores(record, {"this model": record["scores"]["pruned"]}, record),
         _sparsity_of_run(record),
         *_latency_of_exports(record.get("exports") or {}),
-        _loading(_LOAD_STOCK.format(auto_class=auto_class, folder=folder.name)),
+        _loading(_LOAD_STOCK.format(auto_class=auto_class, folder=name), on_hub, is_stock=True),
         _data(record, terms),
+        *_licences(on_hub),
         _listed("Limits", limits),
     ]
     _write(folder, parts)
@@ -85,7 +92,13 @@ def record_of_level(record: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[
 
 
 def write_export_card(
-    folder: Path, record: Mapping[str, Any], export: Mapping[str, Any], *, name: str, terms: str
+    folder: Path,
+    record: Mapping[str, Any],
+    export: Mapping[str, Any],
+    *,
+    name: str,
+    terms: str,
+    on_hub: OnHub | None = None,
 ) -> None:
     """Write the card of an exported model.
 
@@ -95,14 +108,18 @@ def write_export_card(
         export: What the export measured, see ``cap.formats.exports``.
         name: What the folder will be called.
         terms: Under which the data may be used.
+        on_hub: What is said on the Hub besides; None for the card of a folder.
     """
+    is_stock = export["loads_with_transformers"]
+    name = on_hub.repository if on_hub is not None and is_stock else name
     load = (export["how_to_load"] or _LOAD_OURS).format(folder=name)
     scores = {"this model": record["scores"]["pruned"]}
     if export["scores"] is not None:
         scores = {"before export": record["scores"]["pruned"], "this model": export["scores"]}
     check = export["check"]
     parts = [
-        *_opening(record, is_stock=export["loads_with_transformers"]),
+        metadata(record, scores["this model"], is_stock=is_stock, on_hub=on_hub),
+        _title(record),
         f"{_how_it_was_made(record)}, and exported with\n\n```\n{without_folders(export['command'])}\n```",
         f"On {check['rows']} validation rows its logits differ from those of the run's model by "
         f"{check['largest_difference']:.3g} at most.",
@@ -110,8 +127,9 @@ def write_export_card(
         _sparsity_of_export(record, export["sparsity"]),
         _size(export),
         _latency_of_export(export),
-        _loading(load),
+        _loading(load, on_hub, is_stock=is_stock),
         _data(record, terms),
+        *_licences(on_hub),
         _listed("Limits", [*export["notes"], *_limits(record)]),
     ]
     _write(folder, parts)
@@ -122,14 +140,8 @@ def _write(folder: Path, parts: Sequence[str]) -> None:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _opening(record: Mapping[str, Any], *, is_stock: bool) -> list[str]:
-    config = record["config"]
-    library = ["library_name: transformers"] if is_stock else []
-    tags = ["pruning", "sparsity", config["pruning"]["name"]]
-    return [
-        "\n".join(["---", *library, "tags:", *(f"- {tag}" for tag in tags), "---"]),
-        f"# {record['model']}, pruned to {record['sparsity']['prunable']:.4f} on {config['task']['name']}",
-    ]
+def _title(record: Mapping[str, Any]) -> str:
+    return f"# {record['model']}, pruned to {record['sparsity']['prunable']:.4f} on {record['config']['task']['name']}"
 
 
 def _how_it_was_made(record: Mapping[str, Any]) -> str:
@@ -245,8 +257,22 @@ def _place(timed: Mapping[str, Any]) -> str:
     return device if threads is None or device.endswith(" threads") else f"{device}, {threads} threads"
 
 
-def _loading(lines: str) -> str:
-    return f"## Load\n\nBeside this folder:\n\n```python\n{lines}\n```"
+def _loading(lines: str, on_hub: OnHub | None, *, is_stock: bool) -> str:
+    where = "Beside this folder"
+    if on_hub is not None:
+        made = f"Beside the folder that `hf download {on_hub.repository} --local-dir {on_hub.name}` makes"
+        where = "From the Hub" if is_stock else made
+    return f"## Load\n\n{where}:\n\n```python\n{lines}\n```"
+
+
+def _licences(on_hub: OnHub | None) -> list[str]:
+    """Say on the Hub under which licence the model is, and whose it is made of; a folder's card does not know."""
+    if on_hub is None:
+        return []
+    return [
+        f"## Licence\n\nOf this model: {on_hub.licence}. Of the pre-trained model, from its own card: "
+        f"{on_hub.base_licence}."
+    ]
 
 
 def _data(record: Mapping[str, Any], terms: str) -> str:

@@ -15,6 +15,8 @@ from cap.base.files import atomic_file, ensure_writable, locked, read_json
 from cap.runs.record import write_record
 
 RECORD = "record.json"
+# Of an export, in a folder of its own.
+EXPORT = "export.json"
 CONFIG = "config.yaml"
 MODEL = "model"
 LEVELS = "levels"
@@ -271,6 +273,7 @@ def hold(run_dir: Path, *, patience: float = 0.0) -> FileLock:
 __all__ = [
     "CHECKPOINTS",
     "CONFIG",
+    "EXPORT",
     "LEVELS",
     "MODEL",
     "RECORD",

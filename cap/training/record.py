@@ -344,7 +344,7 @@ class RunRecord:
         self.content["status"] = "completed"
         self._log_final()
         # The record comes last: it alone says that a run is complete.
-        card_options = {
+        card_options: dict[str, Any] = {
             "auto_class": AUTO_CLASS[prepared.task.kind],
             "terms": data_terms(prepared.task, self.checked.config.data_dir),
         }
