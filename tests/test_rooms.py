@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cap"
 # Doors may import every room, those that take seconds within their functions.
-DOORS = {"train", "finetune", "probe", "evaluate", "export", "report"}
+DOORS = {"train", "finetune", "probe", "evaluate", "export", "push", "report"}
 # What each room may import, itself and base left out.
 ARROWS: dict[str, set[str]] = {
     "base": set(),
