@@ -185,6 +185,14 @@ def test_no_path_of_this_machine_leaves_it(hub, run, export, pushed):
     assert files(hub)["tokenizer.json"] == b'{"vocab": {"/home": 0}}'
 
 
+def test_folders_that_a_sentence_encoder_names_are_pushed_with_it(hub, run):
+    (run / "model" / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]', encoding="utf-8")
+    (run / "model" / "1_Pooling").mkdir()
+    (run / "model" / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
+    push(f"run={run}", "repo=mine")
+    assert sorted(files(hub)) == sorted([*MODEL, "modules.json", "1_Pooling/config.json"])
+
+
 def test_a_dry_run_asks_the_hub_nothing_and_writes_the_folder(run, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     push(f"run={run}", "repo=me/mine", "dry_run=true", f"output_dir={tmp_path / 'seen'}")
@@ -222,6 +230,21 @@ def test_a_machine_without_the_hub_is_told_of_the_dry_run(hub, run, monkeypatch,
 def test_an_export_given_as_the_run_is_recognised(hub, export):
     with pytest.raises(InputError, match="an export; give the run, and export="):
         push(f"run={export}", "repo=mine")
+
+
+def test_masks_on_a_base_of_this_machine_are_refused(hub, tmp_path, export):
+    result = json.loads((export / "export.json").read_text(encoding="utf-8"))
+    (export / "export.json").write_text(json.dumps(result | {"format": "masks"}), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"others must be able to load, got one in the folder base of this machine; push the run's"
+    ):
+        push(f"run={write_run(tmp_path / 'own', model='folder base')}", f"export={export}", "repo=mine")
+
+
+def test_a_folder_without_a_model_is_refused(hub, run):
+    (run / "model" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"a model has a config.json, got .* without one"):
+        push(f"run={run}", "repo=mine")
 
 
 def test_an_export_of_another_run_is_refused(hub, tmp_path, export):

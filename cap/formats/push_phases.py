@@ -26,6 +26,7 @@ from cap.runs.places import without_places
 log = logging.getLogger("cap.push")
 
 _CONFIG = "config.json"
+_MODULES = "modules.json"  # of sentence-transformers: names the folders that belong to a model
 # What a saved model consists of; anything else in its folder was put there by hand, and stays here.
 _SUFFIXES = (".json", ".safetensors", ".onnx", ".txt", ".model", ".jinja")
 _BASE_IS_ELSEWHERE = ("folder ", "package ")
@@ -66,13 +67,15 @@ def read_pushed(asked: Asked) -> Pushed:
     (run,) = read_runs([asked.run])
     require_keys(run, CARD_KEYS)
     export = None if asked.export is None else _read_export(asked.export, run)
-    settings = run.record["config"].get("model") or {}
     if export is not None and export["format"] == "masks" and run.record["model"].startswith("folder "):
         raise InputError(
             f"masks lie on a base that others must be able to load, got one in the {run.record['model']} of this "
-            f"machine ({Path(str(settings.get('name_or_path'))).name}); push the run's model, or another format"
+            f"machine; push the run's model, or another format"
         )
-    return Pushed(run, asked.export or asked.run / MODEL, export)
+    folder = asked.export or asked.run / MODEL
+    if not (folder / _CONFIG).is_file():
+        raise InputError(f"a model has a {_CONFIG}, got {folder} without one; run or export it again")
+    return Pushed(run, folder, export)
 
 
 def _read_export(folder: Path, run: FinishedRun) -> Mapping[str, Any]:
@@ -119,14 +122,7 @@ def write_folder(pushed: Pushed, config: PushConfig, folder: Path, *, repository
         folder: Where to write.
         repository: ``owner/name``.
     """
-    left_out = []
-    for path in sorted(pushed.folder.iterdir()):
-        if path.name == CARD:
-            continue  # written for the repository below
-        if path.is_file() and path.suffix in _SUFFIXES:
-            shutil.copyfile(path, folder / path.name)
-        else:
-            left_out.append(path.name)
+    left_out = _copy_model(pushed.folder, folder)
     if left_out:
         log.info("not of the model, and left out: %s", ", ".join(left_out))
     record = without_places(pushed.run.record)
@@ -138,6 +134,22 @@ def write_folder(pushed: Pushed, config: PushConfig, folder: Path, *, repository
     export = without_places(pushed.export)
     write_json(folder / EXPORT, export)
     return write_export_card(folder, record, export, name=on_hub.name, terms=terms, on_hub=on_hub)
+
+
+def _copy_model(source: Path, folder: Path) -> list[str]:
+    """Copy what a model consists of, but for its card; return the names of what else lies there."""
+    modules = source / _MODULES
+    parts = [part["path"] for part in read_json(modules) if part.get("path")] if modules.is_file() else []
+    left_out = []
+    for path in sorted(source.iterdir()):
+        if path.is_dir() and path.name in parts:
+            (folder / path.name).mkdir()
+            left_out += [f"{path.name}/{name}" for name in _copy_model(path, folder / path.name)]
+        elif path.is_file() and path.suffix in _SUFFIXES:
+            shutil.copyfile(path, folder / path.name)
+        elif path.name != CARD:  # that is written for the repository
+            left_out.append(path.name)
+    return left_out
 
 
 def _on_hub(pushed: Pushed, config: PushConfig, repository: str) -> OnHub:
@@ -160,8 +172,8 @@ def _on_hub(pushed: Pushed, config: PushConfig, repository: str) -> OnHub:
 def _auto_class(folder: Path) -> str:
     """Name the class of transformers for a model by what its configuration says of itself."""
     (architecture, *_) = read_json(folder / _CONFIG).get("architectures") or [""]
-    heads = [kind.head for kind in KINDS.values() if architecture.endswith(kind.head)]
-    return f"AutoModel{max(heads, key=len, default='')}"
+    heads = [kind.head for kind in KINDS.values() if kind.head.startswith("For") and architecture.endswith(kind.head)]
+    return f"AutoModel{heads[0] if heads else ''}"
 
 
 def _is_own_data(record: Mapping[str, Any]) -> bool:
