@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from cap.base.errors import InputError
 from cap.base.kinds import Kind
 from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
-from cap.data.labels import LabelColumn, is_whole_number, read_labels
+from cap.data.labels import LabelColumn, in_order, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
 from cap.data.tagged import tokens_task
 from cap.data.tasks import Task, get_task
@@ -218,12 +218,7 @@ def _classes(train: LabelColumn, validation: LabelColumn) -> tuple[str, ...]:
                 f"task.label_type=classes needs words, whole numbers or booleans, got {labels.place(fractions[0])}; "
                 "convert the labels to strings, or set task.label_type=number"
             )
-    if train.given:
-        names = train.given
-    elif all(map(is_whole_number, train.counts)):
-        names = tuple(sorted(train.counts, key=lambda name: (int(name), name)))
-    else:
-        names = tuple(sorted(train.counts))
+    names = train.given or in_order(train.counts)
     if len(names) < 2:
         raise InputError(
             f"classes are learned from two different labels at least, got only {names[0]} in {train.where}; "

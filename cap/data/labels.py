@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from cap.data.tasks import Task
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 _MOST_NAMED = 10
-_KEEPING = ", or set data.keep_unlabelled=true to learn from such training rows without a label"
+KEEPING = ", or set data.keep_unlabelled=true to learn from such training rows without a label"
+"""What ends a message about a missing label."""
 _READABLE = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -82,7 +84,7 @@ class LabelColumn:
             wanted = "some" if self.may_be_empty else "every"
             raise InputError(
                 f"column {column} must hold a label in {wanted} row, got {self._values[row].as_py()!r} in row {row} "
-                f"(counted from 0) of {self.where}; fill it in or remove the row{_KEEPING}"
+                f"(counted from 0) of {self.where}; fill it in or remove the row{KEEPING}"
             )
         return filled
 
@@ -99,6 +101,14 @@ def class_name(value: Any) -> str:
 def is_whole_number(name: str) -> bool:
     """Say whether a class name, or the text of a label, is a whole number."""
     return _WHOLE_NUMBER.fullmatch(name) is not None
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Order class names: whole numbers by their value where all are, else all as words."""
+    given = list(names)
+    if all(map(is_whole_number, given)):
+        return tuple(sorted(given, key=lambda name: (int(name), name)))
+    return tuple(sorted(given))
 
 
 def read_labels(task: Task, table: pa.Table, where: str, *, may_be_empty: bool = False) -> pa.Array:
@@ -191,7 +201,7 @@ def _as_float(value: Any) -> float:
 def _complaint(task: Task, value: Any, named: tuple[str, ...], row: int, where: str) -> str:
     place = f"row {row} (counted from 0) of {where}"
     is_hidden = value in (-1, "-1")
-    hint = _KEEPING if _is_empty(task, value) else ""
+    hint = KEEPING if _is_empty(task, value) else ""
     value = f"{value} ({named[value]})" if named and isinstance(value, int) and 0 <= value < len(named) else value
     if task.kind == "number":
         return (
@@ -204,9 +214,9 @@ def _complaint(task: Task, value: Any, named: tuple[str, ...], row: int, where: 
     if is_hidden:
         return (
             f"labels of task={task.name} must be {wanted}, got -1 in {place}: -1 marks the hidden labels of a test "
-            f"split; give a split whose labels are known{_KEEPING}"
+            f"split; give a split whose labels are known{KEEPING}"
         )
     return f"labels of task={task.name} must be {wanted}, got {value!r} in {place}; correct the row{hint}"
 
 
-__all__ = ["LabelColumn", "class_name", "is_whole_number", "read_labels"]
+__all__ = ["KEEPING", "LabelColumn", "class_name", "in_order", "is_whole_number", "read_labels"]

@@ -20,6 +20,7 @@ TAGS = "tags"
 OUTSIDE = "O"
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+_FORMATS = "parquet, jsonl or conll"
 _SHOWN = 20
 _BARE = {"B", "I"}  # of data with one type of entity, which needs no name
 _ENTITY = re.compile(r"[BI]-.*")
@@ -40,29 +41,31 @@ def tagged_rows(table: pa.Table, words: str, tags: str, where: str) -> tuple[pa.
     Raises:
         InputError: If a row has no word, another number of tags, or something else in place of one, naming the row.
     """
-    texts, found = _lists(table, words, where, numbers=False), _lists(table, tags, where, numbers=True)
+    texts = read_lists(table, words, where, what="words", formats=_FORMATS)
+    found = read_lists(table, tags, where, what="tags", formats=_FORMATS, numbers=True)
     n_words, n_tags = (pc.fill_null(pc.list_value_length(lists), 0).to_numpy() for lists in (texts, found))
-    row = _first(n_words == 0)
+    row = first_true(n_words == 0)
     if row is not None:
         raise InputError(
-            f"column {words} must hold at least one word in every row, got none in {_place(row, where)}; remove the row"
+            f"column {words} must hold at least one word in every row, got none in {row_place(row, where)}; remove the "
+            f"row"
         )
-    row = _first(n_words != n_tags)
+    row = first_true(n_words != n_tags)
     if row is not None:
         raise InputError(
             f"column {tags} must hold one tag for each word of column {words}, got {n_tags[row]} for {n_words[row]} "
-            f"words in {_place(row, where)}; correct or remove the row"
+            f"words in {row_place(row, where)}; correct or remove the row"
         )
-    names = _named(found, given_names(table, tags))
+    names = named_lists(found, given_names(table, tags))
     rows = np.repeat(np.arange(len(n_words)), n_words)
     for column, values, what in ((words, texts, "word"), (tags, names, "tag")):
         flat = values.flatten()
         is_empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(flat), ""), True)
-        place = _first(is_empty.to_numpy(zero_copy_only=False))
+        place = first_true(is_empty.to_numpy(zero_copy_only=False))
         if place is not None:
             raise InputError(
                 f"column {column} must hold a {what} at every place, got {flat[place].as_py()!r} in "
-                f"{_place(int(rows[place]), where)}; correct or remove the row"
+                f"{row_place(int(rows[place]), where)}; correct or remove the row"
             )
     return texts, names
 
@@ -90,21 +93,21 @@ def read_tags(task: Task, table: pa.Table, where: str) -> dict[str, pa.Array]:
     return {column: words, TAGS: tags}
 
 
-def require_known(names: pa.ListArray, known: Sequence[str], where: str, *, among: str) -> None:
-    """Refuse tags that no training row has.
+def require_known(names: pa.ListArray, known: Sequence[str], where: str, *, among: str, what: str = "tag") -> None:
+    """Refuse tags, or other names in lists, that no training row has.
 
     Raises:
         InputError: If there is one; the message names the first.
     """
     flat = names.flatten()
-    place = _first(pc.invert(pc.is_in(flat, value_set=pa.array(known))).to_numpy(zero_copy_only=False))
+    place = first_true(pc.invert(pc.is_in(flat, value_set=pa.array(known))).to_numpy(zero_copy_only=False))
     if place is None:
         return
-    counts = pc.list_value_length(names).to_numpy()
+    counts = pc.fill_null(pc.list_value_length(names), 0).to_numpy()
     row = int(np.searchsorted(np.cumsum(counts), place, side="right"))
     raise InputError(
-        f"every tag must be among {among} ({shown(known)}), got {flat[place].as_py()!r} in {_place(row, where)}; "
-        f"correct or remove such rows, or add training rows with that tag"
+        f"every {what} must be among {among} ({shown(known)}), got {flat[place].as_py()!r} in {row_place(row, where)}; "
+        f"correct or remove such rows, or add training rows with that {what}"
     )
 
 
@@ -149,19 +152,40 @@ def begins_without_mark(tags: Sequence[str]) -> int:
     )
 
 
-def _lists(table: pa.Table, column: str, where: str, *, numbers: bool) -> pa.Array:
+def is_list(kind: pa.DataType) -> bool:
+    """Say whether a column of a type holds lists."""
+    return any(is_kind(kind) for is_kind in _LISTS)
+
+
+def read_lists(table: pa.Table, column: str, where: str, *, what: str, formats: str, numbers: bool = False) -> pa.Array:
+    """Read a column of lists of texts, or of whole numbers too.
+
+    Args:
+        table: Rows as they were read.
+        column: Its name.
+        where: What to call the rows in a message.
+        what: What the lists hold, for a message.
+        formats: Of files that hold lists, likewise.
+        numbers: Whether whole numbers will do.
+
+    Returns:
+        Lists of strings or int64, null where a row has none.
+
+    Raises:
+        InputError: If it holds anything else.
+    """
     values = table.column(column)
-    is_list = any(is_kind(values.type) for is_kind in _LISTS)
-    inner = values.type.value_type if is_list else None
-    is_good = is_list and (any(is_kind(inner) for is_kind in _TEXTS) or (numbers and pa.types.is_integer(inner)))
-    if not is_good:
+    inner = values.type.value_type if is_list(values.type) else None
+    is_text = inner is not None and any(is_kind(inner) for is_kind in _TEXTS)
+    is_number = inner is not None and numbers and pa.types.is_integer(inner)
+    if not (is_text or is_number):
         hint = "csv and tsv hold no lists: " if pa.types.is_string(values.type) else ""
-        what = "tags (names or whole numbers)" if numbers else "words"
+        kinds = " (names or whole numbers)" if numbers else ""
         raise InputError(
-            f"column {column} must hold a list of {what} in every row, got {values.type} in {where}; "
-            f"{hint}write it as parquet, jsonl or conll"
+            f"column {column} must hold a list of {what}{kinds} in every row, got {values.type} in {where}; "
+            f"{hint}write it as {formats}"
         )
-    wanted = pa.int64() if pa.types.is_integer(inner) else pa.string()
+    wanted = pa.int64() if is_number else pa.string()
     return values.cast(pa.list_(wanted)).combine_chunks()
 
 
@@ -171,9 +195,9 @@ def given_names(table: pa.Table, column: str) -> tuple[str, ...]:
     return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
 
 
-def _named(tags: pa.Array, given: tuple[str, ...]) -> pa.ListArray:
-    """Give every tag its name; null where a number has none."""
-    flat = tags.flatten()
+def named_lists(lists: pa.Array, given: tuple[str, ...]) -> pa.ListArray:
+    """Give everything in lists its name; null where a number has none. A row without a list gets an empty one."""
+    flat = lists.flatten()
     if not pa.types.is_integer(flat.type):
         names = pc.utf8_trim_whitespace(flat)
     elif given:
@@ -181,16 +205,18 @@ def _named(tags: pa.Array, given: tuple[str, ...]) -> pa.ListArray:
         names = pa.array(given).take(pc.if_else(is_named, flat, None))
     else:
         names = pa.array([None if value is None else class_name(value) for value in flat.to_pylist()], pa.string())
-    lengths = pc.fill_null(pc.list_value_length(tags), 0).to_numpy()
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), names)
 
 
-def _first(is_bad: np.ndarray) -> int | None:
+def first_true(is_bad: np.ndarray) -> int | None:
+    """Return the first place that is marked; None where none is."""
     bad = np.flatnonzero(is_bad)
     return int(bad[0]) if len(bad) else None
 
 
-def _place(row: int, where: str) -> str:
+def row_place(row: int, where: str) -> str:
+    """Name a row for a message."""
     return f"row {row} (counted from 0) of {where}"
 
 
@@ -199,9 +225,14 @@ __all__ = [
     "TAGS",
     "begins_without_mark",
     "entity_types",
+    "first_true",
     "given_names",
+    "is_list",
+    "named_lists",
+    "read_lists",
     "read_tags",
     "require_known",
+    "row_place",
     "shown",
     "tagged_rows",
 ]
