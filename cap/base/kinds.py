@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor  # takes seconds, and names of tasks are looked up before anything is loaded
 
-Kind = Literal["classes", "number", "span", "tags"]
+Kind = Literal["classes", "label_sets", "number", "span", "tags"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,15 @@ KINDS: dict[Kind, KindOfAnswer] = {
         has_majority=True,
         knowing_nothing="always the majority class",
     ),
+    "label_sets": KindOfAnswer(
+        answers="sets of labels",
+        head="ForSequenceClassification",
+        model="classifier of texts",
+        problem_type="multi_label_classification",
+        is_of_text=True,
+        has_majority=True,
+        knowing_nothing="always the commonest set of labels",
+    ),
     "number": KindOfAnswer(
         answers="numbers",
         head="ForSequenceClassification",
@@ -92,8 +101,9 @@ class Head:
     """Describe the task head on top of an encoder.
 
     Args:
-        kind: ``classes`` picks one of several, ``number`` gives one value, ``span`` points to the first and the last
-            token of an answer in the text, ``tags`` picks one of several for every word.
+        kind: ``classes`` picks one of several, ``label_sets`` any number of them, ``number`` gives one value, ``span``
+            points to the first and the last token of an answer in the text, ``tags`` picks one of several for every
+            word.
         labels: Class names in the order of the outputs; empty where answers of the kind have none.
     """
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cap.base.errors import InputError
 from cap.base.kinds import Kind
 from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
+from cap.data.label_sets import holds_lists, label_sets_task
 from cap.data.labels import LabelColumn, in_order, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
 from cap.data.tagged import tokens_task
@@ -23,6 +25,7 @@ _log = logging.getLogger(__name__)
 _SPLITS = ("train", "validation")
 # What cap.data.sources calls its own columns.
 _RESERVED = ("label", "example_id")
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Whole numbers beyond this, or labels that hardly repeat, may be classes or not: the user has to say.
 _MOST_CLASSES = 100
@@ -72,7 +75,7 @@ def custom_task(
 
     Words, booleans and whole numbers are classes, other numbers are numbers; texts that are numbers count as numbers.
     The classes are those of the training rows: words in alphabetical order, whole numbers in their own, ``false``
-    before ``true``, those of a ``ClassLabel`` in its order.
+    before ``true``, those of a ``ClassLabel`` in its order. Where labels are lists, a text has any number of them.
 
     Args:
         data_dir: The folder.
@@ -97,10 +100,16 @@ def custom_task(
             "task=custom reads your own files and needs data_dir=DIR with train.* and validation.* "
             "(parquet, jsonl, json, csv or tsv); got none"
         )
+    tables = _read(data_dir, texts, label)
+    if holds_lists(tables, label):
+        return label_sets_task(
+            tables, texts=texts, label=label, label_type=label_type, metrics=metrics, may_be_empty=keep_unlabelled
+        )
     train, validation = (
-        _read(split_file(data_dir, split), texts, label, may_be_empty=keep_unlabelled and split == "train")
-        for split in _SPLITS
+        LabelColumn(table, label, where, may_be_empty=keep_unlabelled and number == 0)
+        for number, (where, table) in enumerate(tables.items())
     )
+    _refuse_written_lists(train, validation)
     given: Kind = "number" if label_type == "number" else "classes"
     kind = _inferred_kind(train, validation) if label_type is None else given
     labels = _classes(train, validation) if kind == "classes" else ()
@@ -162,11 +171,24 @@ def _checked_columns(text_columns: Sequence[str] | None, label_column: str | Non
     return texts, label_column
 
 
-def _read(file: Path, texts: tuple[str, ...], label: str, *, may_be_empty: bool) -> LabelColumn:
-    wanted, where = (*texts, label), f"data_dir file {file.name}"
-    table = read_columns(file, wanted)
-    require_columns("custom", table, wanted, where, advice=NAME_YOURS)
-    return LabelColumn(table, label, where, may_be_empty=may_be_empty)
+def _read(data_dir: Path, texts: tuple[str, ...], label: str) -> dict[str, pa.Table]:
+    """Read training and validation rows, by what a message calls them."""
+    wanted, tables = (*texts, label), {}
+    for file in (split_file(data_dir, split) for split in _SPLITS):
+        where = f"data_dir file {file.name}"
+        tables[where] = read_columns(file, wanted)
+        require_columns("custom", tables[where], wanted, where, advice=NAME_YOURS)
+    return tables
+
+
+def _refuse_written_lists(*files: LabelColumn) -> None:
+    for labels in files:
+        written = [name for name in labels.counts if _LIST.fullmatch(name)]
+        if labels.counts and len(written) == len(labels.counts):
+            raise InputError(
+                f"several labels of a text are a list in parquet or jsonl, got the text {labels.place(written[0])}; "
+                "csv and tsv hold no lists: write the files in one of those formats"
+            )
 
 
 def _inferred_kind(train: LabelColumn, validation: LabelColumn) -> Kind:

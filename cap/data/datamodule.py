@@ -122,7 +122,8 @@ class CapDataModule(LightningDataModule):
     def train_labels(self) -> Tensor | None:
         """Return the training labels, indexed by ``example_id``.
 
-        int64 classes ``(n,)``, float32 values ``(n,)``, or int64 first and last tokens of the answers ``(n, 2)``;
+        int64 classes ``(n,)``, float32 values ``(n,)``, int64 first and last tokens of the answers ``(n, 2)``, or
+        int8 marks of the labels of a text ``(n, labels)``;
         ``NO_LABEL`` where there is none. None where the words of an example have a label each.
         """
         return self._tokens["train"].labels
@@ -316,7 +317,9 @@ class CapDataModule(LightningDataModule):
         if split == "train" and self._rows.unlabelled is not None:
             assert labels is not None  # rows without labels are refused where each word has one
             n_labelled = len(labels)
-            labels = torch.cat([labels, labels.new_full((len(self._rows.unlabelled.rows),), NO_LABEL)])
+            labels = torch.cat(
+                [labels, labels.new_full((len(self._rows.unlabelled.rows), *labels.shape[1:]), NO_LABEL)]
+            )
         groups = self._examples.groups(folder)
         return TokenRows(folder, labels, self._tokenizer, budget=self._budget, n_labelled=n_labelled, groups=groups)
 

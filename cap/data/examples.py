@@ -54,6 +54,7 @@ class Examples(Protocol):
 # Where every row is one example.
 _OF_ROWS: dict[Kind, Callable[..., Examples]] = {
     "classes": SentenceExamples,
+    "label_sets": SentenceExamples,
     "number": SentenceExamples,
     "tags": WordExamples,
 }

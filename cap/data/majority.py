@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -30,13 +31,26 @@ def majority_of(task: Task, rows: Rows) -> dict[str, float]:
 
 
 def labels_of(task: Task, rows: datasets.Dataset) -> Tensor:
-    """Return the labels of rows with one answer to the text as a whole: int64 classes or float32 values."""
+    """Return the labels of rows with an answer to the text as a whole.
+
+    Returns:
+        int64 classes or float32 values, ``(rows,)``; of sets of labels int8, ``(rows, labels)``, 1 for those it holds.
+    """
+    if task.kind == "label_sets":
+        return _marked(rows.data.column("label").combine_chunks(), len(task.labels))
     values = rows.data.column("label").to_numpy()
     return torch.from_numpy(np.array(values, dtype=np.float32 if task.kind == "number" else np.int64))
 
 
+def _marked(sets: pa.ListArray, n_labels: int) -> Tensor:
+    counts = sets.value_lengths().to_numpy()
+    marked = np.zeros((len(sets), n_labels), dtype=np.int8)
+    marked[np.repeat(np.arange(len(sets)), counts), sets.flatten().to_numpy()] = 1
+    return torch.from_numpy(marked)
+
+
 def _of_texts(task: Task, train: datasets.Dataset, rows: datasets.Dataset, suffix: str) -> dict[str, float]:
-    """Answer with the commonest class, or the mean."""
+    """Answer with the commonest class, the commonest set of labels, or the mean."""
     return majority_scores(task, labels_of(task, train), labels_of(task, rows), suffix=suffix)
 
 
@@ -52,6 +66,7 @@ def _of_tags(task: Task, train: datasets.Dataset, rows: datasets.Dataset, suffix
 
 _MAJORITIES: dict[Kind, Callable[[Task, datasets.Dataset, datasets.Dataset, str], dict[str, float]]] = {
     "classes": _of_texts,
+    "label_sets": _of_texts,
     "number": _of_texts,
     "span": _of_spans,
     "tags": _of_tags,

@@ -12,9 +12,11 @@ from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_f1_score,
     multiclass_matthews_corrcoef,
+    multilabel_f1_score,
 )
 
 from cap.base.errors import InputError, nearest_first
+from cap.base.kinds import Kind
 from cap.data.tasks import Task
 
 
@@ -29,6 +31,17 @@ def _f1(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 
 def _macro_f1(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     return multiclass_f1_score(predicted, labels, num_classes=n_classes, average="macro")
+
+
+def _micro_f1_of_sets(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    return multilabel_f1_score(predicted, labels, num_labels=n_classes, average="micro")
+
+
+def _macro_f1_of_sets(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    # As for classes: over the labels that occur or are given. torchmetrics counts others as 0 here, not there.
+    of_label = multilabel_f1_score(predicted, labels, num_labels=n_classes, average="none")
+    counted = of_label[(predicted | labels).bool().any(dim=0)]
+    return counted.mean() if len(counted) else torch.zeros(())
 
 
 def _matthews(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
@@ -56,6 +69,13 @@ def _spearman(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 _Score = Callable[[Tensor, Tensor, int], Tensor]
 _CLASSIFICATION: dict[str, _Score] = {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "matthews": _matthews}
 _REGRESSION: dict[str, _Score] = {"pearson": _pearson, "spearman": _spearman}
+_OF_SETS: dict[str, _Score] = {"micro_f1": _micro_f1_of_sets, "macro_f1": _macro_f1_of_sets}
+# What such a task is called in a message, and its scores.
+_KNOWN: dict[Kind, tuple[str, dict[str, _Score]]] = {
+    "classes": ("classification", _CLASSIFICATION),
+    "label_sets": ("classification with several labels a text", _OF_SETS),
+    "number": ("regression", _REGRESSION),
+}
 
 
 class TaskMetrics:
@@ -70,8 +90,8 @@ class TaskMetrics:
     """
 
     def __init__(self, task: Task, *, suffix: str = "") -> None:
-        known = _REGRESSION if task.kind == "number" else _CLASSIFICATION
-        check_metrics(task, known, kind="regression" if task.kind == "number" else "classification")
+        kind, known = _KNOWN[task.kind]
+        check_metrics(task, known, kind=kind)
         self._task = task
         self._scores = {f"{name}{suffix}": known[name] for name in task.metrics}
         self.reset()
@@ -86,15 +106,17 @@ class TaskMetrics:
 
         Args:
             logits: What the model answered, ``(batch, n_outputs)``, any float type, any device.
-            batch: Its ``labels`` are class numbers or values, ``(batch,)``.
+            batch: Its ``labels`` are class numbers or values, ``(batch,)``, or mark those of each text,
+                ``(batch, labels)``.
         """
         # The rows wait on the CPU: a batch's answers are a few numbers, and all splits together fit easily.
         logits = logits.detach().cpu()
-        self._predicted.append(logits.double().reshape(-1) if self._task.kind == "number" else logits.argmax(dim=-1))
-        self._labels.append(batch["labels"].detach().cpu().reshape(-1))
+        self._predicted.append(_answers(self._task.kind, logits))
+        labels = batch["labels"].detach().cpu()
+        self._labels.append(labels if self._task.kind == "label_sets" else labels.reshape(-1))
 
     def state(self) -> tuple[Tensor, Tensor]:
-        """Return the answers and labels of every row since the last reset, each ``(rows,)``."""
+        """Return the answers and labels of every row since the last reset, of each a number or marks."""
         return self._rows()
 
     def merge(self, states: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -131,6 +153,13 @@ class TaskMetrics:
         return torch.cat(self._predicted), torch.cat(self._labels).to(label_type)
 
 
+def _answers(kind: Kind, logits: Tensor) -> Tensor:
+    """Read answers off logits: values, class numbers, or marks of the labels that are more likely than not."""
+    if kind == "number":
+        return logits.double().reshape(-1)
+    return (logits > 0).long() if kind == "label_sets" else logits.argmax(dim=-1)
+
+
 def check_metrics(task: Task, known: Iterable[str], *, kind: str) -> None:
     """Check that a task asks for scores that exist.
 
@@ -163,11 +192,12 @@ def split_suffixes(task: Task) -> dict[str, str]:
 def majority_scores(
     task: Task, train_labels: Tensor, validation_labels: Tensor, *, suffix: str = ""
 ) -> dict[str, float]:
-    """Score the model that learned nothing: always the commonest training class, or the training mean.
+    """Score the model that learned nothing: always the commonest training class or set of labels, or the training mean.
 
     Args:
         task: Whose metrics to compute.
-        train_labels: Labels the answer is taken from, ``(n_train,)``; of equally common classes the lowest number.
+        train_labels: Labels the answer is taken from, ``(n_train,)``; of equally common classes the lowest number. Of
+            sets of labels ``(n_train, labels)``: the commonest that is not empty, since the empty one scores 0 always.
         validation_labels: Labels it is scored on, ``(n_validation,)``.
         suffix: Follows the name of every score.
 
@@ -176,12 +206,19 @@ def majority_scores(
     """
     if task.kind == "number":
         answer = train_labels.double().mean().reshape(1, 1)
+    elif task.kind == "label_sets":
+        answer = _commonest_set(train_labels) - 0.5
     else:
         counts = torch.bincount(train_labels.long(), minlength=task.head.n_outputs)
         answer = torch.nn.functional.one_hot(counts.argmax(), task.head.n_outputs).reshape(1, -1)
     metrics = TaskMetrics(task, suffix=suffix)
     metrics.update(answer.expand(len(validation_labels), -1), {"labels": validation_labels})
     return metrics.compute()
+
+
+def _commonest_set(marked: Tensor) -> Tensor:
+    sets, counts = marked[marked.any(dim=1)].unique(dim=0, return_counts=True)
+    return sets[counts.argmax()].reshape(1, -1) if len(sets) else marked.new_zeros(1, marked.shape[1])
 
 
 def _is_constant(values: Tensor) -> bool:

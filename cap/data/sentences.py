@@ -57,7 +57,7 @@ class SentenceExamples:
         return flatten(encoded)
 
     def labels(self, rows: datasets.Dataset, folder: Path) -> Tensor:
-        """Return int64 classes or float32 values."""
+        """Return int64 classes, float32 values, or of sets of labels which there are, int8."""
         return labels_of(self._task, rows)
 
     def groups(self, folder: Path) -> None:

@@ -22,6 +22,7 @@ from cap.data.answers import read_answers
 from cap.data.docstrings import docstring_rows, docstring_source
 from cap.data.files import read_table, require_columns, split_file
 from cap.data.hub import read_hub
+from cap.data.label_sets import read_label_sets
 from cap.data.labels import read_labels
 from cap.data.tags import read_tags
 from cap.data.tasks import Task
@@ -62,9 +63,10 @@ class Rows:
 
     Args:
         splits: ``train`` and the task's validation splits, with exactly the text columns, the answer and
-            ``example_id`` (int64 row number within the split). The answer is ``label`` (int64, or float32 for
-            regression), or for spans ``answers`` (all accepted texts) and ``answer_starts`` (their first characters
-            in the context), or for words ``tags`` (int64 lists). All of them have one.
+            ``example_id`` (int64 row number within the split). The answer is ``label`` (int64, lists of int64 where a
+            text has any number, or float32 for regression), or for spans ``answers`` (all accepted texts) and
+            ``answer_starts`` (their first characters in the context), or for words ``tags`` (int64 lists). All of them
+            have one.
         source: Where the rows come from, for the record; never an absolute path.
         fingerprints: Hash of each split's content, the same for any file format and place.
         unlabelled: Training rows without a label; None if there are none.
@@ -170,6 +172,11 @@ def _with_label(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_
     return {**texts, "label": read_labels(task, table, where, may_be_empty=may_be_empty)}
 
 
+def _with_label_set(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool) -> dict[str, Any]:
+    texts = _texts(task, table, where, is_fixed=is_fixed)
+    return {**texts, "label": read_label_sets(task, table, where, may_be_empty=may_be_empty)}
+
+
 def _with_answers(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool) -> dict[str, Any]:
     texts = _texts(task, table, where, is_fixed=is_fixed)
     return texts | read_answers(task, table, where, contexts=texts[task.text_columns[1]], is_fixed=is_fixed)
@@ -181,6 +188,7 @@ def _with_tags(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_b
 
 _COLUMNS: dict[Kind, Callable[..., dict[str, Any]]] = {
     "classes": _with_label,
+    "label_sets": _with_label_set,
     "number": _with_label,
     "span": _with_answers,
     "tags": _with_tags,

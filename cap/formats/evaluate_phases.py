@@ -38,6 +38,7 @@ from cap.runs.predictions import (
     answer_columns,
     class_columns,
     number_columns,
+    set_columns,
     tag_columns,
     write_predictions,
 )
@@ -281,6 +282,11 @@ def _class_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Colu
     return class_columns(answers.logits, labels_of(task, rows), task.labels)
 
 
+def _set_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
+    assert answers.logits is not None
+    return set_columns(answers.logits, labels_of(task, rows), task.labels)
+
+
 def _number_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
     assert answers.logits is not None
     return number_columns(answers.logits[:, 0], labels_of(task, rows))
@@ -298,6 +304,7 @@ def _tag_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Column
 
 _COLUMNS: dict[Kind, Callable[[Task, datasets.Dataset, Answers], Columns]] = {
     "classes": _class_columns,
+    "label_sets": _set_columns,
     "number": _number_columns,
     "span": _answer_columns,
     "tags": _tag_columns,

@@ -215,6 +215,7 @@ session, tokenizer = onnxruntime.InferenceSession("{folder}/model.onnx"), AutoTo
 """
 _ASK_ONNX: dict[Kind, str] = {
     "classes": 'logits = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
+    "label_sets": 'has_label = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0] > 0',
     "number": 'value = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
     "span": 'start, end = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))',
     "tags": 'logits = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',

@@ -15,7 +15,7 @@ from cap.formats.load import load
 from cap.formats.masks import MASKS_FILE
 from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
 from cap.formats.sparse import ENCODER_FILE
-from cap.models.encoders import load_model, weights_key
+from cap.models.encoders import load_model, other_problem, weights_key
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource, resolve_source
 
@@ -53,13 +53,20 @@ def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
         name: How to call the model.
 
     Raises:
-        InputError: If its architecture is not that of such a model; where it names none, its weights must decide.
+        InputError: If its architecture is not that of such a model, or was trained for another problem; where it names
+            none, its weights must decide.
     """
     architectures, wanted = config.architectures or [], KINDS[head.kind].head
     if architectures and not any(architecture.endswith(wanted) for architecture in architectures):
         raise InputError(
             f"model_dir must hold a model that was fine-tuned on the task, with a head for it (...{wanted}), got "
             f"{name} with {', '.join(architectures)}; fine-tune it first (python -m cap.finetune), or give another"
+        )
+    problem = other_problem(config, head.kind)
+    if problem is not None:
+        raise InputError(
+            f"model_dir must hold a model that was trained for {KINDS[head.kind].problem_type} as this task is, got "
+            f"{name} for {problem}; give another model, or the rows that it was trained on"
         )
 
 

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -44,6 +45,7 @@ _ONLY_NAMES = {
 }
 _AUTO_CLASSES: dict[Kind, Any] = {
     "classes": AutoModelForSequenceClassification,
+    "label_sets": AutoModelForSequenceClassification,
     "number": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
     "tags": AutoModelForTokenClassification,
@@ -51,6 +53,7 @@ _AUTO_CLASSES: dict[Kind, Any] = {
 # By family.
 _HEADS: dict[Kind, Mapping[str, str]] = {
     "classes": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "label_sets": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "number": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "span": MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     "tags": MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
@@ -86,6 +89,22 @@ def require_head(model_type: str, kind: Kind) -> None:
             f"this task needs {AUTO_CLASS[kind]}, which transformers does not have for {model_type} models; choose "
             f"another task, or a model of another family"
         )
+
+
+def other_problem(config: PretrainedConfig, kind: Kind) -> str | None:
+    """Return what a model's configuration calls its problem where that is another one than a task's.
+
+    One label a text and any number of them have the same head, and the same number of outputs.
+
+    Args:
+        config: The model's own.
+        kind: What the task asks for.
+
+    Returns:
+        None where the problem is the same, or one of the two does not say.
+    """
+    found, wanted = getattr(config, "problem_type", None), KINDS[kind].problem_type
+    return str(found) if found and wanted and found != wanted else None
 
 
 def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
@@ -191,6 +210,7 @@ __all__ = [
     "load_model",
     "load_saved_model",
     "model_key",
+    "other_problem",
     "quiet_transformers",
     "require_head",
     "save_model",

@@ -30,6 +30,23 @@ def span_rows(
     return rows.masked_fill(~is_token.bool().unsqueeze(1), _PADDED).flatten(0, 1)
 
 
+def label_set_rows(logits: Float[Tensor, "batch labels"]) -> Float[Tensor, "batch*labels 2"]:
+    """Turn the logits of labels that a text may have together into rows: of each label, whether it has it or not.
+
+    Softmax over such a row is the sigmoid of the logit: cross-entropy is binary cross-entropy with logits, and
+    distillation compares label by label.
+
+    Args:
+        logits: One of every label, any float type; get the gradient.
+
+    Returns:
+        The labels of each example in turn, float32. Marks of shape (batch, labels), flattened, are the classes of
+        these rows.
+    """
+    flat = logits.float().flatten()
+    return torch.stack([torch.zeros_like(flat), flat], dim=1)
+
+
 def label_loss(
     logits: Float[Tensor, "batch outputs"], labels: Int64[Tensor, " batch"] | Float[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
@@ -124,4 +141,4 @@ def hidden_loss(
     return (errors / (scale + torch.finfo(torch.float32).eps)).sum()
 
 
-__all__ = ["distillation_loss", "hidden_loss", "label_loss", "mean_squares", "span_rows"]
+__all__ = ["distillation_loss", "hidden_loss", "label_loss", "label_set_rows", "mean_squares", "span_rows"]

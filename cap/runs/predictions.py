@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,32 @@ def class_columns(logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " r
         "example_id": range(len(labels)),
         "label": [names[number] for number in labels.tolist()],
         "prediction": [names[number] for number in logits.argmax(dim=1).tolist()],
+        **{f"p_{name}": _shortest(probabilities[:, i]) for i, name in enumerate(names)},
+    }
+
+
+def set_columns(
+    logits: Float[Tensor, "rows labels"], marked: Int[Tensor, "rows labels"], names: Sequence[str]
+) -> Columns:
+    """Make the columns of texts with any number of labels.
+
+    Args:
+        logits: Row by row, ordered by example_id.
+        marked: 1 for the labels that a row has.
+        names: Of the labels, in the order of the outputs.
+
+    Returns:
+        ``example_id``, ``label`` and ``prediction`` (names, joined, empty for none), and ``p_<name>`` for each label,
+        the sigmoid of its logit.
+    """
+    probabilities = logits.double().sigmoid().float().cpu().numpy()
+    columns = {"label": marked > 0, "prediction": logits > 0}
+    return {
+        "example_id": range(len(marked)),
+        **{
+            column: [_BETWEEN_ANSWERS.join(compress(names, row)) for row in own.tolist()]
+            for column, own in columns.items()
+        },
         **{f"p_{name}": _shortest(probabilities[:, i]) for i, name in enumerate(names)},
     }
 
@@ -115,4 +142,12 @@ def _shortest(values: np.ndarray) -> list[str]:
     return [str(value) for value in values]
 
 
-__all__ = ["Columns", "answer_columns", "class_columns", "number_columns", "tag_columns", "write_predictions"]
+__all__ = [
+    "Columns",
+    "answer_columns",
+    "class_columns",
+    "number_columns",
+    "set_columns",
+    "tag_columns",
+    "write_predictions",
+]

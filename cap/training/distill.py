@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cap.models.pooled import EncoderOutput, PooledModel, mean_over_tokens
-from cap.objectives.distillation import distillation_loss, hidden_loss, mean_squares, span_rows
+from cap.objectives.distillation import distillation_loss, hidden_loss, label_set_rows, mean_squares, span_rows
 from cap.objectives.memory import Memory, moved
 from cap.training.parallel.ranks import Ranks, Share
 
@@ -123,10 +123,12 @@ def _hidden_term(student: Sequence[Tensor], teacher: Sequence[Tensor], share: Sh
 def logit_rows(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """Return one row of logits per classification.
 
-    An answer in the text is two, over its tokens; of words each is one, at its first token.
+    An answer in the text is two, over its tokens; of words each is one, at its first token; of labels that a text may
+    have together each is one.
     """
     if logits.ndim == 2:
-        return logits
+        labels = batch.get("labels")
+        return logits if labels is None or labels.ndim == 1 else label_set_rows(logits)
     is_token = batch["attention_mask"]
     # What the memory gives ends with the longest example, a batch perhaps later.
     padding = is_token.shape[1] - logits.shape[1]
@@ -137,7 +139,8 @@ def logit_rows(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 def label_rows(batch: Mapping[str, Tensor]) -> Tensor:
     """Return the labels of the rows that ``logit_rows`` gives."""
     labels = batch["labels"]
-    return labels[batch["is_word"]] if "is_word" in batch else labels.flatten()
+    rows = labels[batch["is_word"]] if "is_word" in batch else labels.flatten()
+    return rows if rows.is_floating_point() else rows.long()
 
 
 def share_of_rows(batch: Mapping[str, Tensor], share: Share, ranks: Ranks) -> Share:

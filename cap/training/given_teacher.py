@@ -14,7 +14,7 @@ from cap.base.kinds import KINDS, Head
 from cap.config.schema import TrainConfig
 from cap.data.sources import Rows
 from cap.data.tasks import Task
-from cap.models.encoders import load_model
+from cap.models.encoders import load_model, other_problem
 from cap.models.sources import ModelSource, load_config, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,12 @@ def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
         raise InputError(
             f"teacher must be a {kind_of_answer.model} for this task, got {name} with {list(architectures)} as its "
             f"architectures; give one fine-tuned on the task, or teacher=auto"
+        )
+    problem = other_problem(config, head.kind)
+    if problem is not None:
+        raise InputError(
+            f"teacher must be trained for {kind_of_answer.problem_type} as this task is, got {name} for {problem}; "
+            f"give one fine-tuned on the task, or teacher=auto"
         )
     if n_found != head.n_outputs:
         raise InputError(

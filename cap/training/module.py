@@ -185,6 +185,7 @@ class CapModule(LightningModule):
         share = share_of_rows(batch, share, self.ranks)
         is_labelled = batch.get("is_labelled")
         if is_labelled is not None:
+            is_labelled = is_labelled.repeat_interleave(len(labels) // len(is_labelled))  # one row a label of a set
             logits, labels = logits[is_labelled], labels[is_labelled]
             share = self.ranks.share(len(labels), device=labels.device)
         return share.weight * label_loss(logits, labels)

@@ -383,9 +383,9 @@ def test_numbers_and_words_in_one_json_column_are_refused(write) -> None:
         task_of(write([1, "x"], suffix="jsonl"))
 
 
-def test_a_list_is_no_label(write) -> None:
-    with pytest.raises(InputError, match="must hold a class name or a number in every row, got list"):
-        task_of(write([["a"], ["b"]], suffix="jsonl"))
+def test_an_object_is_no_label(write) -> None:
+    with pytest.raises(InputError, match="must hold a class name or a number in every row, got struct"):
+        task_of(write([{"a": 1}, {"a": 2}], suffix="jsonl"))
 
 
 @pytest.mark.parametrize(
