@@ -9,10 +9,14 @@ import urllib.request
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 
 _TIMEOUT_SECONDS = 5
 
 log = logging.getLogger(__name__)
+
+HUB_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+"""What the Hub's answers and broken connections raise: of httpx or httpx2, as the release of huggingface_hub has it."""
 
 
 def hub_is_reachable() -> bool:
@@ -39,4 +43,4 @@ def _answers(endpoint: str) -> bool:
     return True
 
 
-__all__ = ["hub_is_reachable"]
+__all__ = ["HUB_ERROR", "hub_is_reachable"]

@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
-import httpx
 import pyarrow as pa
-from huggingface_hub.errors import HfHubHTTPError
 
 from cap.base.errors import InputError
-from cap.base.network import hub_is_reachable
+from cap.base.network import HUB_ERROR, hub_is_reachable
 from cap.data.tasks import Task
 
 _log = logging.getLogger(__name__)
@@ -36,7 +34,7 @@ def read_hub(task: Task) -> tuple[dict[str, pa.Table], str]:
     try:
         with _quiet(), _without_waiting_for_the_network():
             loaded = datasets.load_dataset(task.hub_path, task.hub_config)
-    except (OSError, ValueError, httpx.HTTPError, HfHubHTTPError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, HUB_ERROR, datasets.exceptions.DatasetsError) as error:
         raise InputError(_unreachable(task, error)) from error
     splits = ("train", *task.validation_splits)
     missing = [split for split in splits if split not in loaded]

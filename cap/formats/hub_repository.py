@@ -11,13 +11,11 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from cap.base.errors import InputError, RunError
-from cap.base.network import hub_is_reachable
+from cap.base.network import HUB_ERROR, hub_is_reachable
 from cap.runs.folder import EXPORT
 
 log = logging.getLogger("cap.push")
 
-# Of httpx or httpx2, as the release of huggingface_hub has it: what a connection that breaks raises, too.
-_HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 _REFUSED = (401, 403)
 # What a push of another format may have left beside the README.md; cap.load takes a folder with one model only.
 _OF_A_MODEL = (".safetensors", ".onnx")
@@ -108,7 +106,7 @@ def _errors_of(what: str) -> Iterator[None]:
                 f"({reason}); make one with the role write at {constants.ENDPOINT}/settings/tokens"
             ) from error
         raise RunError(f"the Hub answered {status} for {what} ({reason}); nothing was lost here, push again") from error
-    except _HTTPError as error:
+    except HUB_ERROR as error:
         raise RunError(
             f"the connection to {constants.ENDPOINT} broke ({_first_line(error)}); nothing was lost here, push again"
         ) from error

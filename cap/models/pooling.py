@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 
+from cap.base.network import HUB_ERROR
 from cap.models.pooled import Pooling
 from cap.models.sources import ModelSource, where_from
 
@@ -64,7 +63,7 @@ def _read(source: ModelSource, name: str) -> Any:
             else Path(hf_hub_download(source.name_or_path, name, **where_from(source)))
         )
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, httpx.HTTPError, HfHubHTTPError):
+    except (OSError, ValueError, HUB_ERROR):
         return None
 
 

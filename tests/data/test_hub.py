@@ -105,6 +105,27 @@ def test_no_network_is_noticed_without_the_offline_switch(
     assert datasets.config.HF_HUB_OFFLINE is False
 
 
+def test_a_connection_that_breaks_says_both_ways_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from cap.base.errors import InputError
+    from cap.data import hub
+    from cap.data.tasks import get_task
+
+    # httpx, or httpx2 since huggingface_hub 2.
+    client = sys.modules[HfHubHTTPError.__mro__[1].__module__.partition(".")[0]]
+
+    def break_off(*_: object) -> None:
+        raise client.ReadError("connection reset")
+
+    monkeypatch.setattr(datasets, "load_dataset", break_off)
+    with pytest.raises(InputError, match=r"neither the Hub nor the local cache(.|\n)*HF_HOME=DIR python -c"):
+        hub.read_hub(get_task("qqp"))
+
+
 def test_a_model_comes_from_a_cache_without_a_network(tmp_path: Path, tokenizer) -> None:
     from transformers import BertConfig, BertModel
 
