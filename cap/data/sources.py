@@ -26,6 +26,7 @@ from cap.data.label_sets import read_label_sets
 from cap.data.labels import read_labels
 from cap.data.tags import read_tags
 from cap.data.tasks import Task
+from cap.data.texts import checked_texts
 
 _log = logging.getLogger(__name__)
 
@@ -212,39 +213,6 @@ def _told_apart(task: Task, rows: Dataset, where: str, *, limit: int | None) -> 
     return Dataset(labelled), Unlabelled(Dataset(rest.select(list(task.text_columns))), "the training rows")
 
 
-def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: bool) -> pa.ChunkedArray:
-    """Convert a column of texts to strings.
-
-    Args:
-        column: As it was read.
-        name: What it is called.
-        where: What to call its rows in a message.
-        is_fixed: Whether nobody can mend the rows: those with an empty text are then kept, and said.
-
-    Raises:
-        InputError: If it holds anything else, or nothing in some row.
-    """
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    if not is_text and not pa.types.is_null(column.type):
-        raise InputError(f"column {name} of {where} must hold text, got {column.type}; convert it to strings")
-    column = column.cast(pa.string())
-    is_empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0), True)
-    if is_fixed and not column.null_count:
-        # Nobody can mend a row of the Hub, and one half of a pair may well be empty: it is kept, and said.
-        n_empty = pc.sum(is_empty).as_py()
-        if n_empty:
-            _log.warning("%s has %d rows with an empty %s; they are kept", where, n_empty, name)
-        return column
-    row = pc.index(is_empty, True).as_py()
-    if row >= 0:
-        found = "nothing (null)" if column[row].as_py() is None else f"the empty text {column[row].as_py()!r}"
-        raise InputError(
-            f"column {name} must hold text in every row, got {found} in row {row} (counted from 0) of {where}; "
-            "fill it in or remove the row"
-        )
-    return column
-
-
 def fingerprint_of(rows: Dataset) -> str:
     """Hash the content column by column; neither the chunks of a table nor its file format show."""
     digest = hashlib.sha256(f"{rows.num_rows}\0".encode())
@@ -273,4 +241,4 @@ def _update_with_bytes(digest: hashlib._Hash, chunk: pa.Array) -> None:
         digest.update(memoryview(data)[int(ends[0]) : int(ends[-1])])
 
 
-__all__ = ["Rows", "Unlabelled", "checked_texts", "fingerprint_of", "load_rows"]
+__all__ = ["Rows", "Unlabelled", "fingerprint_of", "load_rows"]

@@ -11,8 +11,9 @@ from datasets import Dataset
 
 from cap.base.errors import InputError
 from cap.data.files import read_columns, require_columns
-from cap.data.sources import Rows, Unlabelled, checked_texts
+from cap.data.sources import Rows, Unlabelled
 from cap.data.tasks import Task
+from cap.data.texts import checked_texts
 
 _log = logging.getLogger(__name__)
 
