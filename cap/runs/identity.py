@@ -32,6 +32,8 @@ _CHANGES_NOTHING = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )
+# Tasks whose rows are a user's own: the name alone does not tell one from another.
+_OWN_ROWS = ("custom", "tokens", "embed")
 # Keys that conf/ fills in with the value of another one; older records do not have all of them.
 _REPEATS = {"schedule.sparsity": "sparsity", "pruning.final_sparsity": "sparsity", "task.max_length": "max_length"}
 # What of a pruning type is not our default.
@@ -79,7 +81,7 @@ class Run:
     def task(self) -> str:
         """The task; one of the user's own is told from another by its data."""
         name = named(self.config.get("task"))
-        return f"{name} ({at(self.record, 'data', 'source')})" if name == "custom" else name
+        return f"{name} ({at(self.record, 'data', 'source')})" if name in _OWN_ROWS else name
 
     @property
     def model(self) -> str:

@@ -11,7 +11,7 @@ from cap.base.files import file_sha256
 from cap.config.schema import TrainConfig
 from cap.data.docstrings import docstring_source
 from cap.data.files import file_hashes
-from cap.data.tasks import get_task
+from cap.data.tasks import TASKS
 from cap.models.sources import resolve_source
 from cap.models.weight_files import weight_hashes
 
@@ -23,8 +23,8 @@ def hashes_of_rows(config: TrainConfig) -> dict[str, str]:
         if config.data.unlabelled is not None:
             found["data.unlabelled"] = file_sha256(Path(config.data.unlabelled))
         if config.data_dir is not None:
-            is_custom = config.task.name == "custom"
-            splits = ("validation",) if is_custom else get_task(config.task.name).validation_splits
+            known = TASKS.get(config.task.name)
+            splits = ("validation",) if known is None else known.validation_splits
             found |= file_hashes(Path(config.data_dir), ("train", *splits))
     except (InputError, OSError):
         return {}
