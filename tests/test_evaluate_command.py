@@ -359,7 +359,7 @@ def test_evaluation_that_breaks_off_leaves_a_record_that_does_not_look_complete_
         (["max_length=1000"], "max_length counts tokens and can be at most 128 for this model, got 1000"),
         (["data.max_eval_rows=0"], "data.max_eval_rows must be at least 1, got 0"),
         (["data.eval_batch_size=0"], "data.eval_batch_size must be at least 1, got 0"),
-        (["task.label_column=mood"], "belong to task=custom or task=tokens, got task.label_column=mood with task=sst2"),
+        (["task.label_column=mood"], "or task=embed, got task.label_column=mood with task=sst2"),
         (["task.stride=3"], "task.stride belongs to tasks whose answers are spans"),
         (["task.name=mprc"], "task must be one of mrpc"),
         (["accelerator=abacus"], "accelerator must be what Lightning's Trainer takes"),

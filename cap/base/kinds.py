@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor  # takes seconds, and names of tasks are looked up before anything is loaded
 
-Kind = Literal["classes", "label_sets", "number", "span", "tags"]
+Kind = Literal["classes", "label_sets", "number", "span", "tags", "encoding"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class KindOfAnswer:
             on an encoding can give the answer.
         has_majority: Whether scores are counted from what the commonest label reaches.
         knowing_nothing: What a model does that has learned nothing.
+        learns_from_labels: Whether a teacher is fine-tuned on labels; else the pre-trained model itself is the teacher.
     """
 
     answers: str
@@ -39,6 +40,7 @@ class KindOfAnswer:
     is_of_text: bool
     has_majority: bool
     knowing_nothing: str
+    learns_from_labels: bool = True
 
     @property
     def has_labels(self) -> bool:
@@ -92,6 +94,16 @@ KINDS: dict[Kind, KindOfAnswer] = {
         has_majority=True,
         knowing_nothing="always the commonest tag",
     ),
+    "encoding": KindOfAnswer(
+        answers="encodings",
+        head="Model",
+        model="encoder without a head",
+        n_outputs=0,
+        is_of_text=False,
+        has_majority=False,
+        knowing_nothing="texts in random order",
+        learns_from_labels=False,
+    ),
 }
 """What differs by kind."""
 
@@ -103,7 +115,7 @@ class Head:
     Args:
         kind: ``classes`` picks one of several, ``label_sets`` any number of them, ``number`` gives one value, ``span``
             points to the first and the last token of an answer in the text, ``tags`` picks one of several for every
-            word.
+            word, ``encoding`` is no head.
         labels: Class names in the order of the outputs; empty where answers of the kind have none.
     """
 

@@ -9,6 +9,7 @@ import datasets
 
 from cap.base.errors import InputError
 from cap.data.files import SUFFIXES, read_columns, require_columns
+from cap.data.pairs import text_names
 from cap.data.sources import Rows
 from cap.data.tasks import Task
 
@@ -51,7 +52,7 @@ def training_texts(rows: Rows, task: Task) -> Iterator[list[str]]:
 
 def split_texts(rows: datasets.Dataset, task: Task) -> Iterator[list[str]]:
     """Yield the texts of some rows, some at a time, column after column."""
-    for name in task.text_columns:
+    for name in text_names(rows) if task.kind == "encoding" else task.text_columns:
         column = rows.data.column(name)
         for start in range(0, len(column), _PART):
             yield column.slice(start, _PART).to_pylist()

@@ -17,6 +17,7 @@ from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
 from cap.data.label_sets import holds_lists, label_sets_task
 from cap.data.labels import LabelColumn, in_order, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
+from cap.data.pairs import embed_task
 from cap.data.tagged import tokens_task
 from cap.data.tasks import Task, get_task
 
@@ -41,10 +42,10 @@ def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_un
     """Look up a task, or describe the user's own by its files.
 
     Args:
-        name: Of the task table, ``custom`` or ``tokens``.
+        name: Of the task table, ``custom``, ``tokens`` or ``embed``.
         data_dir: The folder of files; None is the Hub.
-        own: What describes a user's own files: the arguments of ``custom_task`` and ``tokens_task`` by name,
-            None where not given.
+        own: What describes a user's own files: the arguments of ``custom_task`` and its like by name, None where not
+            given.
         keep_unlabelled: Whether training rows may lack a label.
 
     Raises:
@@ -55,8 +56,8 @@ def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_un
     given = [f"task.{key}={value}" for key, value in own.items() if value is not None]
     if given:
         raise InputError(
-            f"task.{', task.'.join(own)} describe your own files and belong to task=custom or task=tokens, got "
-            f"{', '.join(given)} with task={name}, whose columns and scores are fixed; leave them out, or "
+            f"task.{', task.'.join(own)} describe your own files and belong to task=custom, task=tokens or task=embed, "
+            f"got {', '.join(given)} with task={name}, whose columns and scores are fixed; leave them out, or "
             f"set task=custom"
         )
     return get_task(name)
@@ -278,6 +279,6 @@ def _shown(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
 
-_OWN: dict[str, Callable[..., Task]] = {"custom": custom_task, "tokens": tokens_task}
+_OWN: dict[str, Callable[..., Task]] = {"custom": custom_task, "tokens": tokens_task, "embed": embed_task}
 
 __all__ = ["custom_task", "task_of"]

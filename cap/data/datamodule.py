@@ -33,11 +33,11 @@ from cap.data.tokens import FORMAT, NO_LABEL, TokenRows
 class CapDataModule(LightningDataModule):
     """Serve a task's rows as padded batches of tokens.
 
-    An example is a row, or for tasks with spans one of a row's windows. Every batch is a dict of tensors:
-    ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``, ``example_id``; for
-    training also ``is_labelled`` if there are rows without a label. Those follow the others, and stand in ``labels`` as
-    ``NO_LABEL``. Where words are tagged, ``labels`` are those of tokens, ``NO_LABEL`` at all but the first of each
-    word, which ``is_word`` marks.
+    An example is a row, for tasks with spans one of a row's windows, or one text of a pair. Every batch is a dict of
+    tensors: ``input_ids``, ``attention_mask``, ``token_type_ids`` if the tokenizer gives them, ``labels``,
+    ``example_id``; for training also ``is_labelled`` if there are rows without a label. Those follow the others, and
+    stand in ``labels`` as ``NO_LABEL``. Where words are tagged, ``labels`` are those of tokens, ``NO_LABEL`` at all but
+    the first of each word, which ``is_word`` marks. Texts to encode have none.
     Several processes share the rows of every split here, training rows as the trainer's rank says, so the trainer must
     not insert samplers of its own (``use_distributed_sampler=False``).
 
@@ -124,7 +124,7 @@ class CapDataModule(LightningDataModule):
 
         int64 classes ``(n,)``, float32 values ``(n,)``, int64 first and last tokens of the answers ``(n, 2)``, or
         int8 marks of the labels of a text ``(n, labels)``;
-        ``NO_LABEL`` where there is none. None where the words of an example have a label each.
+        ``NO_LABEL`` where there is none. None where the words of an example have a label each, or no text has one.
         """
         return self._tokens["train"].labels
 
@@ -315,7 +315,7 @@ class CapDataModule(LightningDataModule):
         labels = self._examples.labels(self._rows.splits[split], folder)
         n_labelled = None
         if split == "train" and self._rows.unlabelled is not None:
-            assert labels is not None  # rows without labels are refused where each word has one
+            assert labels is not None  # other rows without labels are refused where each word has one, or none
             n_labelled = len(labels)
             labels = torch.cat(
                 [labels, labels.new_full((len(self._rows.unlabelled.rows), *labels.shape[1:]), NO_LABEL)]

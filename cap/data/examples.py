@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.kinds import Kind, Metrics
+from cap.data.encodings import TextExamples
 from cap.data.question_answering import QuestionExamples
 from cap.data.sentences import SentenceExamples
 from cap.data.tasks import Task
@@ -20,7 +21,7 @@ from cap.data.words import WordExamples
 
 @runtime_checkable
 class Examples(Protocol):
-    """Turn the rows of a split into numbered examples: one per row of texts or words, or several windows per question.
+    """Turn the rows of a split into numbered examples: one per row, two per pair of texts, or windows of a question.
 
     ``rows`` are always those of one split, and ``folder`` is what ``tokenise`` wrote for them.
     """
@@ -42,7 +43,7 @@ class Examples(Protocol):
         """
 
     def labels(self, rows: datasets.Dataset, folder: Path) -> Tensor | None:
-        """Return the examples' labels, indexed by ``example_id``; None where ``tokenise`` wrote one for each token."""
+        """Return the labels, indexed by ``example_id``; None where ``tokenise`` wrote one for each token, or none."""
 
     def groups(self, folder: Path) -> Tensor | None:
         """Return the row that each example comes from; None where every row is one example."""
@@ -51,12 +52,13 @@ class Examples(Protocol):
         """Make fresh metrics; ``suffix`` follows the name of every score."""
 
 
-# Where every row is one example.
+# Where rows are not cut into windows.
 _OF_ROWS: dict[Kind, Callable[..., Examples]] = {
     "classes": SentenceExamples,
     "label_sets": SentenceExamples,
     "number": SentenceExamples,
     "tags": WordExamples,
+    "encoding": TextExamples,
 }
 
 

@@ -93,7 +93,7 @@ def require_columns(
 
 def read_table(file: Path, task: Task) -> pa.Table:
     """Read the columns of a task from a split's file, see ``read_columns``."""
-    return read_columns(file, (*task.text_columns, task.label_column))
+    return read_columns(file, (*task.text_columns, *([task.label_column] if task.label_column else [])))
 
 
 def read_columns(file: Path, wanted: tuple[str, ...], *, key: str = "data_dir") -> pa.Table:

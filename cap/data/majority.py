@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cap.base.kinds import Kind
 from cap.data.entities import majority_tags
+from cap.data.likeness import PairMetrics
 from cap.data.metrics import majority_scores, split_suffixes
 from cap.data.sources import Rows
 from cap.data.tasks import Task
@@ -64,12 +65,18 @@ def _of_tags(task: Task, train: datasets.Dataset, rows: datasets.Dataset, suffix
     return majority_tags(task, train, rows, suffix=suffix)
 
 
+def _of_pairs(task: Task, train: datasets.Dataset, rows: datasets.Dataset, suffix: str) -> dict[str, float]:
+    """Put texts in random order."""
+    return PairMetrics(task, rows, suffix=suffix).by_chance()
+
+
 _MAJORITIES: dict[Kind, Callable[[Task, datasets.Dataset, datasets.Dataset, str], dict[str, float]]] = {
     "classes": _of_texts,
     "label_sets": _of_texts,
     "number": _of_texts,
     "span": _of_spans,
     "tags": _of_tags,
+    "encoding": _of_pairs,
 }
 
 __all__ = ["labels_of", "majority_of"]

@@ -66,15 +66,16 @@ def _spearman(predicted: Tensor, labels: Tensor, n_classes: int) -> Tensor:
     return _correlation(spearman_corrcoef, predicted, labels)
 
 
-_Score = Callable[[Tensor, Tensor, int], Tensor]
-_CLASSIFICATION: dict[str, _Score] = {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "matthews": _matthews}
-_REGRESSION: dict[str, _Score] = {"pearson": _pearson, "spearman": _spearman}
-_OF_SETS: dict[str, _Score] = {"micro_f1": _micro_f1_of_sets, "macro_f1": _macro_f1_of_sets}
+Score = Callable[[Tensor, Tensor, int], Tensor]
+_CLASSIFICATION: dict[str, Score] = {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "matthews": _matthews}
+CORRELATIONS: dict[str, Score] = {"pearson": _pearson, "spearman": _spearman}
+"""Scores of numbers, by name: each of predicted and right ones, in float64."""
+_OF_SETS: dict[str, Score] = {"micro_f1": _micro_f1_of_sets, "macro_f1": _macro_f1_of_sets}
 # What such a task is called in a message, and its scores.
-_KNOWN: dict[Kind, tuple[str, dict[str, _Score]]] = {
+_KNOWN: dict[Kind, tuple[str, dict[str, Score]]] = {
     "classes": ("classification", _CLASSIFICATION),
     "label_sets": ("classification with several labels a text", _OF_SETS),
-    "number": ("regression", _REGRESSION),
+    "number": ("regression", CORRELATIONS),
 }
 
 
@@ -231,4 +232,4 @@ def _standardised(values: Tensor) -> Tensor:
     return values / values.abs().max()
 
 
-__all__ = ["TaskMetrics", "check_metrics", "majority_scores", "split_suffixes"]
+__all__ = ["CORRELATIONS", "Score", "TaskMetrics", "check_metrics", "majority_scores", "split_suffixes"]

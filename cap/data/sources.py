@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from cap.data.files import read_table, require_columns, split_file
 from cap.data.hub import read_hub
 from cap.data.label_sets import read_label_sets
 from cap.data.labels import read_labels
+from cap.data.pairs import read_pairs
 from cap.data.tags import read_tags
 from cap.data.tasks import Task
 from cap.data.texts import checked_texts
@@ -67,7 +68,7 @@ class Rows:
             ``example_id`` (int64 row number within the split). The answer is ``label`` (int64, lists of int64 where a
             text has any number, or float32 for regression), or for spans ``answers`` (all accepted texts) and
             ``answer_starts`` (their first characters in the context), or for words ``tags`` (int64 lists). All of them
-            have one.
+            have one, but for those of encodings, see ``cap.data.pairs``.
         source: Where the rows come from, for the record; never an absolute path.
         fingerprints: Hash of each split's content, the same for any file format and place.
         unlabelled: Training rows without a label; None if there are none.
@@ -118,15 +119,13 @@ def load_rows(
             )
     tables, source = _read(task, data_dir)
     is_ours = data_dir is None and task.hub_path is not None
-    datasets: dict[str, Dataset] = {}
     unlabelled = None
-    for split, (table, where) in tables.items():
-        require_columns(task.name, table, (*task.text_columns, task.label_column), where)
-        if split == "train" and keep_unlabelled and KINDS[task.kind].is_of_text:
-            rows = _checked(task, table, where, is_fixed=is_ours, may_be_empty=True)
-            datasets[split], unlabelled = _told_apart(task, rows, where, limit=limits[split])
-        else:
-            datasets[split] = _checked(task, table.slice(0, limits[split]), where, is_fixed=is_ours)
+    if task.kind == "encoding":
+        datasets = read_pairs(task, tables, limits)
+    else:
+        datasets, unlabelled = _each_with_answer(
+            task, tables, limits, is_fixed=is_ours, keep_unlabelled=keep_unlabelled and KINDS[task.kind].is_of_text
+        )
     _log.info("rows from %s: %s", source, ", ".join(f"{split} {rows.num_rows:,}" for split, rows in datasets.items()))
     fingerprints = {split: fingerprint_of(rows) for split, rows in datasets.items()}
     return Rows(splits=datasets, source=source, fingerprints=fingerprints, unlabelled=unlabelled)
@@ -156,6 +155,22 @@ def _read(task: Task, data_dir: Path | None) -> tuple[_Tables, str]:
         )
     tables, source = read_hub(task)
     return {split: (table, f"{source}, split {split},") for split, table in tables.items()}, source
+
+
+def _each_with_answer(
+    task: Task, tables: _Tables, limits: Mapping[str, int | None], *, is_fixed: bool, keep_unlabelled: bool
+) -> tuple[dict[str, Dataset], Unlabelled | None]:
+    """Check the rows of every split, each of which has its answer; training rows without one are taken apart."""
+    datasets: dict[str, Dataset] = {}
+    unlabelled = None
+    for split, (table, where) in tables.items():
+        require_columns(task.name, table, (*task.text_columns, task.label_column), where)
+        if split == "train" and keep_unlabelled:
+            rows = _checked(task, table, where, is_fixed=is_fixed, may_be_empty=True)
+            datasets[split], unlabelled = _told_apart(task, rows, where, limit=limits[split])
+        else:
+            datasets[split] = _checked(task, table.slice(0, limits[split]), where, is_fixed=is_fixed)
+    return datasets, unlabelled
 
 
 def _checked(task: Task, table: pa.Table, where: str, *, is_fixed: bool, may_be_empty: bool = False) -> Dataset:

@@ -18,8 +18,9 @@ class Task:
         name: The word that follows ``task=``.
         kind: What an answer is, see ``cap.base.kinds``.
         text_columns: The columns a model reads, one or two, in the order in which it reads them; for spans the
-            question, then the context.
-        label_column: The column with the answer, or with the accepted answers and where they begin.
+            question, then the context; for encodings any number, see ``cap.data.pairs``.
+        label_column: The column with the answer, or with the accepted answers and where they begin; empty where there
+            is none.
         labels: Class names in the Hub's order, which is the order of the outputs; empty where the kind has none.
         metrics: Names of the scores, see ``cap.data.metrics`` and ``cap.data.spans``; the first is the one monitored.
         hub_path: Name of the data set on the Hub; None where there is none.
@@ -40,7 +41,7 @@ class Task:
     terms: str = "those of whoever made the data"
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.text_columns) <= 2:
+        if self.kind != "encoding" and not 1 <= len(self.text_columns) <= 2:
             raise InputError(
                 f"task.text_columns names the one or two columns a model reads, got {list(self.text_columns)}; "
                 "give one column for single sentences, two for pairs"
@@ -153,7 +154,7 @@ TASKS: dict[str, Task] = {task.name: task for task in _ROWS}
 """Every task of the table by its name. Label order and columns are those of the Hub's data sets."""
 
 
-_OWN: dict[str, Kind] = {"tokens": "tags"}
+_OWN: dict[str, Kind] = {"tokens": "tags", "embed": "encoding"}
 
 
 def known_kind(name: str) -> Kind | None:

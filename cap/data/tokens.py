@@ -137,8 +137,8 @@ class TokenRows(Dataset[dict[str, Tensor]]):
 
     Args:
         folder: What ``write_arrays`` wrote.
-        labels: The examples' labels, indexed by example number; None where every word has one, which lie beside the
-            tokens: batches then say in ``is_word`` which tokens have a label.
+        labels: The examples' labels, indexed by example number; None where there are none, or where every word has one,
+            which lie beside the tokens: batches then say in ``is_word`` which tokens have a label.
         tokenizer: Says what padding is.
         budget: Decides which columns of tokens are read into memory; what is needed whole is counted in it.
         n_labelled: The examples before this number have a label, the others none: batches then say which in
@@ -198,10 +198,10 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         }
         batch["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
         batch["example_id"] = torch.from_numpy(example_id)
-        if self.labels is None:
-            batch["is_word"] = batch["labels"] != NO_LABEL
-        else:
+        if self.labels is not None:
             batch["labels"] = self.labels[batch["example_id"]]
+        elif "labels" in batch:
+            batch["is_word"] = batch["labels"] != NO_LABEL
         if self.n_labelled is not None:
             batch["is_labelled"] = batch["example_id"] < self.n_labelled
         return batch

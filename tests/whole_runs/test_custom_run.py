@@ -74,5 +74,7 @@ def test_keys_of_custom_are_refused_for_a_task_that_would_ignore_them(compose_co
     from cap.training.preparation import prepare
 
     key = override.partition("=")[0]
-    with pytest.raises(InputError, match=rf"belong to task=custom or task=tokens, got {key}=.* with task=sst2"):
+    with pytest.raises(
+        InputError, match=rf"belong to task=custom, task=tokens or task=embed, got {key}=.* with task=sst2"
+    ):
         prepare(check(compose_config(*tiny_overrides, override)))
