@@ -24,6 +24,11 @@ def finetune(cfg: DictConfig) -> float:
     checked = check(cfg)
     if checked.config.teacher != "auto":
         raise InputError(f"cap.finetune makes the teacher of teacher=auto, got teacher={checked.config.teacher}")
+    if not checked.learns_from_labels:
+        raise InputError(
+            f"cap.finetune makes a teacher that learns from labels, got task={checked.config.task.name}, whose teacher "
+            f"is the pre-trained model as it is; run python -m cap.train with the same keys"
+        )
     from cap.training import finetune_phases as phases  # takes seconds: after the verdict
 
     prepared, teacher = phases.make_teacher(checked)

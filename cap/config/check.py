@@ -20,6 +20,7 @@ from cap.base.parts import PARTS
 from cap.config.regularizer import weight_for
 from cap.config.rules import (
     infinite_values,
+    learns_from_labels,
     problems_of_freezes,
     problems_of_kept_levels,
     problems_of_snapshots,
@@ -61,6 +62,11 @@ class Checked:
     def n_processes(self) -> int:
         """Processes of the run, over all nodes."""
         return self.config.trainer.devices * self.config.trainer.num_nodes
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether the task has labels to fine-tune a teacher on."""
+        return learns_from_labels(self.config)
 
     @property
     def hash(self) -> str:
@@ -163,6 +169,10 @@ def _settle(config: TrainConfig, resolved: dict[str, Any], plan: SchedulePlan, f
             config.trainer.max_epochs,
         )
         config.trainer.max_epochs = resolved["trainer"]["max_epochs"] = n_epochs
+    if not learns_from_labels(config):
+        # The teacher is the pre-trained model, so that contrast with it would be the same term once more.
+        config.distill.ce_weight = resolved["distill"]["ce_weight"] = 0.0
+        config.contrast.finetuned = resolved["contrast"]["finetuned"] = False
     unsupervised, supervised = contrast_weights(config.contrast)
     config.contrast.unsupervised_weight = resolved["contrast"]["unsupervised_weight"] = unsupervised
     config.contrast.supervised_weight = resolved["contrast"]["supervised_weight"] = supervised

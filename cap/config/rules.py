@@ -185,6 +185,8 @@ def problems_of_trainer(trainer: TrainerConfig) -> list[str]:
 
 
 def _problems_of_objective(c: TrainConfig) -> list[str]:
+    if not learns_from_labels(c):
+        return _problems_of_alignment(c)
     if c.distill.weight + c.distill.ce_weight == 0:
         return ["distill.weight and distill.ce_weight must not both be 0: the task head would learn from nothing"]
     if c.teacher == "none" and c.distill.ce_weight == 0:
@@ -197,6 +199,28 @@ def _problems_of_objective(c: TrainConfig) -> list[str]:
             f"teacher=none; set distill.hidden_weight=0, or teacher=auto"
         ]
     return []
+
+
+def learns_from_labels(config: TrainConfig) -> bool:
+    """Say whether a task has labels to fine-tune a teacher on; else the pre-trained model is the teacher."""
+    kind = known_kind(config.task.name)
+    return kind is None or KINDS[kind].learns_from_labels
+
+
+def _problems_of_alignment(c: TrainConfig) -> list[str]:
+    """Check that a task without labels has something to learn from: the pre-trained model."""
+    problems = []
+    if c.teacher != "auto":
+        problems.append(
+            f"task={c.task.name} learns from the pre-trained model itself, which is its teacher, got "
+            f"teacher={c.teacher}; leave teacher out, and name the model with model.name_or_path"
+        )
+    if c.distill.weight == 0:
+        problems.append(
+            f"task={c.task.name} learns from the encodings of the pre-trained model, so that distill.weight must be "
+            f"> 0, got 0; set distill=logits"
+        )
+    return problems
 
 
 def _problems_of_contrast(c: TrainConfig) -> list[str]:
@@ -313,6 +337,7 @@ def problems_of_kept_levels(
 __all__ = [
     "HIGHEST_SEED",
     "infinite_values",
+    "learns_from_labels",
     "problems_of_freezes",
     "problems_of_kept_levels",
     "problems_of_snapshots",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -24,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -31,6 +33,7 @@ from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import KINDS, Head, Kind
 from cap.models.depth import forget_removed
+from cap.models.families import base_path
 from cap.models.sources import ModelSource, errors_of, where_from
 
 # What a configuration says about names, versions and the task head's labels, and not about what is computed.
@@ -49,14 +52,16 @@ _AUTO_CLASSES: dict[Kind, Any] = {
     "number": AutoModelForSequenceClassification,
     "span": AutoModelForQuestionAnswering,
     "tags": AutoModelForTokenClassification,
+    "encoding": AutoModel,
 }
 # By family.
-_HEADS: dict[Kind, Mapping[str, str]] = {
+_HEADS: dict[Kind, Collection[str]] = {
     "classes": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "label_sets": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "number": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "span": MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     "tags": MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "encoding": MODEL_MAPPING_NAMES,
 }
 AUTO_CLASS: dict[Kind, str] = {kind: chosen.__name__ for kind, chosen in _AUTO_CLASSES.items()}
 """Name of the transformers class that loads a saved model, by what it answers."""
@@ -117,7 +122,7 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
     Raises:
         InputError: If the model is neither a folder nor on the Hub or in its cache, or takes no such head.
     """
-    options: dict[str, Any] = {"num_labels": head.n_outputs}
+    options: dict[str, Any] = {"num_labels": head.n_outputs} if head.n_outputs else {}
     problem_type = KINDS[head.kind].problem_type
     if problem_type is not None:
         options["problem_type"] = problem_type
@@ -135,8 +140,7 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
         )
     forget_removed(model.config)
     # A head of another width is replaced by a fresh one; anything else that does not fit is a broken folder.
-    prefix = f"{model.base_model_prefix}."
-    mismatches = [key for key in info["mismatched_keys"] if key[0].startswith(prefix)]
+    mismatches = [key for key in info["mismatched_keys"] if key[0].startswith(base_path(model))]
     if mismatches:
         shapes = "; ".join(f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches)
         raise InputError(f"the weights of {source.label} must have the shapes that its config.json says, got {shapes}")

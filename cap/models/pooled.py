@@ -22,8 +22,8 @@ class EncoderOutput(NamedTuple):
     """Hold what one forward pass gives: the head's logits and the pooled vector before normalisation.
 
     Logits are (batch, outputs); those of a span are (batch, tokens, 2), start and end, those of tags (batch, tokens,
-    tags). Hidden states are the outputs of
-    the encoder layers, in order; there are none unless they were asked for.
+    tags). What a model without a head answers is its encoding. Hidden states are the outputs of the encoder layers, in
+    order; there are none unless they were asked for.
     """
 
     logits: Float[Tensor, "batch ..."]
@@ -32,11 +32,11 @@ class EncoderOutput(NamedTuple):
 
 
 class PooledModel(nn.Module):
-    """Run a stock model with a task head and keep its pooled vector.
+    """Run a stock model, with a task head or bare, and keep its pooled vector.
 
     Args:
-        model: A transformers model for classification of texts or tokens, or question answering; it is not
-            changed.
+        model: A transformers model for classification of texts or tokens, question answering, or an encoder without a
+            head; it is not changed.
         pooling: ``pooler`` is the base model's pooler output, ``first_token`` the first token's last hidden state,
             ``mean`` the mean of the last hidden states over real tokens.
     """
@@ -56,13 +56,13 @@ class PooledModel(nn.Module):
         # One pass gives all: every stock classifier runs its base model and then its head, in its own way.
         with _outputs_of([self.model.base_model]) as base, _outputs_of(layers) as hidden:
             output = self.model(**inputs)
-        is_span = "start_logits" in output
-        logits = torch.stack([output.start_logits, output.end_logits], dim=-1) if is_span else output.logits
+        pooled = self.pool(base[0], inputs["attention_mask"])
         # A layer gives its hidden states alone in some families, and with its attention in others.
         states = tuple(given[0] if isinstance(given, tuple) else given for given in hidden)
-        return EncoderOutput(logits, self._pool(base[0], inputs["attention_mask"]), states)
+        return EncoderOutput(_logits(output, pooled), pooled, states)
 
-    def _pool(self, base_output: Any, attention_mask: Tensor) -> Tensor:
+    def pool(self, base_output: Any, attention_mask: Tensor) -> Tensor:
+        """Return the pooled vectors of what the base model gave, not normalised."""
         if self.pooling == "pooler":
             pooled: Tensor = base_output.pooler_output
             return pooled
@@ -79,6 +79,14 @@ class PooledModel(nn.Module):
             if value is not None:
                 return float(value)
         return 0.0
+
+
+def _logits(output: Any, pooled: Tensor) -> Tensor:
+    """Return what a model answers."""
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    logits: Tensor = output.logits if "logits" in output else normalise(pooled)
+    return logits
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
+from cap.base.errors import InputError
 from cap.base.network import HUB_ERROR
 from cap.models.pooled import Pooling
 from cap.models.sources import ModelSource, where_from
@@ -31,6 +32,30 @@ def resolve_pooling(pool: str, source: ModelSource, *, has_trained_pooler: bool)
     if has_trained_pooler:
         return "pooler"
     return "first_token" if pool == "cls" else sentence_pooling(source) or "mean"
+
+
+def resolve_encoding(pool: str, source: ModelSource) -> Pooling:
+    """Decide how a model that encodes texts is pooled: its pooler, trained or not, takes no part.
+
+    Args:
+        pool: ``mean``; ``cls``, the first token; ``auto``, what the checkpoint's sentence-transformers files name, else
+            the mean.
+        source: Where those files are.
+
+    Raises:
+        InputError: If sentence-transformers puts more behind a model than pooling and normalisation.
+    """
+    modules = _read(source, "modules.json")
+    kinds = [str(m.get("type")).rpartition(".")[2] for m in modules or [] if isinstance(m, dict)]
+    others = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    if others:
+        raise InputError(
+            f"task=embed prunes encoders whose vectors are pooled hidden states, got {source.label} with "
+            f"{', '.join(others)} behind them (modules.json); choose another model"
+        )
+    if pool == "auto":
+        return sentence_pooling(source) or "mean"
+    return "first_token" if pool == "cls" else "mean"
 
 
 def sentence_pooling(source: ModelSource) -> Pooling | None:
@@ -67,4 +92,4 @@ def _read(source: ModelSource, name: str) -> Any:
         return None
 
 
-__all__ = ["resolve_pooling", "sentence_pooling"]
+__all__ = ["resolve_encoding", "resolve_pooling", "sentence_pooling"]

@@ -104,6 +104,31 @@ def distillation_loss(
     return temperature**2 * divergence
 
 
+def encoding_loss(
+    student: Float[Tensor, "batch dim"],
+    teacher: Float[Tensor, "batch dim"],
+    *,
+    noise: Float[Tensor, "batch dim"] | None = None,
+) -> Float[Tensor, ""]:
+    """Compare the student's encodings with the dense encoder's, text by text.
+
+    Args:
+        student: Of length 1; get the gradient.
+        teacher: Of length 1; detached; any float type.
+        noise: Added to the teacher's; None adds none. Of independent entries with mean 0 it makes the gradient of a
+            student that agrees with its teacher, which is 0, one whose square is in expectation the curvature.
+
+    Returns:
+        The mean over the batch of the squared distance, in [0, 4] without noise: twice 1 - cosine similarity.
+
+    Source: alignment with a dense encoder after LEAF, arXiv:2509.12539, without labels or contrast. That gradients of
+    a loss against targets drawn around a model's own outputs have the Gauss-Newton curvature as their mean square:
+    arXiv:1412.1193.
+    """
+    wanted = teacher.detach().float() if noise is None else teacher.detach().float() + noise
+    return (student.float() - wanted).square().sum(dim=-1).mean()
+
+
 def mean_squares(hidden: Sequence[Float[Tensor, "rows dim"]]) -> Float[Tensor, " layers"]:
     """Measure how large the hidden states of each layer are: what an all-zero student's error would be."""
     return torch.stack([states.detach().float().square().mean() for states in hidden])
@@ -141,4 +166,12 @@ def hidden_loss(
     return (errors / (scale + torch.finfo(torch.float32).eps)).sum()
 
 
-__all__ = ["distillation_loss", "hidden_loss", "label_loss", "label_set_rows", "mean_squares", "span_rows"]
+__all__ = [
+    "distillation_loss",
+    "encoding_loss",
+    "hidden_loss",
+    "label_loss",
+    "label_set_rows",
+    "mean_squares",
+    "span_rows",
+]

@@ -36,6 +36,10 @@ _LOAD_STOCK = """from transformers import {auto_class}, AutoTokenizer
 
 model = {auto_class}.from_pretrained("{folder}")
 tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
+_LOAD_SENTENCES = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{folder}")
+vectors = model.encode(["a text", "another one"])  # AutoModel.from_pretrained gives the hidden states"""
 _LOAD_OURS = """import cap
 from transformers import AutoTokenizer
 
@@ -60,6 +64,7 @@ def write_card(
         "`python -m cap.export` makes it smaller.",
         *_limits(record),
     ]
+    lines = _LOAD_SENTENCES if auto_class == "AutoModel" else _LOAD_STOCK
     parts = [
         metadata(record, record["scores"]["pruned"], is_stock=True, on_hub=on_hub),
         _title(record),
@@ -67,7 +72,7 @@ def write_card(
         _scores(record, {"this model": record["scores"]["pruned"]}, record),
         _sparsity_of_run(record),
         *_latency_of_exports(record.get("exports") or {}),
-        _loading(_LOAD_STOCK.format(auto_class=auto_class, folder=name), on_hub, is_stock=True),
+        _loading(lines.format(auto_class=auto_class, folder=name), on_hub, is_stock=True),
         _data(record, terms),
         *_licences(on_hub),
         _listed("Limits", limits),

@@ -246,6 +246,15 @@ def _loading(run_dir: Path) -> str:
     except (json.JSONDecodeError, AttributeError):
         architecture = ""
     head = re.search(r"For([A-Z]\w+)$", architecture)
+    if architecture.endswith("Model"):
+        return """## Load the model
+
+In this folder, with `sentence-transformers`; `transformers.AutoModel` gives the hidden states:
+
+```python
+from sentence_transformers import SentenceTransformer
+vectors = SentenceTransformer("model").encode(["a text", "another one"])
+```"""
     loader = f"AutoModelFor{head[1]}" if head else "AutoModelForSequenceClassification"
     return f"""## Load the model
 

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from cap.base.parts import PARTS
+from cap.base.parts import PARTS, Part
 from cap.config.check import Checked, contrast_weights
 from cap.data.datamodule import CapDataModule
 from cap.models.encoders import weights_key
@@ -65,23 +65,27 @@ def filled_memory(
     wanted: list[tuple[Source, PooledModel]] = []
     if config.contrast.pretrained:
         wanted.append(("pretrained", prepared.pretrained))
-    distill = _distill_settings(checked)
+    distill = _distill_settings(checked, prepared)
     if teacher is not None and (config.contrast.finetuned or distill.reads_teachers_outputs):
         wanted.append(("finetuned", teacher.model))
     for source, model in wanted:
+        is_dense = source == "finetuned" and prepared.is_of_encodings  # its encodings are what it answers
         outputs = frozen_outputs(
             model,
             prepared.datamodule.encoding_dataloader(ranks.rank, ranks.size),
             data_key=prepared.datamodule.key,
             cache_dir=prepared.cache_dir,
             computation=computation,
-            description=f"encoding the training rows with the {source} model",
-            with_logits=source == "finetuned",
+            description=f"encoding the training rows with the {'dense' if is_dense else source} model",
+            with_logits=source == "finetuned" and not is_dense,
             with_hidden=source == "finetuned" and distill.hidden_weight > 0 and not distill.runs_teacher,
         )
         model.cpu()
-        memory.add(source, outputs.encodings)
         keys[source] = outputs.encodings.parent.name
+        if is_dense:
+            memory.set_teacher_logits(outputs.encodings)
+        else:
+            memory.add(source, outputs.encodings)
         if outputs.logits is not None:
             memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)
         if outputs.hidden is not None:
@@ -123,7 +127,7 @@ def new_module(
     pruner.attach(prunable(student.model), seed=config.seed)
     return CapModule(
         student,
-        distill=_distill(checked, teacher, warn),
+        distill=_distill(checked, prepared, teacher, warn),
         optimisation=optimisation_of(checked),
         metrics=prepared.metrics(),
         contrast=_contrast(checked, student, teacher, n_examples=prepared.datamodule.n_train),
@@ -131,7 +135,7 @@ def new_module(
         train_labels=prepared.datamodule.train_labels,
         train_groups=prepared.datamodule.train_groups,
         pruner=pruner,
-        freeze=kept_parameters(student.model, pruner, [part for part in PARTS if part in (config.freeze or [])]),
+        freeze=kept_parameters(student.model, pruner, _frozen(checked, prepared)),
         pretrained=prepared.pretrained,
         teacher=teacher.model if teacher is not None else None,
         frozen_keys=frozen_keys,
@@ -209,6 +213,7 @@ def new_callbacks(
         warn: Told of what a reader of the result must know.
     """
     config, rows, wanted = checked.config, prepared.datamodule, checked.pruner.importance_pass
+    starts_from_teacher = config.student_init == "teacher" or prepared.is_of_encodings
     needs_labels = wanted is not None and wanted.loss == "task"
     pruning = PruningCallback(
         checked.pruner, checked.plan, every_n_steps=checked.every_n_steps, adds_regularizer=False, warn=warn
@@ -228,7 +233,7 @@ def new_callbacks(
         levels,
         pruning=pruning,
         folder=run_dir / LEVELS,
-        tokenizer=prepared.tokenizer,
+        save=prepared.save,
         kind=prepared.task.kind,
         loaders=rows.eval_dataloaders,
         metrics=prepared.metrics,
@@ -259,7 +264,7 @@ def new_callbacks(
         gradients=GradientShares(
             pruning,
             # Half of the way a student that starts from its teacher has something to learn from it.
-            from_sparsity=config.sparsity / 2 if config.student_init == "teacher" else 0.0,
+            from_sparsity=config.sparsity / 2 if starts_from_teacher else 0.0,
             note=note_gradients,
             warn=warn,
         ),
@@ -294,7 +299,13 @@ def _importance_loader(rows: CapDataModule, wanted: ImportancePass | None) -> Ca
     return lambda step: make()
 
 
-def _distill_settings(checked: Checked) -> Distill:
+def _frozen(checked: Checked, prepared: Prepared) -> list[Part]:
+    """Name what keeps its weights: what was asked for, and a pooler that nothing reads."""
+    unread: list[Part] = ["pooler"] if prepared.is_of_encodings else []
+    return [part for part in PARTS if part in [*(checked.config.freeze or []), *unread]]
+
+
+def _distill_settings(checked: Checked, prepared: Prepared) -> Distill:
     distill = checked.config.distill
     return Distill(
         weight=distill.weight,
@@ -303,13 +314,16 @@ def _distill_settings(checked: Checked) -> Distill:
         hidden_weight=distill.hidden_weight,
         hidden="tokens" if distill.hidden == "tokens" else "pooled",
         snapshot_weight=distill.snapshot_weight,
+        compares="encodings" if prepared.is_of_encodings else "logits",
     )
 
 
-def _distill(checked: Checked, teacher: Teacher | None, warn: Callable[[str], None]) -> Distill:
-    distill = _distill_settings(checked)
+def _distill(checked: Checked, prepared: Prepared, teacher: Teacher | None, warn: Callable[[str], None]) -> Distill:
+    distill = _distill_settings(checked, prepared)
     if teacher is not None:
         return distill
+    if prepared.is_of_encodings:  # a module that is only counted, see cap.training.planning
+        return dataclasses.replace(distill, hidden_weight=0.0)
     if distill.weight == 0:
         return dataclasses.replace(distill, hidden_weight=0.0)
     warn("There is no teacher to distil from: the labels weigh 1, as with distill=none.")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from cap.models.pooled import EncoderOutput, PooledModel, mean_over_tokens
-from cap.objectives.distillation import distillation_loss, hidden_loss, label_set_rows, mean_squares, span_rows
+from cap.objectives.distillation import (
+    distillation_loss,
+    encoding_loss,
+    hidden_loss,
+    label_set_rows,
+    mean_squares,
+    span_rows,
+)
 from cap.objectives.memory import Memory, moved
 from cap.training.parallel.ranks import Ranks, Share
 
@@ -30,6 +39,8 @@ class Distill:
         hidden: ``pooled`` compares means over real tokens with those in the memory; ``tokens`` compares every real
             token, with the teacher running in the step.
         snapshot_weight: Factor of the distillation from the newest snapshot's logits; 0 leaves it out.
+        compares: What is distilled: logits, or the encodings that models without a head answer.
+        is_noisy: Whether noise is added to the teacher's encodings, see ``noise_of``.
     """
 
     weight: float
@@ -38,6 +49,8 @@ class Distill:
     hidden_weight: float = 0.0
     hidden: HiddenForm = "pooled"
     snapshot_weight: float = 0.0
+    compares: Literal["logits", "encodings"] = "logits"
+    is_noisy: bool = False
 
     @property
     def runs_teacher(self) -> bool:
@@ -86,7 +99,7 @@ def distillation_terms(
     """
     example_id = batch["example_id"].cpu()
     if distill.weight > 0 and memory is not None:
-        loss = _logit_term(output.logits, memory.teacher_logits(example_id), batch, distill)
+        loss = teacher_term(output, batch, distill=distill, memory=memory)
         yield "kd", share_of_rows(batch, share, ranks).weight * distill.weight * loss
     if distill.snapshot_weight > 0 and memory is not None and memory.has_snapshot_logits:
         loss = _logit_term(output.logits, memory.snapshot_logits(example_id), batch, distill)
@@ -104,9 +117,26 @@ def distillation_terms(
         yield "hidden", distill.hidden_weight * _hidden_term(means, stored.unbind(dim=1), share, ranks)
 
 
+def teacher_term(output: EncoderOutput, batch: Mapping[str, Tensor], *, distill: Distill, memory: Memory) -> Tensor:
+    """Compare what the student answered to a batch with what its teacher did, without a weight."""
+    return _logit_term(output.logits, memory.teacher_logits(batch["example_id"].cpu()), batch, distill)
+
+
+def noise_of(example_id: Int64[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
+    """Draw noise for the encodings of some examples: normal, of length 1 in the mean of squares.
+
+    It follows from the number of an example alone, so that it is the same in whatever batch, process or attempt.
+    """
+    drawn = [torch.randn(dim, generator=torch.Generator().manual_seed(number)) for number in example_id.tolist()]
+    return torch.stack(drawn) / math.sqrt(dim)
+
+
 def _logit_term(logits: Tensor, stored: Tensor, batch: Mapping[str, Tensor], distill: Distill) -> Tensor:
     student = logit_rows(logits, batch)
     wanted = logit_rows(moved(stored, student.device), batch)
+    if distill.compares == "encodings":
+        noise = noise_of(batch["example_id"], student.shape[-1]).to(student.device) if distill.is_noisy else None
+        return encoding_loss(student, wanted, noise=noise)
     return distillation_loss(student, wanted, temperature=distill.temperature)
 
 
@@ -159,4 +189,13 @@ def share_of_rows(batch: Mapping[str, Tensor], share: Share, ranks: Ranks) -> Sh
     return ranks.share(n_words, device=batch["is_word"].device)
 
 
-__all__ = ["Distill", "HiddenForm", "distillation_terms", "label_rows", "logit_rows", "share_of_rows"]
+__all__ = [
+    "Distill",
+    "HiddenForm",
+    "distillation_terms",
+    "label_rows",
+    "logit_rows",
+    "noise_of",
+    "share_of_rows",
+    "teacher_term",
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import cast
 
@@ -53,7 +55,9 @@ def measure_importance(
     if pruner is None:
         raise ValueError("importance is measured for a pruner, but the module has none")
     n_batches = _n_batches(len(cast(Sized, loader)), wanted, module.ranks, batch_size=batch_size, trainer=trainer)
-    with gates_alone(pruner, module), module.keeping_extras():
+    # What a loss is without some part of the model is measured as it is, and differentiated by nothing.
+    noise = _with_noise(module) if pruner.gate_parameters() else nullcontext()
+    with gates_alone(pruner, module), module.keeping_extras(), noise:
         batches = itertools.islice(loader, n_batches)
         for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer, can_stop=can_stop):
             on_device = {name: value.to(trainer.strategy.root_device) for name, value in batch.items()}
@@ -69,6 +73,20 @@ def measure_importance(
         if wanted.batch_rows is not None and module.ranks.size > 1:
             for values in pruner.importance_sums():
                 values.copy_(module.ranks.total(values))
+
+
+@contextmanager
+def _with_noise(module: CapModule) -> Iterator[None]:
+    """Add noise to the teacher's encodings; logits are left as they are.
+
+    A student that still is its dense encoder is at a minimum of its loss, where every gradient is 0.
+    """
+    plain = module.distill
+    module.distill = dataclasses.replace(plain, is_noisy=True)
+    try:
+        yield
+    finally:
+        module.distill = plain
 
 
 def _n_batches(n_there: int, wanted: ImportancePass, ranks: Ranks, *, batch_size: int, trainer: Trainer) -> int:

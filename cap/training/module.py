@@ -23,7 +23,7 @@ from cap.objectives.memory import Memory, Source, moved
 from cap.pruning.parameters import parameter_groups
 from cap.pruning.pruner import Pruner
 from cap.training.contrast import Contrast
-from cap.training.distill import Distill, distillation_terms, label_rows, logit_rows, share_of_rows
+from cap.training.distill import Distill, distillation_terms, label_rows, logit_rows, share_of_rows, teacher_term
 from cap.training.learning_rate import Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks, Share, ranks_of
 from cap.training.precision import loss_scale
@@ -173,6 +173,8 @@ class CapModule(LightningModule):
     def task_loss(self, output: EncoderOutput, batch: Mapping[str, Tensor], share: Share) -> Tensor:
         """Compare the student's answers with the labels where there are any, without a weight of its own.
 
+        Encodings, which have no labels, are compared with the teacher's.
+
         Args:
             output: What the student gave for the batch.
             batch: With ``labels``, and with ``is_labelled`` if rows may have none.
@@ -181,6 +183,8 @@ class CapModule(LightningModule):
         Returns:
             Something whose mean over the processes is the mean over all rows, or words, with a label.
         """
+        if self.distill.compares == "encodings" and self.memory is not None:
+            return share.weight * teacher_term(output, batch, distill=self.distill, memory=self.memory)
         logits, labels = logit_rows(output.logits, batch), label_rows(batch)
         share = share_of_rows(batch, share, self.ranks)
         is_labelled = batch.get("is_labelled")

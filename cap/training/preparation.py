@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning.pytorch import seed_everything
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.files import ensure_writable
-from cap.base.kinds import Metrics
+from cap.base.kinds import KINDS, Metrics
 from cap.base.memory import MemoryBudget
 from cap.base.parts import PARTS
 from cap.config.check import Checked
@@ -21,10 +21,11 @@ from cap.data.datamodule import CapDataModule
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.data.unlabelled import with_unlabelled
-from cap.models.encoders import LoadedModel, load_model, require_head
+from cap.models.encoders import LoadedModel, load_model, require_head, save_model
 from cap.models.families import family_of, longest_input, parameters_of
 from cap.models.pooled import PooledModel, Pooling
-from cap.models.pooling import resolve_pooling
+from cap.models.pooling import resolve_encoding, resolve_pooling
+from cap.models.sentence_files import write_sentence_files
 from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
 from cap.training.given_teacher import GivenTeacher, load_given
 
@@ -42,6 +43,7 @@ class Prepared:
         tokenizer: Of the pre-trained model.
         datamodule: The tokenised rows.
         pretrained: The pre-trained model with a fresh task head.
+        max_length: Tokens of an example that models read.
         majority: Scores of always predicting the majority class.
         budget: What tokens, banks and logits may hold in memory together.
         cache_dir: Root of what runs share.
@@ -54,6 +56,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     datamodule: CapDataModule
     pretrained: PooledModel
+    max_length: int
     majority: dict[str, float]
     budget: MemoryBudget
     cache_dir: Path
@@ -73,6 +76,18 @@ class Prepared:
         counts = {split: len(rows) for split, rows in self.rows.splits.items()}
         unlabelled = self.rows.unlabelled
         return counts if unlabelled is None else counts | {"unlabelled": len(unlabelled.rows)}
+
+    @property
+    def is_of_encodings(self) -> bool:
+        """Whether the run learns to encode texts as the pre-trained model does, which then is the teacher itself."""
+        return not KINDS[self.task.kind].learns_from_labels
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write a model of this run as stock transformers loads it, one that encodes as sentence-transformers does."""
+        save_model(model, self.tokenizer, folder)
+        if self.is_of_encodings:
+            dim = int(model.config.hidden_size)
+            write_sentence_files(folder, pooling=self.pooling, dim=dim, max_length=self.max_length)
 
     def new_student(self, seed: int) -> PooledModel:
         """Load the pre-trained model with a fresh task head, the same for the same seed."""
@@ -125,11 +140,20 @@ def prepare(checked: Checked) -> Prepared:
     seed_everything(config.seed, verbose=False)
     loaded = load_model(source, head=task.head)
     _check_freeze(config, loaded)
-    pooling = resolve_pooling(config.contrast.pool, source, has_trained_pooler=loaded.has_trained_pooler)
+    pooling = _pooling(config, task, source, loaded)
     log.info("encodings of %s are pooled by: %s (contrast.pool=%s)", source.label, pooling, config.contrast.pool)
     pretrained = PooledModel(loaded.model, pooling)
     majority = datamodule.majority()
-    return Prepared(task, rows, source, tokenizer, datamodule, pretrained, majority, budget, cache_dir, given)
+    return Prepared(
+        task, rows, source, tokenizer, datamodule, pretrained, config.max_length, majority, budget, cache_dir, given
+    )
+
+
+def _pooling(config: TrainConfig, task: Task, source: ModelSource, loaded: LoadedModel) -> Pooling:
+    pool = config.contrast.pool
+    if not KINDS[task.kind].learns_from_labels:
+        return resolve_encoding(pool, source)
+    return resolve_pooling(pool, source, has_trained_pooler=loaded.has_trained_pooler)
 
 
 def configured_task(config: TrainConfig) -> Task:

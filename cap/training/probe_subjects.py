@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.files import content_key
-from cap.base.kinds import Head
+from cap.base.kinds import KINDS, Head
 from cap.config.packages import require_known_package
 from cap.config.probe import ProbeConfig
+from cap.data.tasks import known_kind
 from cap.models.encoders import load_model, weights_key
 from cap.models.pooled import PooledModel, Pooling
 from cap.models.sources import ModelSource, load_tokenizer, resolve_source, tokenizer_key
@@ -132,6 +133,9 @@ def _teacher(run: FinishedRun, reading: Reading, cache_dir: Path) -> Subject | s
     label: str | None = (run.record.get("teacher") or {}).get("name")
     if wanted == "none":
         return "it was run with teacher=none, so there is no dense teacher and no gap."
+    kind = known_kind(settings["task"]["name"])
+    if kind is not None and not KINDS[kind].learns_from_labels:
+        return "it was aligned with the pre-trained model, which is its teacher, so there is no other one and no gap."
     source, remedy = ModelSource(wanted, label or wanted), "put it back where it was"
     if wanted == "auto":
         if label is None:

@@ -149,7 +149,7 @@ def wanted_teacher(config: TrainConfig, prepared: Prepared, device: torch.device
 
 
 def get_teacher(checked: Checked, prepared: Prepared, trainer: Trainer) -> Teacher | None:
-    """Fine-tune, find or load the teacher that the configuration asks for.
+    """Fine-tune, find or load the teacher that the configuration asks for; of encodings it is the pre-trained model.
 
     Args:
         checked: The configuration.
@@ -166,6 +166,8 @@ def get_teacher(checked: Checked, prepared: Prepared, trainer: Trainer) -> Teach
     """
     if prepared.given_teacher is not None:
         return _given_teacher(prepared.given_teacher, prepared, trainer)
+    if prepared.is_of_encodings:
+        return _dense_teacher(prepared, trainer)
     if checked.config.teacher == "none":
         log.info("teacher=none: no distillation and no contrast with a fine-tuned model (loss/kd, loss/fic)")
         return None
@@ -204,8 +206,26 @@ def _own_teacher(config: TrainConfig, prepared: Prepared, trainer: Trainer) -> T
 
 
 def _given_teacher(given: GivenTeacher, prepared: Prepared, trainer: Trainer) -> Teacher:
-    ranks = ranks_of(trainer)
     model = PooledModel(given.model, prepared.pooling)
+    scores = _scores(model, prepared, trainer)
+    if _at_chance(scores, prepared):
+        raise InputError(
+            f"teacher must know the task, but {given.label} is at chance level: {chance_message(scores, prepared)}; "
+            f"give one fine-tuned on this task, or teacher=auto"
+        )
+    return Teacher(model, scores, given.label)
+
+
+def _dense_teacher(prepared: Prepared, trainer: Trainer) -> Teacher:
+    scores = _scores(prepared.pretrained, prepared, trainer)
+    at_chance = _at_chance(scores, prepared)
+    if at_chance:
+        log.warning("the dense encoder is at chance level: %s", chance_message(scores, prepared))
+    return Teacher(prepared.pretrained, scores, prepared.source.label, is_at_chance=at_chance)
+
+
+def _scores(model: PooledModel, prepared: Prepared, trainer: Trainer) -> dict[str, float]:
+    ranks = ranks_of(trainer)
     scores, _ = evaluate(
         model,
         prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),
@@ -214,12 +234,7 @@ def _given_teacher(given: GivenTeacher, prepared: Prepared, trainer: Trainer) ->
         description="teacher's score",
         ranks=ranks,
     )
-    if _at_chance(scores, prepared):
-        raise InputError(
-            f"teacher must know the task, but {given.label} is at chance level: {chance_message(scores, prepared)}; "
-            f"give one fine-tuned on this task, or teacher=auto"
-        )
-    return Teacher(model, scores, given.label)
+    return scores
 
 
 def _fine_tune(

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from cap.base.errors import RunError
 from cap.base.files import atomic_folder, full_disk_reason
 from cap.config.rules import HIGHEST_SEED
-from cap.models.encoders import load_saved_model, save_model
+from cap.models.encoders import load_saved_model
 from cap.models.pooled import PooledModel
 from cap.runs.checkpoints import Checkpoint
 from cap.runs.folder import MODEL
@@ -179,7 +179,7 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, trainer: T
     model = module.student.model.cpu()
     if ranks.is_first:
         with atomic_folder(record.run_dir / MODEL) as folder:
-            save_model(model, prepared.tokenizer, folder)
+            prepared.save(model, folder)
     ranks.barrier()
     saved = load_saved_model(record.run_dir / MODEL, prepared.task.kind)
     with record.phase("evaluate"):

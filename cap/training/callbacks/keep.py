@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from cap.base.files import atomic_folder
 from cap.base.kinds import Kind, Metrics
-from cap.models.encoders import load_saved_model, save_model
+from cap.models.encoders import load_saved_model
 from cap.models.pooled import PooledModel
 from cap.pruning.masks import sparsity_fractions
 from cap.pruning.pruner import Pruner
@@ -37,7 +37,7 @@ class KeepCallback(Callback):
         levels: Rising sparsities, without the final one, whose model is the run's own.
         pruning: Knows the schedule, and when masks move.
         folder: Gets a Hugging Face folder per level.
-        tokenizer: Saved beside the weights.
+        save: Writes a model into a folder.
         kind: What an answer of the task is.
         loaders: Makes the validation loaders by split, of this process's share of the rows.
         metrics: Makes metrics by the same splits.
@@ -51,7 +51,7 @@ class KeepCallback(Callback):
         *,
         pruning: PruningCallback,
         folder: Path,
-        tokenizer: PreTrainedTokenizerBase,
+        save: Callable[[PreTrainedModel, Path], None],
         kind: Kind,
         loaders: Callable[[int, int], Mapping[str, DataLoader]],
         metrics: Callable[[], Mapping[str, Metrics]],
@@ -61,7 +61,7 @@ class KeepCallback(Callback):
         self.levels = tuple(levels)
         self.pruning = pruning
         self.folder = folder
-        self.tokenizer = tokenizer
+        self.save = save
         self.kind = kind
         self.loaders = loaders
         self.metrics = metrics
@@ -101,7 +101,7 @@ class KeepCallback(Callback):
         folder, ranks = self.folder / repr(level), ranks_of(trainer)
         if ranks.is_first:
             with atomic_folder(folder) as temporary:
-                save_model(_folded(student.model, pruner), self.tokenizer, temporary)
+                self.save(_folded(student.model, pruner), temporary)
         ranks.barrier()
         saved = load_saved_model(folder, self.kind)
         fractions = sparsity_fractions(saved)
