@@ -22,7 +22,9 @@ from cap.base.kinds import Kind
 from cap.config.evaluate import EvaluateConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
+from cap.data.likeness import similarities
 from cap.data.majority import labels_of, majority_of
+from cap.data.pairs import SCORE
 from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tags import TAGS
@@ -38,6 +40,7 @@ from cap.runs.predictions import (
     answer_columns,
     class_columns,
     number_columns,
+    pair_columns,
     set_columns,
     tag_columns,
     write_predictions,
@@ -302,12 +305,19 @@ def _tag_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Column
     return tag_columns(given, rows[column][:], rows[TAGS][:], task.labels)
 
 
+def _pair_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
+    assert answers.logits is not None
+    scores = torch.tensor(rows[SCORE][:]) if SCORE in rows.column_names else None
+    return pair_columns(similarities(answers.logits[::2], answers.logits[1::2]), scores)
+
+
 _COLUMNS: dict[Kind, Callable[[Task, datasets.Dataset, Answers], Columns]] = {
     "classes": _class_columns,
     "label_sets": _set_columns,
     "number": _number_columns,
     "span": _answer_columns,
     "tags": _tag_columns,
+    "encoding": _pair_columns,
 }
 
 

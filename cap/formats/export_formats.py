@@ -25,7 +25,9 @@ from cap.formats.parity import logits_of
 from cap.formats.sparse import ENCODER_FILE, save_sparse
 from cap.models.encoders import AUTO_CLASS, save_model
 from cap.models.families import prunable_linears
+from cap.models.pooling import sentence_pooling
 from cap.models.semi_structured import require_sparse_gpu, to_semi_structured
+from cap.models.sources import ModelSource
 from cap.pruning.masks import count_zeros
 from cap.pruning.patterns import PATTERNS, follows_pattern
 from cap.runs.finished import require_keys
@@ -120,7 +122,7 @@ def _beside_base(source: Source) -> str:
 
 def _write_onnx(source: Source, folder: Path) -> Written:
     compacted = compact(source.model)
-    export_onnx(compacted.model, source.traced, folder / ONNX_FILE)
+    export_onnx(compacted.model, source.traced, folder / ONNX_FILE, pooling=source.pooling)
     source.model.config.save_pretrained(folder)
     source.tokenizer.save_pretrained(folder)
     _say_what_went(compacted)
@@ -189,9 +191,10 @@ class _OnGpu:
 
     def __init__(self, folder: Path) -> None:
         self.model = to_semi_structured(load(folder))
+        self._pooling = sentence_pooling(ModelSource(str(folder), folder.name)) or "first_token"
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return logits_of(self.model)({name: value.cuda() for name, value in batch.items()}).cpu()
+        return logits_of(self.model, pooling=self._pooling)({name: value.cuda() for name, value in batch.items()}).cpu()
 
 
 def _beside_half(source: Source, loaded: Any) -> tuple[dict[str, Any], torch.device]:
@@ -213,23 +216,50 @@ from transformers import AutoTokenizer
 
 session, tokenizer = onnxruntime.InferenceSession("{folder}/model.onnx"), AutoTokenizer.from_pretrained("{folder}")
 """
+_RUN_SENTENCES = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{folder}")"""
+# What the pooled states of a text are scaled to, so that products of vectors are cosine similarities.
+_ENCODE = """import cap
+import torch
+from transformers import AutoTokenizer
+
+model, tokenizer = cap.load("{folder}"), AutoTokenizer.from_pretrained("{folder}")
+inputs = tokenizer(["a text", "another one"], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+hidden, real = model(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(-1)
+vectors = torch.nn.functional.normalize(POOLED)"""
+_POOLED = {"mean": "(hidden * real).sum(dim=1) / real.sum(dim=1)", "first_token": "hidden[:, 0]"}
 _ASK_ONNX: dict[Kind, str] = {
     "classes": 'logits = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
     "label_sets": 'has_label = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0] > 0',
     "number": 'value = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
     "span": 'start, end = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))',
     "tags": 'logits = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
+    "encoding": 'inputs = tokenizer(["a text", "another one"], padding=True, truncation=True, max_length=LENGTH)\n'
+    'vectors = session.run(["sentence_embedding"], dict(inputs.convert_to_tensors("np")))[0]',
 }
 
 
 def _how_to_run_onnx(source: Source) -> str:
     names = [column.replace("_", " ").replace('"', "") for column in source.task.text_columns]
     texts = ", ".join(f'"the {name}"' for name in names)
-    return _RUN_ONNX + _ASK_ONNX[source.task.kind].replace("TEXTS", texts)
+    asked = _ASK_ONNX[source.task.kind].replace("TEXTS", texts)
+    return _RUN_ONNX + asked.replace("LENGTH", str(source.max_length))
 
 
 def _how_to_run_stock(source: Source) -> str:
+    if source.is_of_encodings:
+        return _RUN_SENTENCES
     return _RUN_STOCK.format(auto_class=auto_class(source)).replace("FOLDER", "{folder}")
+
+
+def how_to_load(source: Source, chosen: Format) -> str | None:
+    """Return the lines that load an export and ask it; None if ``cap.load`` alone does it."""
+    if chosen.how_to_load is not None:
+        return chosen.how_to_load(source)
+    if not source.is_of_encodings:
+        return None
+    return _ENCODE.replace("LENGTH", str(source.max_length)).replace("POOLED", _POOLED[source.pooling])
 
 
 def auto_class(source: Source) -> str:
@@ -289,4 +319,4 @@ FORMATS: dict[str, Format] = {
 }
 """Every format by the word that follows ``format=``."""
 
-__all__ = ["FORMATS", "Format", "Written", "auto_class"]
+__all__ = ["FORMATS", "Format", "Written", "auto_class", "how_to_load"]

@@ -16,7 +16,7 @@ from cap.base.files import atomic_folder, write_json
 from cap.base.kinds import KINDS
 from cap.config.export import EVERY_FORMAT, ExportConfig
 from cap.formats.cost import count_cost
-from cap.formats.export_formats import FORMATS, Format, Written, auto_class
+from cap.formats.export_formats import FORMATS, Format, Written, auto_class, how_to_load
 from cap.formats.export_source import Source, read_source
 from cap.formats.exports import export_table, in_words, note_in_run, timing
 from cap.formats.latency import LENGTHS, paired_latency
@@ -24,6 +24,7 @@ from cap.formats.onnx import LogitsModel
 from cap.formats.parity import LogitsOf, largest_difference, logits_of
 from cap.models.encoders import weights_key
 from cap.models.families import longest_input, prunable_linears
+from cap.models.sentence_files import write_sentence_files
 from cap.pruning.masks import count_matrix_zeros, count_zeros
 from cap.runs.card import write_export_card
 from cap.runs.environment import environment
@@ -94,6 +95,9 @@ def write_checked(source: Source, config: ExportConfig, target: Path, *, command
     notes = _check_rows(source, config.format, chosen)
     with atomic_folder(target) as temporary:
         written = chosen.write(source, temporary)
+        if source.is_of_encodings:
+            dim = int(source.model.config.hidden_size)
+            write_sentence_files(temporary, pooling=source.pooling, dim=dim, max_length=source.max_length)
         result = _result(source, config, chosen, written, temporary, notes, command=command)
         write_json(temporary / EXPORT, result)
         write_export_card(temporary, source.run.record, result, name=target.name, terms=source.terms)
@@ -142,7 +146,7 @@ def _result(
         **_timed(source, loaded, chosen, config, notes),
         "notes": notes,
         "loads_with_transformers": chosen.loads_with_transformers,
-        "how_to_load": chosen.how_to_load(source) if chosen.how_to_load else None,
+        "how_to_load": how_to_load(source, chosen),
     }
     result["sentence"] = in_words(
         result, no_gain=chosen.no_gain, is_dense_again=chosen.is_dense_again, runtime=chosen.runtime
@@ -174,13 +178,15 @@ def _is_scored(source: Source, chosen: Format) -> bool:
     return chosen.tolerance is None or source.vocabulary is not None
 
 
-def _logits(loaded: Any) -> LogitsOf:
-    return logits_of(loaded) if isinstance(loaded, PreTrainedModel) else loaded
+def _logits(source: Source, loaded: Any) -> LogitsOf:
+    return logits_of(loaded, pooling=source.pooling) if isinstance(loaded, PreTrainedModel) else loaded
 
 
 def _check(source: Source, loaded: Any, name: str, chosen: Format) -> dict[str, Any]:
-    of_run = logits_of(source.dense)
-    difference = largest_difference(_logits(loaded), lambda batch: of_run(source.as_in_run(batch)), source.batches)
+    of_run = _logits(source, source.dense)
+    difference = largest_difference(
+        _logits(source, loaded), lambda batch: of_run(source.as_in_run(batch)), source.batches
+    )
     limit = chosen.tolerance
     if not math.isfinite(difference.absolute) or (limit is not None and difference.relative > limit):
         wanted = "finite logits" if limit is None else f"the run's logits within {limit:g} of the largest one, or of 1"
@@ -207,7 +213,7 @@ def _scores_again(source: Source, loaded: Any, chosen: Format, notes: list[str])
     order, remarks = source.output_order()
     notes.extend(remarks)
     scores, _ = predict(
-        LogitsModel(_logits(loaded)),
+        LogitsModel(_logits(source, loaded)),
         source.data.eval_dataloaders(),
         source.data.metrics(),
         device=torch.device("cpu"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
+from cap.base.kinds import KINDS
 from cap.config.export import OWN_ROWS, ExportConfig
 from cap.config.schema import TaskConfig
 from cap.data.corpus import corpus_texts, split_texts, training_texts
@@ -28,6 +29,7 @@ from cap.formats.folders import WEIGHTS_FILE
 from cap.formats.load import load
 from cap.formats.vocabulary import Smaller, Vocabulary, count_changed, with_vocabulary
 from cap.models.outputs import output_order
+from cap.models.pooled import Pooling
 from cap.models.sources import ModelSource, load_tokenizer, tokenizer_key
 from cap.runs.card import CARD_KEYS
 from cap.runs.finished import FinishedRun, require_keys
@@ -80,6 +82,22 @@ class Source:
     def has_rows_of_run(self) -> bool:
         """True if the rows are those that the run was trained and scored on."""
         return bool(self.rows.fingerprint == self.run.record["data"]["fingerprint"])
+
+    @property
+    def is_of_encodings(self) -> bool:
+        """True if the model is an encoder without a head."""
+        return not KINDS[self.task.kind].learns_from_labels
+
+    @property
+    def pooling(self) -> Pooling:
+        """How the model's hidden states become the vector of a text."""
+        pooling: Pooling = self.run.record["pooling"] if self.is_of_encodings else "first_token"
+        return pooling
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a row that the run read."""
+        return int(self.run.record["config"]["max_length"])
 
     @property
     def terms(self) -> str:

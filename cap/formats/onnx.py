@@ -16,13 +16,16 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from cap.base.errors import InputError
-from cap.models.pooled import evaluating
+from cap.models.pooled import PooledModel, Pooling, evaluating, normalise
 
 ONNX_FILE = "model.onnx"
 _TORCH_WEIGHTS = ("*.safetensors", "*.bin")
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _LOGITS = ("logits",)
 _SPAN_LOGITS = ("start_logits", "end_logits")
+ENCODING = "sentence_embedding"
+"""What a graph without a head calls the vector of a text, as other programs do."""
+_ENCODINGS = ("last_hidden_state", ENCODING)
 
 
 class OnnxModel:
@@ -50,15 +53,21 @@ class OnnxModel:
             reason = str(error).splitlines()[0]
             raise InputError(f"an ONNX graph must be whole, got {path.name} ({reason}); export it again") from error
         self._inputs = [value.name for value in self._session.get_inputs()]
+        names = [value.name for value in self._session.get_outputs()]
+        self._outputs = [ENCODING] if ENCODING in names else names
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Compute the logits of a batch: (batch, outputs), or (batch, tokens, outputs) where answers lie in the text.
+
+        Of an encoder without a head it is the encodings, (batch, dim).
 
         Inputs may lie on any device, which the logits come back to.
         """
         # Single texts, and made-up ones, come without token types: all are of the first kind.
         zeros = torch.zeros_like(batch["input_ids"])
-        outputs = self._session.run(None, {name: batch.get(name, zeros).cpu().numpy() for name in self._inputs})
+        outputs = self._session.run(
+            self._outputs, {name: batch.get(name, zeros).cpu().numpy() for name in self._inputs}
+        )
         tensors = [torch.from_numpy(output).to(zeros.device) for output in outputs]
         return tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=-1)
 
@@ -91,13 +100,18 @@ def is_onnx_folder(folder: Path) -> bool:
     return (folder / ONNX_FILE).is_file() and not has_weights
 
 
-def export_onnx(model: PreTrainedModel, batch: Mapping[str, Tensor], path: Path) -> None:
+def export_onnx(
+    model: PreTrainedModel, batch: Mapping[str, Tensor], path: Path, *, pooling: Pooling = "first_token"
+) -> None:
     """Write a model as one ONNX file with free batch size and length.
 
+    A bare encoder's graph gives the hidden states of all tokens and, beside them, the vector of each text.
+
     Args:
-        model: With its task head, on the CPU; smaller layers are welcome.
+        model: With its task head or bare, on the CPU; smaller layers are welcome.
         batch: Inputs by the names that the graph will take, at least two rows of two tokens.
         path: The new file.
+        pooling: How a bare encoder's hidden states become the vector of a text.
 
     Raises:
         InputError: If a package is missing.
@@ -105,11 +119,11 @@ def export_onnx(model: PreTrainedModel, batch: Mapping[str, Tensor], path: Path)
     require_onnx()
     names = tuple(batch)
     is_span = type(model).__name__ == MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES.get(model.config.model_type)
-    output_names = _SPAN_LOGITS if is_span else _LOGITS
+    output_names = _ENCODINGS if model.base_model is model else _SPAN_LOGITS if is_span else _LOGITS
     axes: Any = {name: {0: "batch", 1: "tokens"} for name in names}
     with evaluating(model), _quiet():
         program: Any = torch.onnx.export(
-            _Positional(model, names, output_names),
+            _Positional(PooledModel(model, pooling), names, output_names),
             tuple(batch[name] for name in names),
             dynamo=True,
             input_names=list(names),
@@ -155,14 +169,18 @@ def require_onnx() -> None:
 class _Positional(nn.Module):
     """Give a model positional inputs and plain tensors as outputs, which is what a graph has."""
 
-    def __init__(self, model: PreTrainedModel, names: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    def __init__(self, pooled: PooledModel, names: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         super().__init__()
-        self.model = model
+        self.pooled = pooled
         self.names = names
         self.outputs = outputs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(**dict(zip(self.names, inputs, strict=True)))
+        batch = dict(zip(self.names, inputs, strict=True))
+        output = self.pooled.model(**batch)
+        if ENCODING in self.outputs:
+            hidden = output.last_hidden_state
+            return hidden, normalise(self.pooled.pool(output, batch["attention_mask"]))
         return tuple(getattr(output, name) for name in self.outputs)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cap.models.pooled import PooledModel, evaluating
+from cap.models.pooled import PooledModel, Pooling, evaluating
 
 Batch = Mapping[str, Tensor]
 LogitsOf = Callable[[Batch], Tensor]
@@ -33,9 +33,14 @@ class Difference:
         return self.absolute / max(1.0, self.largest_logit)
 
 
-def logits_of(model: PreTrainedModel) -> LogitsOf:
-    """Make a function that computes a stock model's logits in eval mode, as float32."""
-    pooled = PooledModel(model, "first_token")
+def logits_of(model: PreTrainedModel, *, pooling: Pooling = "first_token") -> LogitsOf:
+    """Make a function that computes a stock model's logits in eval mode, as float32.
+
+    Args:
+        model: With its task head, or bare.
+        pooling: How the encoding of a bare one is pooled, which is what it answers.
+    """
+    pooled = PooledModel(model, pooling)
 
     def compute(batch: Batch) -> Tensor:
         with evaluating(pooled):

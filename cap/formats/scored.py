@@ -17,6 +17,7 @@ from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
 from cap.formats.sparse import ENCODER_FILE
 from cap.models.encoders import load_model, other_problem, weights_key
 from cap.models.pooled import PooledModel
+from cap.models.pooling import resolve_encoding
 from cap.models.sources import ModelSource, resolve_source
 
 
@@ -56,6 +57,8 @@ def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
         InputError: If its architecture is not that of such a model, or was trained for another problem; where it names
             none, its weights must decide.
     """
+    if not KINDS[head.kind].learns_from_labels:
+        return  # the layers below any head encode texts
     architectures, wanted = config.architectures or [], KINDS[head.kind].head
     if architectures and not any(architecture.endswith(wanted) for architecture in architectures):
         raise InputError(
@@ -76,22 +79,24 @@ def load_scored(source: ModelSource, head: Head) -> Scored:
     Raises:
         InputError: If it cannot be loaded, or some of its weights, the head's say, are not in the checkpoint.
     """
-    folder = Path(source.name_or_path)
+    folder, is_bare = Path(source.name_or_path), not KINDS[head.kind].learns_from_labels
+    pooling = resolve_encoding("auto", source) if is_bare else "first_token"
     if source.is_folder and is_onnx_folder(folder):
         graph = folder / ONNX_FILE
         return Scored(LogitsModel(OnnxModel(graph)), file_sha256(graph)[:16])
     if _is_export(source):
         model = load(folder)
-        return Scored(PooledModel(model, "first_token"), weights_key(model))
+        return Scored(PooledModel(model, pooling), weights_key(model))
     loaded = load_model(source, head=head)
-    drawn = loaded.drawn
+    # No vector is read from a pooler, and checkpoints of language models have none.
+    drawn = [name for name in loaded.drawn if not (is_bare and "pooler" in name)]
     if drawn:
         raise InputError(
             f"model_dir must hold a model that was fine-tuned on the task, got {source.label} without "
             f"{', '.join(drawn[:3])}{', ...' if len(drawn) > 3 else ''}, so that its answers would be random; "
             f"fine-tune it first (python -m cap.finetune), or give another"
         )
-    return Scored(PooledModel(loaded.model, "first_token"), weights_key(loaded.model))
+    return Scored(PooledModel(loaded.model, pooling), weights_key(loaded.model))
 
 
 def _is_export(source: ModelSource) -> bool:

@@ -26,6 +26,8 @@ def output_order(
     Raises:
         InputError: If the model has another number of outputs, or other labels.
     """
+    if head.n_outputs == 0:
+        return None, []
     names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
     found, wanted = [names[i].lower() for i in sorted(names)], [label.lower() for label in head.labels]
     if len(found) != head.n_outputs:

@@ -120,6 +120,24 @@ def tag_columns(
     return dict(zip(("example_id", "word", "token", "label", "prediction"), columns, strict=True))
 
 
+def pair_columns(similarity: Float[Tensor, " pairs"], scores: Float[Tensor, " pairs"] | None) -> Columns:
+    """Make the columns of pairs of texts.
+
+    Args:
+        similarity: Cosine similarities, ordered by row number.
+        scores: Of the pairs; None where they have none.
+
+    Returns:
+        ``example_id`` (the row number), ``label`` (the score, if there is one), ``prediction`` (the similarity).
+    """
+    right = {} if scores is None else {"label": _shortest(scores.float().cpu().numpy())}
+    return {
+        "example_id": range(len(similarity)),
+        **right,
+        "prediction": _shortest(similarity.float().cpu().numpy()),
+    }
+
+
 def write_predictions(path: Path, splits: Mapping[str, Columns]) -> None:
     """Write a csv file whole or not at all.
 
@@ -147,6 +165,7 @@ __all__ = [
     "answer_columns",
     "class_columns",
     "number_columns",
+    "pair_columns",
     "set_columns",
     "tag_columns",
     "write_predictions",
