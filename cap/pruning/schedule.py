@@ -42,7 +42,7 @@ class SchedulePlan(Protocol):
         """Steps at which the masks move whatever ``pruning.every_n_steps`` is; the last one reaches the target."""
 
     def rewinds(self, n_steps: int) -> list[int]:
-        """Steps, 0 excluded, at which the learning rate starts anew."""
+        """Steps, 0 excluded, at which the learning rate starts again."""
 
     def restarts(self, n_steps: int) -> list[int]:
         """Those of them at which the optimizer forgets its moving averages, too."""
@@ -65,12 +65,12 @@ def _check_fractions(*, flat_before: float = 0.0, flat_after: float = 0.0, **oth
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan(ABC):
-    """Hold what the plans share: the target, and where the learning rate starts anew.
+    """Hold what the plans share: the target, and where the learning rate starts again.
 
     Args:
         sparsity: Fraction at the end, in [0, 1).
         warmup: Fraction of the run, up to its first rewind, in which the learning rate rises.
-        rewind: Where the learning rate starts anew: nowhere, at the ``last`` jump, which reaches the target, or at
+        rewind: Where the learning rate starts again: nowhere, at the ``last`` jump, which reaches the target, or at
             ``each`` jump of the sparsity.
         rewind_warmup: Fraction of each part that begins with a rewind in which the learning rate rises.
         restart_optimizer: Forget the optimizer's moving averages there, too (published for structured pruning).
@@ -97,12 +97,12 @@ class _Plan(ABC):
         return None
 
     def rewinds(self, n_steps: int) -> list[int]:
-        """Return where the learning rate starts anew; at step 0 it starts anyway."""
+        """Return where the learning rate starts again; at step 0 it starts anyway."""
         steps = {"none": [], "last": self.jumps(n_steps)[-1:], "each": self.jumps(n_steps)}[self.rewind]
         return sorted({step for step in steps if 0 < step < n_steps})
 
     def restarts(self, n_steps: int) -> list[int]:
-        """Return the rewinds, if the optimizer starts anew with the learning rate."""
+        """Return the rewinds, if the optimizer starts again with the learning rate."""
         return self.rewinds(n_steps) if self.restart_optimizer else []
 
     def problems(self, n_steps: int) -> list[str]:
@@ -164,7 +164,7 @@ class Cubic(_Plan):
             )
         if self.rewind != "none" and self.flat_after == 0:
             raise ValueError(
-                f"schedule.rewind={self.rewind} leaves no steps: the learning rate starts anew where the target is "
+                f"schedule.rewind={self.rewind} leaves no steps: the learning rate starts again where the target is "
                 f"reached, and schedule.flat_after=0.0 ends the run there; set 0.4, say"
             )
 

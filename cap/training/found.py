@@ -106,7 +106,7 @@ def checkpoint_of(attempt: Attempt, found: RunFolder) -> Checkpoint | None:
         return None
     raise InputError(
         f"output_dir must not hold an interrupted run, but {found.path} does, with a checkpoint of step {newest.step}; "
-        f"continue it with resume=true, or remove {folder} or set overwrite=true to start anew"
+        f"continue it with resume=true, or remove {folder} or set overwrite=true to start again"
     )
 
 

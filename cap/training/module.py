@@ -358,7 +358,7 @@ class CapModule(LightningModule):
             raise RunError(
                 "a run goes on with the frozen weights (freeze) it began with, but those that its student starts from "
                 "are others now: the model's folder, or the teacher, has changed. Put it back, or remove checkpoints/ "
-                "in the run's folder to start this run anew"
+                "in the run's folder to start this run again"
             )
         checkpoint["state_dict"] |= {name: parameter.detach() for name, parameter in self._kept.items()}
         self._extras.set_state(checkpoint["extras"])

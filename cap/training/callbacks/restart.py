@@ -25,7 +25,7 @@ class RestartCallback(Callback):
         self._steps = set(self.plan.restarts(int(trainer.estimated_stepping_batches)))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start anew if this optimizer step is due."""
+        """Start again if this optimizer step is due."""
         if trainer.global_step in self._steps:
             self._steps.discard(trainer.global_step)
             for optimizer in trainer.optimizers:

@@ -81,7 +81,7 @@ class SnapshotCallback(Callback):
                 if not files[content].is_file() or file_sha256(files[content]) != sha256:
                     raise RunError(
                         f"a run goes on from its checkpoint with the snapshots it had taken, but {files[content]} is "
-                        f"missing or damaged; remove {self.folder.parent} to start this run anew"
+                        f"missing or damaged; remove {self.folder.parent} to start this run again"
                     )
             self._add_encodings(module, name)
         self._replace_logits(module)

@@ -111,7 +111,7 @@ class CheckpointCallback(Callback):
         if changed:
             raise RunError(
                 f"a run goes on with the models it began with, but the encodings of {', '.join(changed)} are others "
-                f"now, made anew from other weights; remove {self.folder} to start this run anew"
+                f"now, made again from other weights; remove {self.folder} to start this run again"
             )
         self._resumed = checkpoint[_KEY]
         self.seconds = checkpoint[_KEY]["seconds"]
