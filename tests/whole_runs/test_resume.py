@@ -275,7 +275,7 @@ def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, kille
 
     from cap.base.errors import RunError
 
-    wanted = killed(2)
+    wanted = killed(2, "student_init=pretrained")  # else the weights that it starts from are looked at first
     (meta,) = (tmp_path / "cache" / "teachers").glob("*/teacher.json")
     weights = load_file(meta.parent / "model.safetensors")
     save_file(
