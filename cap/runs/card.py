@@ -64,9 +64,11 @@ def write_card(
         "`python -m cap.export` makes it smaller.",
         *_limits(record),
     ]
-    lines = _LOAD_SENTENCES if auto_class == "AutoModel" else _LOAD_STOCK
+    is_encoder = auto_class == "AutoModel"
+    lines = _LOAD_SENTENCES if is_encoder else _LOAD_STOCK
+    library = "sentence-transformers" if is_encoder else "transformers"
     parts = [
-        metadata(record, record["scores"]["pruned"], is_stock=True, on_hub=on_hub),
+        metadata(record, record["scores"]["pruned"], library=library, on_hub=on_hub),
         _title(record),
         f"{_how_it_was_made(record)}.",
         _scores(record, {"this model": record["scores"]["pruned"]}, record),
@@ -123,7 +125,7 @@ def write_export_card(
         scores = {"before export": record["scores"]["pruned"], "this model": export["scores"]}
     check = export["check"]
     parts = [
-        metadata(record, scores["this model"], is_stock=is_stock, on_hub=on_hub),
+        metadata(record, scores["this model"], library="transformers" if is_stock else None, on_hub=on_hub),
         _title(record),
         f"{_how_it_was_made(record)}, and exported with\n\n```\n{without_folders(export['command'])}\n```",
         f"On {check['rows']} validation rows its logits differ from those of the run's model by "

@@ -55,13 +55,15 @@ class OnHub:
         return _USES.get(self.auto_class, _OTHER_USE)
 
 
-def metadata(record: Mapping[str, Any], scores: Mapping[str, float], *, is_stock: bool, on_hub: OnHub | None) -> str:
+def metadata(
+    record: Mapping[str, Any], scores: Mapping[str, float], *, library: str | None, on_hub: OnHub | None
+) -> str:
     """Write what stands above a card: in a folder the few words that a search looks for, on the Hub all of it.
 
     Args:
         record: Of the run.
         scores: Of this model, by name.
-        is_stock: Whether transformers loads it.
+        library: Whose class loads it, as the Hub calls it; None where only this program does.
         on_hub: Of the repository; None for a folder.
 
     Returns:
@@ -78,7 +80,7 @@ def metadata(record: Mapping[str, Any], scores: Mapping[str, float], *, is_stock
             "eval_results": [_result(record, name, score, on_hub) for name, score in scores.items()],
         }
     data = ModelCardData(
-        library_name="transformers" if is_stock else None,
+        library_name=library,
         tags=["pruning", "sparsity", record["config"]["pruning"]["name"]],
         **more,
     )

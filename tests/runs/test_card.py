@@ -77,6 +77,19 @@ def test_transformers_is_the_library_only_where_it_loads_the_folder(tmp_path: Pa
     assert ("library_name: transformers" in export_card(tmp_path, loads_with_transformers=loads)) == loads
 
 
+@pytest.mark.parametrize(
+    ("auto_class", "library"),
+    [("AutoModel", "sentence-transformers"), ("AutoModelForTokenClassification", "transformers")],
+)
+def test_the_library_of_a_run_is_the_one_that_its_lines_load_it_with(
+    tmp_path: Path, auto_class: str, library: str
+) -> None:
+    write_card(tmp_path, RECORD, auto_class=auto_class, terms="mine")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"library_name: {library}\n" in card
+    assert f"from {library.replace('-', '_')} import" in card
+
+
 def test_an_export_with_scores_of_its_own_shows_both_and_its_own_retention(tmp_path: Path) -> None:
     retained = {"retention": 0.889, "retention_above_majority": None, "retention_above_majority_reason": "Why not."}
     text = export_card(tmp_path, scores={"accuracy": 0.8}, retention=retained)
