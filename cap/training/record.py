@@ -179,7 +179,7 @@ class RunRecord:
         ):
             raise InputError(
                 f"a run goes on with the rows it began with, but those of {self.content['data']['source']} have "
-                f"changed since; give another output_dir, or remove {self.run_dir / CHECKPOINTS} to start this run again"
+                f"changed since; give another output_dir, or remove {self.run_dir / CHECKPOINTS} to start it again"
             )
         self.content["resumed_at"] = [*earlier.get("resumed_at", []), checkpoint.step]
         cut_curves(self.run_dir, checkpoint.n_rows)
