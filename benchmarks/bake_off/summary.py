@@ -261,12 +261,12 @@ def commands(arms: Iterable[Arm]) -> str:
 
 
 def page_part(arms: Sequence[Arm], found: Collection) -> str:
-    """Make what a page shows of the bake-off: table, sentence, notes, and the command of the first row."""
-    shown = [arm for arm in arms if arm.group is not None and arm.first.shown == "table"]
-    if not shown:
+    """Make what a page shows of the bake-off: table, sentences, notes, and the command of the highest mean score."""
+    means = {arm: arm.group.mean("score") or 0.0 for arm in arms if arm.group and arm.first.shown == "table"}
+    if not means:
         return NOTHING
     sentences = [winner_sentence(arms), contrast_sentence(arms), " ".join(notes(arms, found))]
-    parts = [summary_table(arms), *sentences, commands(shown[:1])]
+    parts = [summary_table(arms), *sentences, commands([max(means, key=means.__getitem__)])]
     return "\n\n".join(part for part in parts if part)
 
 

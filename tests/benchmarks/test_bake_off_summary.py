@@ -51,6 +51,7 @@ def write_records(listed, folder: Path, scores=SCORES, **changes) -> Path:
         record = made_record(task=cell.task, pruning=cell.pruning, terms=terms, seed=cell.seed, score=score)
         record["config"]["learning_rate"] = {"no rewind": 1.0, "no floor": 2.0}.get(cell.variant, 5e-5)
         record["dynamics"] = {"path_after_target": 0.25}
+        record["command"] = f"python -m cap.train task={cell.task} pruning={cell.pruning} seed={cell.seed}"
         record |= changes
         (folder / f"{cell.name}.json").write_text(json.dumps(small_record(record, cell, data_root=None)))
     return folder
@@ -101,7 +102,7 @@ def test_one_seed_has_no_standard_error_and_claims_nothing(listed, tmp_path):
 
 def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_path):
     from benchmarks.bake_off.cells import read_cells
-    from benchmarks.bake_off.summary import read_arms, winner_sentence, winners
+    from benchmarks.bake_off.summary import commands, page_part, read_arms, winner_sentence, winners
 
     (tmp_path / "list.yaml").write_text(
         "defaults: {sparsity: 0.9, contrast: none, seeds: [1, 2, 3], task: sst2}\n"
@@ -114,7 +115,8 @@ def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_p
         "sst2_first_order_0.9_none": [0.82, 0.80, 0.84],
         "sst2_platon_0.9_none": [0.99],
     }
-    arms, _ = read_arms(listed, write_records(listed, tmp_path / "types", scores))
+    arms, found = read_arms(listed, write_records(listed, tmp_path / "types", scores))
+    assert page_part(arms, found).endswith(commands([arms[3]]))  # platon's mean is the highest
     ((first, second, difference),) = winners(arms)
     assert (first.first.pruning, second.first.pruning) == ("first_order", "movement")
     assert difference.by_seed == {1: pytest.approx(0.02), 2: pytest.approx(0.01), 3: pytest.approx(0.03)}
