@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
 from cap.data.label_sets import holds_lists, label_sets_task
 from cap.data.labels import LabelColumn, in_order, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
+from cap.data.own import OwnFiles
 from cap.data.pairs import embed_task
 from cap.data.tagged import tokens_task
 from cap.data.tasks import Task, get_task
@@ -44,15 +45,14 @@ def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_un
     Args:
         name: Of the task table, ``custom``, ``tokens`` or ``embed``.
         data_dir: The folder of files; None is the Hub.
-        own: What describes a user's own files: the arguments of ``custom_task`` and its like by name, None where not
-            given.
+        own: What describes a user's own files, by the names that ``OwnFiles`` has; None where not given.
         keep_unlabelled: Whether training rows may lack a label.
 
     Raises:
         InputError: If there is no such task, or keys are given that it does not use.
     """
     if name in _OWN:
-        return _OWN[name](data_dir=data_dir, keep_unlabelled=keep_unlabelled, **own)
+        return _OWN[name](OwnFiles(data_dir=data_dir, keep_unlabelled=keep_unlabelled, **own))
     given = [f"task.{key}={value}" for key, value in own.items() if value is not None]
     if given:
         raise InputError(
@@ -63,29 +63,16 @@ def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_un
     return get_task(name)
 
 
-def custom_task(
-    *,
-    data_dir: Path | None,
-    text_columns: Sequence[str] | None,
-    label_column: str | None,
-    label_type: str | None,
-    metrics: Sequence[str] | None,
-    keep_unlabelled: bool = False,
-) -> Task:
-    """Describe a task by its files: ``train.*`` and ``validation.*`` in one folder.
+def custom_task(own: OwnFiles) -> Task:
+    """Describe a task by its files.
 
     Words, booleans and whole numbers are classes, other numbers are numbers; texts that are numbers count as numbers.
     The classes are those of the training rows: words in alphabetical order, whole numbers in their own, ``false``
     before ``true``, those of a ``ClassLabel`` in its order. Where labels are lists, a text has any number of them.
 
     Args:
-        data_dir: The folder.
-        text_columns: One column of single texts, or two of pairs.
-        label_column: The column with the answers.
-        label_type: ``classes`` or ``number``; None infers it.
-        metrics: Names of the scores, the monitored one first; None takes accuracy and f1
-            (macro_f1 for more than two classes), or pearson and spearman.
-        keep_unlabelled: Whether training rows may lack a label.
+        own: One column of single texts, or two of pairs. Its scores are accuracy and f1 (macro_f1 for more than two
+            classes), or pearson and spearman, unless it names others.
 
     Returns:
         The task ``custom``; its class names are the texts of the labels.
@@ -93,21 +80,15 @@ def custom_task(
     Raises:
         InputError: If the files, the columns or the labels are not what is required, or leave open what they mean.
     """
-    texts, label = _checked_columns(text_columns, label_column)
+    texts, label = _checked_columns(own)
+    label_type = own.label_type
     if label_type not in (None, "classes", "number"):
         raise InputError(f"task.label_type must be classes, number or null (inferred), got {label_type!r}")
-    if data_dir is None:
-        raise InputError(
-            "task=custom reads your own files and needs data_dir=DIR with train.* and validation.* "
-            "(parquet, jsonl, json, csv or tsv); got none"
-        )
-    tables = _read(data_dir, texts, label)
+    tables = _read(own.folder("custom"), texts, label)
     if holds_lists(tables, label):
-        return label_sets_task(
-            tables, texts=texts, label=label, label_type=label_type, metrics=metrics, may_be_empty=keep_unlabelled
-        )
+        return label_sets_task(tables, own, texts=texts, label=label)
     train, validation = (
-        LabelColumn(table, label, where, may_be_empty=keep_unlabelled and number == 0)
+        LabelColumn(table, label, where, may_be_empty=own.keep_unlabelled and number == 0)
         for number, (where, table) in enumerate(tables.items())
     )
     _refuse_written_lists(train, validation)
@@ -121,7 +102,7 @@ def custom_task(
         text_columns=texts,
         label_column=label,
         labels=labels,
-        metrics=default if metrics is None else tuple(metrics),
+        metrics=own.metrics_or(default),
         hub_path=None,
         hub_config=None,
         validation_splits=_SPLITS[1:],
@@ -149,8 +130,8 @@ def custom_task(
     return task
 
 
-def _checked_columns(text_columns: Sequence[str] | None, label_column: str | None) -> tuple[tuple[str, ...], str]:
-    texts = tuple(text_columns or ())
+def _checked_columns(own: OwnFiles) -> tuple[tuple[str, ...], str]:
+    texts, label_column = tuple(own.text_columns or ()), own.label_column
     if not 1 <= len(texts) <= 2:
         raise InputError(
             f"task.text_columns names the one or two columns a model reads, got {list(texts)}; "
@@ -279,6 +260,6 @@ def _shown(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
 
-_OWN: dict[str, Callable[..., Task]] = {"custom": custom_task, "tokens": tokens_task, "embed": embed_task}
+_OWN: dict[str, Callable[[OwnFiles], Task]] = {"custom": custom_task, "tokens": tokens_task, "embed": embed_task}
 
 __all__ = ["custom_task", "task_of"]

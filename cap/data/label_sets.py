@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from cap.base.errors import InputError
 from cap.data.labels import KEEPING, in_order
 from cap.data.metrics import TaskMetrics
+from cap.data.own import OwnFiles
 from cap.data.tags import (
     first_true,
     given_names,
@@ -50,24 +51,16 @@ def holds_lists(tables: Mapping[str, pa.Table], column: str) -> bool:
     return bool(lists)
 
 
-def label_sets_task(
-    tables: Mapping[str, pa.Table],
-    *,
-    texts: tuple[str, ...],
-    label: str,
-    label_type: str | None,
-    metrics: Sequence[str] | None,
-    may_be_empty: bool,
-) -> Task:
+def label_sets_task(tables: Mapping[str, pa.Table], own: OwnFiles, *, texts: tuple[str, ...], label: str) -> Task:
     """Describe a task whose texts have any number of labels each, none included.
 
     Args:
         tables: Of training and of validation, by what a message calls them.
+        own: Its scores are micro_f1 and macro_f1 unless it names others; its label type must be None: that labels are
+            lists is seen. Training rows may lack a list where it says so; an empty one is always a row without any of
+            the labels.
         texts: The columns with texts.
         label: The column with lists of labels: names or whole numbers.
-        label_type: Must be None: that labels are lists is seen.
-        metrics: Names of the scores, the monitored one first; None takes micro_f1 and macro_f1.
-        may_be_empty: Whether training rows may lack a list; an empty one is always a row without any of the labels.
 
     Returns:
         The task ``custom``; its labels are those of the training rows, whole numbers in their own order, words in
@@ -76,13 +69,13 @@ def label_sets_task(
     Raises:
         InputError: If the labels are not what is required.
     """
-    if label_type is not None:
+    if own.label_type is not None:
         raise InputError(
-            f"task.label_type says what single labels are, got {label_type} where column {label} holds a list in "
+            f"task.label_type says what single labels are, got {own.label_type} where column {label} holds a list in "
             f"every row; leave it out, or write one label a row"
         )
     (trained, train), (validated, validation) = tables.items()
-    names = read_sets(train, label, trained, may_be_empty=may_be_empty)
+    names = read_sets(train, label, trained, may_be_empty=own.keep_unlabelled)
     labels = given_names(train, label) or in_order(names.flatten().unique().to_pylist())
     if len(labels) < 2:
         raise InputError(
@@ -97,7 +90,7 @@ def label_sets_task(
         text_columns=texts,
         label_column=label,
         labels=labels,
-        metrics=SCORES_OF_SETS if metrics is None else tuple(metrics),
+        metrics=own.metrics_or(SCORES_OF_SETS),
         hub_path=None,
         hub_config=None,
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from cap.base.errors import InputError
 from cap.data.files import NAME_YOURS, require_columns
 from cap.data.labels import read_labels
 from cap.data.metrics import check_metrics
+from cap.data.own import OwnFiles
 from cap.data.tasks import Task
 from cap.data.texts import checked_texts
 
@@ -34,27 +34,15 @@ TOP = 10
 """How many documents retrieval looks at."""
 
 
-def embed_task(
-    *,
-    data_dir: Path | None,
-    text_columns: Sequence[str] | None,
-    label_column: str | None,
-    label_type: str | None,
-    metrics: Sequence[str] | None,
-    keep_unlabelled: bool = False,
-) -> Task:
-    """Describe a task that encodes texts: ``train.*`` and ``validation.*`` in one folder.
+def embed_task(own: OwnFiles) -> Task:
+    """Describe a task that encodes texts.
 
     Args:
-        data_dir: The folder.
-        text_columns: Columns with texts. Of the training file each that is there is learned from; of the validation
-            file exactly two are there: the pairs.
-        label_column: Column of the validation file with the pairs' scores, larger for texts that are more alike; None
-            where the second text of a pair is the document that the first one asks for.
-        label_type: Must be None: scores are numbers.
-        metrics: Names of the scores, the monitored one first; None takes spearman where pairs have scores, else
-            recall_at_10 and ndcg_at_10.
-        keep_unlabelled: Of no meaning here: no training text has a label.
+        own: Columns with texts. Of the training file each that is there is learned from; of the validation file exactly
+            two are there: the pairs. The label column, of the validation file, holds the pairs' scores, larger for
+            texts that are more alike; without one the second text of a pair is the document that the first one asks
+            for. Its scores are spearman where pairs have scores, else recall_at_10 and ndcg_at_10, unless it names
+            others. No training text has a label.
 
     Returns:
         The task ``embed``.
@@ -62,23 +50,15 @@ def embed_task(
     Raises:
         InputError: If keys are missing or do not go together.
     """
-    texts = tuple(text_columns or ())
+    texts, label_column = tuple(own.text_columns or ()), own.label_column
     if not texts or len({*texts, label_column}) <= len(texts):
         raise InputError(
             f"task=embed reads texts from different columns (task.text_columns), none of which holds the pairs' scores "
             f"(task.label_column), got {list(texts)} and {label_column!r}; set "
             f"task.text_columns=[question1,question2], say"
         )
-    if label_type is not None:
-        raise InputError(
-            f"task.label_type belongs to task=custom, got {label_type!r} with task=embed, where the scores of pairs "
-            f"are numbers; leave it out"
-        )
-    if data_dir is None:
-        raise InputError(
-            "task=embed reads your own files and needs data_dir=DIR with train.* and validation.* "
-            "(parquet, jsonl, json, csv or tsv); got none"
-        )
+    own.require_no_label_type("embed", because="where the scores of pairs are numbers")
+    own.folder("embed")
     known = SCORES_OF_LIKENESS if label_column else SCORES_OF_RETRIEVAL
     default = SCORES_OF_LIKENESS[:1] if label_column else SCORES_OF_RETRIEVAL
     task = Task(
@@ -87,7 +67,7 @@ def embed_task(
         text_columns=texts,
         label_column=label_column or "",
         labels=(),
-        metrics=default if metrics is None else tuple(metrics),
+        metrics=own.metrics_or(default),
         hub_path=None,
         hub_config=None,
     )

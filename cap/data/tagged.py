@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow as pa
 from cap.base.errors import InputError
 from cap.data.entities import SCORES_OF_ENTITIES, SCORES_OF_TAGS, check_tag_metrics
 from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
+from cap.data.own import OwnFiles
 from cap.data.tags import (
     OUTSIDE,
     TAGS,
@@ -29,25 +29,13 @@ _SPLITS = ("train", "validation")
 _RESERVED = (TAGS, "example_id")  # what cap.data.sources calls its own columns
 
 
-def tokens_task(
-    *,
-    data_dir: Path | None,
-    text_columns: Sequence[str] | None,
-    label_column: str | None,
-    label_type: str | None,
-    metrics: Sequence[str] | None,
-    keep_unlabelled: bool = False,
-) -> Task:
-    """Describe a task that tags words by its files: ``train.*`` and ``validation.*`` in one folder.
+def tokens_task(own: OwnFiles) -> Task:
+    """Describe a task that tags words by its files.
 
     Args:
-        data_dir: The folder.
-        text_columns: The one column with a list of words in every row; ``tokens`` in CoNLL files.
-        label_column: The column with as many tags; ``tags`` in CoNLL files.
-        label_type: Must be None: tags are classes.
-        metrics: Names of the scores, the monitored one first; None takes f1, precision and recall of entities where
-            tags mark some (B-, I-), else macro_f1 and accuracy of tags.
-        keep_unlabelled: Of no meaning here: every row must have its tags.
+        own: One column with a list of words in every row (``tokens`` in CoNLL files), and one with as many tags
+            (``tags``). Its scores are f1, precision and recall of entities where tags mark some (B-, I-), else
+            macro_f1 and accuracy of tags, unless it names others. Every row must have its tags.
 
     Returns:
         The task ``tokens``; its labels are the training rows' tags in alphabetical order, or in that of a
@@ -56,21 +44,21 @@ def tokens_task(
     Raises:
         InputError: If the files, their columns or tags are not what is required.
     """
-    words, tags = _checked_keys(data_dir, text_columns, label_column, label_type)
-    assert data_dir is not None
+    words, tags = _checked_columns(own)
+    own.require_no_label_type("tokens", because="whose tags are classes")
+    data_dir = own.folder("tokens", formats="parquet, jsonl, json or conll")
     found = {split: _read(split_file(data_dir, split), words, tags) for split in _SPLITS}
     labels = found["train"].labels
     require_known(
         found["validation"].names, labels, found["validation"].where, among=f"those of {found['train'].where}"
     )
-    chosen = tuple(metrics) if metrics is not None else _default_metrics(labels)
     task = Task(
         name="tokens",
         kind="tags",
         text_columns=(words,),
         label_column=tags,
         labels=labels,
-        metrics=chosen,
+        metrics=_default_metrics(labels) if own.metrics is None else tuple(own.metrics),
         hub_path=None,
         hub_config=None,
         validation_splits=_SPLITS[1:],
@@ -100,24 +88,12 @@ class _Tagged:
             )
 
 
-def _checked_keys(
-    data_dir: Path | None, text_columns: Sequence[str] | None, label_column: str | None, label_type: str | None
-) -> tuple[str, str]:
-    texts = list(text_columns or ())
+def _checked_columns(own: OwnFiles) -> tuple[str, str]:
+    texts, label_column = list(own.text_columns or ()), own.label_column
     if len(texts) != 1 or not label_column or texts == [label_column] or texts[0] in _RESERVED:
         raise InputError(
             f"task=tokens reads one column of words (task.text_columns, not called {' or '.join(_RESERVED)}) and "
             f"another one with their tags (task.label_column), got {texts} and {label_column!r}; name one each"
-        )
-    if label_type is not None:
-        raise InputError(
-            f"task.label_type belongs to task=custom, got {label_type!r} with task=tokens, whose tags are classes; "
-            f"leave it out"
-        )
-    if data_dir is None:
-        raise InputError(
-            "task=tokens reads your own files and needs data_dir=DIR with train.* and validation.* "
-            "(parquet, jsonl, json or conll); got none"
         )
     return texts[0], label_column
 

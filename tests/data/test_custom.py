@@ -12,6 +12,7 @@ import pytest
 from cap.base.errors import InputError
 from cap.data.custom import custom_task
 from cap.data.labels import read_labels
+from cap.data.own import OwnFiles
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
 
@@ -38,7 +39,7 @@ def write(tmp_path: Path, write_split):
 
 
 def task_of(folder: Path | None, **keys: Any) -> Task:
-    return custom_task(data_dir=folder, **(KEYS | keys))
+    return custom_task(OwnFiles(data_dir=folder, **(KEYS | keys)))
 
 
 def labels_of(task: Task, folder: Path, split: str = "train") -> list:

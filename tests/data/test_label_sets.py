@@ -15,6 +15,7 @@ from cap.base.errors import InputError
 from cap.data.custom import custom_task
 from cap.data.majority import labels_of, majority_of
 from cap.data.metrics import TaskMetrics
+from cap.data.own import OwnFiles
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 
@@ -37,7 +38,7 @@ def write(folder: Path, split: str, labels: list, suffix: str = "jsonl") -> None
 def task_of(folder: Path, train: list, validation: list | None = None, *, suffix: str = "jsonl", **keys: Any) -> Task:
     write(folder, "train", train, suffix)
     write(folder, "validation", train if validation is None else validation, suffix)
-    return custom_task(data_dir=folder, **(KEYS | keys))
+    return custom_task(OwnFiles(data_dir=folder, **(KEYS | keys)))
 
 
 def rows_of(folder: Path, task: Task, **keys: Any) -> Rows:
@@ -67,7 +68,7 @@ def test_numbers_take_the_names_of_their_file_in_its_order(tmp_path):
     for split in ("train", "validation"):
         table = pa.table({"text": ["one", "two"], "label": [[0, 2], [1]]}, schema=schema)
         pa.parquet.write_table(table, tmp_path / f"{split}.parquet")
-    task = custom_task(data_dir=tmp_path, **KEYS)
+    task = custom_task(OwnFiles(data_dir=tmp_path, **KEYS))
     assert task.labels == ("z", "a", "m")
     assert labels_of(task, rows_of(tmp_path, task).splits["train"]).tolist() == [[1, 0, 1], [0, 1, 0]]
 

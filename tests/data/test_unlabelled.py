@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from cap.base.errors import InputError
 from cap.data.custom import custom_task
 from cap.data.datamodule import NO_LABEL, CapDataModule
+from cap.data.own import OwnFiles
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
 from cap.data.unlabelled import with_unlabelled
@@ -216,7 +217,7 @@ def custom(write_split, folder: Path, train: list, validation: list, suffix: str
     for split, labels in (("train", train), ("validation", validation)):
         write_split(folder, split, {"text": [f"{split} {i}" for i in range(len(labels))], "label": labels}, suffix)
     given = {"text_columns": ["text"], "label_column": "label", "label_type": None, "metrics": None}
-    return custom_task(data_dir=folder, keep_unlabelled=True, **(given | keys))
+    return custom_task(OwnFiles(data_dir=folder, keep_unlabelled=True, **(given | keys)))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -259,7 +260,7 @@ def test_minus_one_hides_a_label_that_has_names(tmp_path) -> None:
         table = rows.data.table.replace_schema_metadata(features.arrow_schema.metadata)
         pa.parquet.write_table(table, tmp_path / f"{split}.parquet")
     given = {"text_columns": ["text"], "label_column": "label", "label_type": None, "metrics": None}
-    task = custom_task(data_dir=tmp_path, keep_unlabelled=True, **given)
+    task = custom_task(OwnFiles(data_dir=tmp_path, keep_unlabelled=True, **given))
     rows = load(tmp_path, task=task, keep=True)
     assert rows.splits["train"]["label"][:] == [1, 0]
     assert rows.unlabelled.rows["text"][:] == ["train 1"]
