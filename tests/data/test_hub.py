@@ -79,7 +79,7 @@ def test_nothing_cached_and_no_network_says_both_ways_forward(tmp_path: Path) ->
     assert "needs the data set nyu-mll/glue qqp" in answer["error"]
     assert "data_dir=DIR with train.parquet, validation.parquet" in answer["error"]
     assert "HF_HOME=DIR python -c" in answer["error"]
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120  # with its own retries it would wait for minutes
 
 
 def test_no_network_is_noticed_without_the_offline_switch(
