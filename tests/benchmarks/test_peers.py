@@ -190,6 +190,7 @@ def test_amounts_end_at_the_sparsity_and_leave_epochs_to_recover(n_epochs):
     assert 1 - math.prod(1 - amount for amount in amounts) == pytest.approx(0.9)
 
 
+@pytest.mark.ends
 def test_sides_that_zero_weights_meet_the_sparsity(compose_config, tiny_overrides, tmp_path, monkeypatch):
     from benchmarks.peers import comparison
     from benchmarks.peers.__main__ import benchmark

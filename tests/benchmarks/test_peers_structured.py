@@ -17,6 +17,7 @@ def tiny_classifier(tiny_model):
     return AutoModelForSequenceClassification.from_pretrained(tiny_model).eval()
 
 
+@pytest.mark.ends
 def test_sides_leave_half_of_the_weights_after_as_many_steps(compose_config, tiny_overrides, tmp_path, monkeypatch):
     from benchmarks.peers import comparison
     from benchmarks.peers.__main__ import benchmark

@@ -49,6 +49,7 @@ def test_nothing_of_the_training_rows_is_among_the_validation_rows(column: str) 
     assert not set(rows["train"][column]) & set(rows["validation"][column])
 
 
+@pytest.mark.ends
 def test_another_process_gets_the_same_rows() -> None:
     code = "import json; from cap.data.docstrings import docstring_rows; print(json.dumps(docstring_rows()))"
     answer = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)

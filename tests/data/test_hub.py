@@ -47,6 +47,7 @@ def run(code: str, hf_home: Path) -> tuple[object, str]:
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.ends
 def test_rows_come_from_a_cache_without_a_network(tmp_path: Path) -> None:
     hidden = COLUMNS | {"label": [-1, -1, -1]}
     splits = {"train": COLUMNS, "validation": COLUMNS, "test": hidden}
@@ -63,6 +64,7 @@ def test_rows_come_from_a_cache_without_a_network(tmp_path: Path) -> None:
     assert "examples/s" not in log
 
 
+@pytest.mark.ends
 def test_the_only_configuration_of_a_data_set_needs_no_name(tmp_path: Path) -> None:
     columns = question_columns(id=[str(row) for row in range(12)])
     splits = {"train": columns, "validation": columns}
@@ -73,6 +75,7 @@ def test_the_only_configuration_of_a_data_set_needs_no_name(tmp_path: Path) -> N
     assert answer["starts"] == [columns["answers"][row]["answer_start"] for row in range(12)]
 
 
+@pytest.mark.ends
 def test_nothing_cached_and_no_network_says_both_ways_forward(tmp_path: Path) -> None:
     started = time.monotonic()
     answer, _ = run(LOAD_QQP, tmp_path)
@@ -126,6 +129,7 @@ def test_a_connection_that_breaks_says_both_ways_forward(monkeypatch: pytest.Mon
         hub.read_hub(get_task("qqp"))
 
 
+@pytest.mark.ends
 def test_a_model_comes_from_a_cache_without_a_network(tmp_path: Path, tokenizer) -> None:
     from transformers import BertConfig, BertModel
 
