@@ -137,8 +137,9 @@ class Cubic(_Plan):
             ``initial_sparsity``, if that is above 0, and the last one to the target. None rises in every step.
     """
 
-    flat_before: float = 0.2
-    flat_after: float = 0.3
+    warmup: float = 0.05
+    flat_before: float = 0.05
+    flat_after: float = 0.45
     initial_sparsity: float = 0.0
     n_prunings: int | None = None
 

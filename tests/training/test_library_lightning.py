@@ -166,7 +166,7 @@ def test_second_order_measures_before_each_part_of_each_move(tmp_path):
         passes.append(module.trainer.global_step)
         cap.measure_importance(module.pruner, module.model, batches(), loss=lambda batch: module.model(**batch).loss)
 
-    plan = cap.Cubic(sparsity=0.75, initial_sparsity=0.5, n_prunings=2)
+    plan = cap.Cubic(sparsity=0.75, flat_before=0.2, flat_after=0.3, initial_sparsity=0.5, n_prunings=2)
     callback = cap.PruningCallback(module.pruner, plan, importance=importance)
     fit(module, callback, tmp_path, loader=batches())
     assert passes == [2, 2, 7, 7]
