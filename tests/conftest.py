@@ -88,8 +88,18 @@ def compose_config():
 
 
 @pytest.fixture
-def tiny_overrides(tiny_model, tiny_data, tmp_path) -> list[str]:
-    """Choose the tiny model and data, a run folder of its own, and a run of a few steps."""
+def pictures() -> None:
+    """Let the runs of a test draw their pictures."""
+
+
+@pytest.fixture
+def tiny_overrides(request, monkeypatch, tiny_model, tiny_data, tmp_path) -> list[str]:
+    """Choose the tiny model and data, a run folder of its own, and a run of a few steps.
+
+    Runs in this process draw no pictures but where a test asks for them: they take half of the time of such a run.
+    """
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("cap.runs.page._draw_pictures", lambda run_dir, record: None)
     return [
         "task=sst2",
         f"data_dir={tiny_data}",

@@ -97,10 +97,11 @@ def test_saved_labels_are_those_of_the_task_in_the_hubs_order(compose_config, ti
     assert config["id2label"] == {"0": "negative", "1": "positive"}
 
 
-def test_finished_folder_holds_what_the_design_lists_and_no_checkpoint(compose_config, tiny_overrides):
+def test_finished_folder_holds_what_the_design_lists_and_no_checkpoint(compose_config, pictures, tiny_overrides):
     _, run_dir, record = run(compose_config, tiny_overrides)
     found = {path.name for path in run_dir.iterdir()}
     assert found == {"record.json", "config.yaml", "model", "report.md", "pictures", "logs", "train.log"}
+    assert {path.suffix for path in (run_dir / "pictures").iterdir()} == {".png"}
     assert record["status"] == "completed"
 
 

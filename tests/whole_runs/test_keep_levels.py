@@ -41,7 +41,7 @@ def test_kept_models_are_loaded_by_stock_transformers_and_score_what_the_record_
     assert set(line["scores"]) == {"accuracy"}
 
 
-def test_levels_of_a_stepwise_schedule_are_kept_with_both_sides_of_their_units(kept):
+def test_levels_of_a_stepwise_schedule_are_kept_with_both_sides_of_their_units(pictures, kept):
     from transformers import AutoModelForSequenceClassification
 
     from cap.models.families import prunable
@@ -53,6 +53,7 @@ def test_levels_of_a_stepwise_schedule_are_kept_with_both_sides_of_their_units(k
         "keep_levels=[0.25,0.5]",
     )
     assert [line["folder"] for line in record["kept"]] == ["levels/0.25", "model"]
+    assert (folder / "pictures" / "kept_models.png").is_file()
     model = AutoModelForSequenceClassification.from_pretrained(folder / "levels" / "0.25")
     units = [units for kind in (prunable(model).heads, prunable(model).ffn) for units in kind.values()]
     dead = [(u.outgoing.weight == 0).all(dim=0) for u in units]
