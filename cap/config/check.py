@@ -30,6 +30,7 @@ from cap.config.rules import (
     type_problems,
 )
 from cap.config.schema import ContrastConfig, TrainConfig
+from cap.config.typed import typed
 from cap.pruning.schedule import SchedulePlan
 from cap.runs.identity import what_counts
 
@@ -125,9 +126,7 @@ def check(cfg: DictConfig) -> Checked:
 
 def _typed(cfg: DictConfig) -> tuple[TrainConfig, dict[str, Any]]:
     """Return the configuration as typed values, and as plain containers."""
-    config = OmegaConf.to_object(cfg)
-    if not isinstance(config, TrainConfig):
-        raise TypeError(f"conf/train.yaml must start from the schema, got {type(config).__name__}")
+    config = typed(cfg, TrainConfig, "train")
     resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if not isinstance(resolved, dict):
         raise TypeError("the configuration must be a mapping")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 from cap.base.errors import InputError
 from cap.config.schema import TaskConfig
+from cap.config.typed import typed
 
 
 @dataclass
@@ -42,9 +43,7 @@ def check_evaluate(cfg: DictConfig) -> tuple[EvaluateConfig, str]:
     Raises:
         InputError: With one line for each rule that is broken.
     """
-    config = OmegaConf.to_object(cfg)
-    if not isinstance(config, EvaluateConfig):
-        raise TypeError(f"conf/evaluate.yaml must start from the schema, got {type(config).__name__}")
+    config = typed(cfg, EvaluateConfig, "evaluate")
     problems = []
     if not config.model_dir:
         problems.append("model_dir must be a folder with a saved model, or a Hub name, got none; set it")

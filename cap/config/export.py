@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 from cap.base.errors import InputError, nearest_first
+from cap.config.typed import typed
 
 FORMAT_NAMES = ("compact", "sparse", "masks", "onnx", "int8", "semi_structured", "plain")
 """What may follow ``format=``; ``cap.formats.export_formats`` knows how each is written, and needs torch for it."""
@@ -42,9 +43,7 @@ def check_export(cfg: DictConfig) -> tuple[ExportConfig, Path]:
     Raises:
         InputError: With one line for each rule that is broken.
     """
-    config = OmegaConf.to_object(cfg)
-    if not isinstance(config, ExportConfig):
-        raise TypeError(f"conf/export.yaml must start from the schema, got {type(config).__name__}")
+    config = typed(cfg, ExportConfig, "export")
     problems = []
     if not config.run:
         problems.append("run must be the folder of a finished run, got none; give run=outputs/A, say")

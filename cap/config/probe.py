@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 from cap.base.errors import InputError
 from cap.base.kinds import KINDS
 from cap.config.schema import DataConfig
+from cap.config.typed import typed
 from cap.data.tasks import Task, get_task, known_kind
 
 
@@ -40,9 +41,7 @@ def check_probe(cfg: DictConfig) -> ProbeConfig:
     Raises:
         InputError: With one line for each rule that is broken.
     """
-    config = OmegaConf.to_object(cfg)
-    if not isinstance(config, ProbeConfig):
-        raise TypeError(f"conf/probe.yaml must start from the schema, got {type(config).__name__}")
+    config = typed(cfg, ProbeConfig, "probe")
     problems = []
     for key, example in (
         ("runs", "runs=[outputs/A,outputs/B]"),

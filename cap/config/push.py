@@ -7,9 +7,10 @@ from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, without an __all__
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 from cap.base.errors import InputError
+from cap.config.typed import typed
 
 
 @dataclass
@@ -45,9 +46,7 @@ def check_push(cfg: DictConfig) -> tuple[PushConfig, Asked]:
     Raises:
         InputError: With one line for each rule that is broken.
     """
-    config = OmegaConf.to_object(cfg)
-    if not isinstance(config, PushConfig):
-        raise TypeError(f"conf/push.yaml must start from the schema, got {type(config).__name__}")
+    config = typed(cfg, PushConfig, "push")
     problems = []
     if not config.run:
         problems.append("run must be the folder of a finished run, got none; give run=outputs/A, say")
