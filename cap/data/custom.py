@@ -103,9 +103,6 @@ def custom_task(own: OwnFiles) -> Task:
         label_column=label,
         labels=labels,
         metrics=own.metrics_or(default),
-        hub_path=None,
-        hub_config=None,
-        validation_splits=_SPLITS[1:],
     )
     _check_metrics(task)
     if kind == "number":

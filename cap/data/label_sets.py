@@ -91,8 +91,6 @@ def label_sets_task(tables: Mapping[str, pa.Table], own: OwnFiles, *, texts: tup
         label_column=label,
         labels=labels,
         metrics=own.metrics_or(SCORES_OF_SETS),
-        hub_path=None,
-        hub_config=None,
     )
     TaskMetrics(task)
     _log.info(

@@ -68,8 +68,6 @@ def embed_task(own: OwnFiles) -> Task:
         label_column=label_column or "",
         labels=(),
         metrics=own.metrics_or(default),
-        hub_path=None,
-        hub_config=None,
     )
     has_scores = "whose pairs have scores" if label_column else "without task.label_column (retrieval)"
     check_metrics(task, known, kind=f"task=embed {has_scores}")

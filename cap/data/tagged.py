@@ -59,9 +59,6 @@ def tokens_task(own: OwnFiles) -> Task:
         label_column=tags,
         labels=labels,
         metrics=_default_metrics(labels) if own.metrics is None else tuple(own.metrics),
-        hub_path=None,
-        hub_config=None,
-        validation_splits=_SPLITS[1:],
     )
     check_tag_metrics(task)
     _tell(task, list(found.values()))

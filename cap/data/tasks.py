@@ -35,8 +35,8 @@ class Task:
     label_column: str = "label"
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
-    hub_path: str | None
-    hub_config: str | None
+    hub_path: str | None = None
+    hub_config: str | None = None
     validation_splits: tuple[str, ...] = ("validation",)
     terms: str = "those of whoever made the data"
 
@@ -136,7 +136,6 @@ _ROWS = (
         labels=(),
         metrics=("f1", "exact_match"),
         hub_path="rajpurkar/squad",
-        hub_config=None,
         terms="CC BY-SA 4.0",
     ),
     Task(
@@ -144,8 +143,6 @@ _ROWS = (
         text_columns=("name", "description"),
         labels=("does_not_belong", "belongs"),
         metrics=("accuracy",),
-        hub_path=None,
-        hub_config=None,
         terms="those of Python's documentation, PSF licence version 2",
     ),
 )
