@@ -322,9 +322,8 @@ def _distill(checked: Checked, prepared: Prepared, teacher: Teacher | None, warn
     distill = _distill_settings(checked, prepared)
     if teacher is not None:
         return distill
-    if prepared.is_of_encodings:  # a module that is only counted, see cap.training.planning
-        return dataclasses.replace(distill, hidden_weight=0.0)
-    if distill.weight == 0:
+    # Of encodings that is a module which is only counted, see cap.training.planning.
+    if prepared.is_of_encodings or distill.weight == 0:
         return dataclasses.replace(distill, hidden_weight=0.0)
     warn("There is no teacher to distil from: the labels weigh 1, as with distill=none.")
     return dataclasses.replace(distill, weight=0.0, ce_weight=1.0, hidden_weight=0.0)
