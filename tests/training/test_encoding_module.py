@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tests.training.small_modules import SIZES
+
 N_ROWS, DIM, WIDTH = 6, 32, 7
 
 
@@ -32,8 +34,7 @@ def make_module(tmp_path):
         from cap.training.module import CapModule, Distill, Optimisation
 
         torch.manual_seed(0)
-        sizes = {"hidden_size": DIM, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-        student = PooledModel(BertModel(BertConfig(vocab_size=20, **sizes)), "mean")
+        student = PooledModel(BertModel(BertConfig(vocab_size=20, **SIZES)), "mean")
         with evaluating(student):
             own = student(batch(list(range(N_ROWS)))).logits
         drawn = torch.nn.functional.normalize(torch.randn(N_ROWS, DIM), dim=1)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from tests.training.small_modules import SIZES, settings
+
 N_ROWS, DIM, N_LABELS = 6, 32, 3
 LABELS = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 1], [1, 0, 0]], dtype=torch.int8)
 TEACHER = np.random.default_rng(9).standard_normal((N_ROWS, N_LABELS)).astype(np.float16)
@@ -25,36 +27,18 @@ def make_module(tmp_path):
 
         from cap.models.pooled import PooledModel
         from cap.objectives.memory import Memory
-        from cap.training.module import CapModule, Contrast, Distill, Optimisation
+        from cap.training.module import CapModule
 
         torch.manual_seed(0)
-        sizes = {"hidden_size": DIM, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-        model = BertForSequenceClassification(BertConfig(vocab_size=20, num_labels=N_LABELS, **sizes))
+        model = BertForSequenceClassification(BertConfig(vocab_size=20, num_labels=N_LABELS, **SIZES))
         bank = np.random.default_rng(3).standard_normal((N_ROWS, DIM))
         np.save(tmp_path / "bank.npy", (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float16))
         np.save(tmp_path / "logits.npy", TEACHER)
         memory = Memory(n_examples=N_ROWS)
         memory.add("pretrained", tmp_path / "bank.npy")
         memory.set_teacher_logits(tmp_path / "logits.npy")
-        contrast = Contrast(
-            sources=("pretrained",),
-            unsupervised_weight=0.5,
-            supervised_weight=supervised_weight,
-            temperature=0.1,
-            extra_examples=3,
-            reduction="pairs",
-            anchor_dropout=0.0,
-            seed=0,
-        )
-        return CapModule(
-            PooledModel(model, "first_token"),
-            distill=Distill(weight=0.9, ce_weight=0.1, temperature=2.0),
-            optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
-            metrics={},
-            contrast=contrast,
-            memory=memory,
-            train_labels=LABELS,
-        ).eval()
+        wanted = settings(memory, supervised_weight=supervised_weight, extra_examples=3)
+        return CapModule(PooledModel(model, "first_token"), train_labels=LABELS, **wanted).eval()
 
     return make
 

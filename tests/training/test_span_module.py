@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from tests.training.small_modules import SIZES, settings
 
 N_WINDOWS, DIM = 12, 32
 N_TOKENS = np.array([9, 4, 7, 12, 5, 12, 3, 8, 10, 6, 11, 5])
@@ -64,37 +65,14 @@ def make_module(memory):
         from transformers import BertConfig, BertForQuestionAnswering
 
         from cap.models.pooled import PooledModel
-        from cap.training.module import CapModule, Contrast, Distill, Optimisation
+        from cap.training.module import CapModule
 
         torch.manual_seed(0)
-        config = BertConfig(
-            vocab_size=20,
-            hidden_size=DIM,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=32,
-        )
-        contrast = Contrast(
-            sources=("pretrained", "snapshots", "finetuned"),
-            unsupervised_weight=0.5,
-            supervised_weight=10.0,
-            temperature=0.1,
-            extra_examples=8,
-            reduction="pairs",
-            anchor_dropout=0.0,
-            seed=0,
-        )
-        settings: dict[str, Any] = {
-            "distill": Distill(weight=0.9, ce_weight=0.1, temperature=2.0),
-            "optimisation": Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
-            "metrics": {},
-            "contrast": dataclasses.replace(contrast, **changes.pop("contrast", {})),
-            "memory": memory,
-            "train_labels": _answers(),
-            "train_groups": QUESTIONS,
-        }
-        return CapModule(PooledModel(BertForQuestionAnswering(config), "first_token"), **(settings | changes))
+        config = BertConfig(vocab_size=20, max_position_embeddings=32, **SIZES)
+        every_bank = {"sources": ("pretrained", "snapshots", "finetuned"), "extra_examples": 8}
+        wanted = settings(memory, **(every_bank | changes.pop("contrast", {})))
+        wanted |= {"train_labels": _answers(), "train_groups": QUESTIONS} | changes
+        return CapModule(PooledModel(BertForQuestionAnswering(config), "first_token"), **wanted)
 
     return make
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cap.training.parallel.ranks import ALONE, Ranks, Share
+from tests.training.small_modules import SIZES, settings
 
 N_ROWS, DIM, N_TAGS, WIDTH = 6, 32, 3, 9
 N_TOKENS = np.array([9, 4, 7, 3, 5, 8])
@@ -42,33 +43,16 @@ def make_module(tmp_path):
 
         from cap.models.pooled import PooledModel
         from cap.objectives.memory import Memory
-        from cap.training.module import CapModule, Contrast, Distill, Optimisation
+        from cap.training.module import CapModule
 
         torch.manual_seed(0)
-        sizes = {"hidden_size": DIM, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-        model = BertForTokenClassification(BertConfig(vocab_size=20, num_labels=N_TAGS, **sizes))
+        model = BertForTokenClassification(BertConfig(vocab_size=20, num_labels=N_TAGS, **SIZES))
         memory = Memory(n_examples=N_ROWS)
         memory.add("pretrained", _save(tmp_path / "bank.npy", _unit_rows(3)))
         lengths = _save(tmp_path / "lengths.npy", N_TOKENS)
         memory.set_teacher_logits(_save(tmp_path / "logits.npy", np.concatenate(_stored())), lengths=lengths)
-        contrast = Contrast(
-            sources=("pretrained",),
-            unsupervised_weight=0.5,
-            supervised_weight=supervised_weight,
-            temperature=0.1,
-            extra_examples=4,
-            reduction="pairs",
-            anchor_dropout=0.0,
-            seed=0,
-        )
-        settings: dict[str, Any] = {
-            "distill": Distill(weight=0.9, ce_weight=0.1, temperature=2.0),
-            "optimisation": Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
-            "metrics": {},
-            "contrast": contrast,
-            "memory": memory,
-        }
-        module = CapModule(PooledModel(model, "first_token"), **(settings | changes)).eval()
+        wanted = settings(memory, supervised_weight=supervised_weight) | changes
+        module = CapModule(PooledModel(model, "first_token"), **wanted).eval()
         module.ranks = ranks  # as a trainer's strategy would give them
         return module
 
