@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from cap.base.errors import RunError
-from cap.training.parallel.ranks import Ranks
+from cap.training.parallel.ranks import Ranks, join
 
 
 def talk(ranks: Ranks) -> dict[str, object]:
@@ -38,8 +38,10 @@ def talk(ranks: Ranks) -> dict[str, object]:
 
 
 def main(folder: Path) -> None:
+    # What is registered first runs last, when the connections have to be closed.
+    atexit.register(lambda: (folder / f"connected-{os.environ['RANK']}").write_text(str(dist.is_initialized())))
     dist.init_process_group("gloo")
-    ranks = Ranks(int(os.environ["RANK"]), 2, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
+    ranks = join(int(os.environ["RANK"]), 2)
     found = talk(ranks)
     path = folder / f"rank-{ranks.rank}.json"
     path.write_text(json.dumps(found), encoding="utf-8")

@@ -27,8 +27,12 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def found(folder):
     first, second = run_two("tests.training.rank_program", folder)
     assert first.returncode == 0, first.stdout
     assert second.returncode == -signal.SIGKILL, second.stdout
@@ -39,6 +43,10 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("what", EXPECTED)
 def test_every_process_gets_what_all_have(found, what, rank):
     assert found[rank][what] == EXPECTED[what]
+
+
+def test_a_process_closes_its_connections_before_it_ends(found, folder):
+    assert (folder / "connected-0").read_text(encoding="utf-8") == "False"
 
 
 def test_a_killed_peer_is_named_with_what_to_do(found):

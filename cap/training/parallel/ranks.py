@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -194,7 +195,16 @@ def join(rank: int, size: int) -> Ranks:
         return ALONE
     with naming_lost_peers(rank):
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    # Lightning does so for nccl alone. Threads of gloo that still run while Python ends can abort the process
+    # (exit code -6) after all its work is done.
+    atexit.register(leave)
     return Ranks(rank=rank, size=size, control=control)
+
+
+def leave() -> None:
+    """Close the connections to the other processes; once they are closed this does nothing."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
@@ -253,4 +263,4 @@ def _first_line(error: RuntimeError) -> str:
     return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
 
 
-__all__ = ["ALONE", "Ranks", "Share", "join", "naming_lost_peers", "ranks_of"]
+__all__ = ["ALONE", "Ranks", "Share", "join", "leave", "naming_lost_peers", "ranks_of"]
