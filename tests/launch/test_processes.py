@@ -128,6 +128,7 @@ def test_cores_are_the_machines_where_the_system_does_not_tell_which_are_bound(m
     assert n_usable_cores() == 12
 
 
+@pytest.mark.ends
 @pytest.mark.parametrize("mode", ["killed", "bad input", "stopped"])
 def test_process_that_ends_badly_ends_the_others_and_says_why(start, mode):
     _, kind, message = failures()[mode]

@@ -181,6 +181,7 @@ def test_a_dry_run_refuses_what_a_run_would(compose_config, tiny_overrides):
         train(compose_config(*tiny_overrides, "pruning=structured", "sparsity=0.9", "dry_run=true"))
 
 
+@pytest.mark.ends
 def test_the_command_of_a_dry_run_succeeds(tiny_overrides, tmp_path):
     import subprocess
     import sys

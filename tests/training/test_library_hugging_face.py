@@ -10,6 +10,7 @@ import torch
 import cap
 from cap.base.errors import InputError
 from cap.pruning.masks import count_matrix_zeros
+from tests.cases import cases
 from tests.models.tiny_models import tiny_batch, tiny_classifier
 
 N_STEPS, HALF = 8, 4
@@ -66,7 +67,7 @@ def trained(
     return model, callback, trainer
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", cases(list(PRUNERS), daily=["movement", "structured", "layers"]))
 def test_target_is_met_and_a_resumed_run_ends_in_the_same_model(name, tmp_path):
     model, callback, trainer = trained(tmp_path / "whole", PRUNERS[name]())
     # Dropout and the order of the rows are the trainer's to restore.

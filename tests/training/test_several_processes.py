@@ -10,6 +10,8 @@ import torch
 
 from tests.training.two_processes import run_two
 
+pytestmark = pytest.mark.ends
+
 CASES = {
     "soft movement": {"ce", "kd", "prc", "snc", "fic", "scores", "total"},
     "movement, reduction anchors, micro-batches": {"ce", "kd", "prc", "snc", "fic", "total"},

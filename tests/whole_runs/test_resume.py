@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import cases
+
 # Each kind of state that a run has beside its weights: scores, averages, gates, levels that restart the optimizer.
 TYPES = {
     "soft_movement": ["pruning=soft_movement", "pruning.every_n_steps=3"],
@@ -111,7 +113,7 @@ def killed(compose_config, tiny_overrides, tmp_path, monkeypatch):
     return run_until
 
 
-@pytest.mark.parametrize("overrides", TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize("overrides", cases(TYPES, daily=["movement", "structured", "rewinds"]))
 def test_killed_run_goes_on_to_the_same_bits(compose_config, tmp_path, uninterrupted, killed, overrides):
     whole = uninterrupted(*overrides)
     run(compose_config, killed(3, *overrides))
@@ -121,6 +123,7 @@ def test_killed_run_goes_on_to_the_same_bits(compose_config, tmp_path, uninterru
 
 
 # The first step of an epoch comes after a validation; a run may also die when it is trained and not yet saved.
+@pytest.mark.ends
 @pytest.mark.parametrize("step", [1, 4], ids=["in the first epoch", "at the start of the second"])
 def test_run_goes_on_from_any_step(compose_config, tmp_path, uninterrupted, killed, step):
     whole = uninterrupted("trainer.val_check_interval=0.5")
@@ -130,6 +133,7 @@ def test_run_goes_on_from_any_step(compose_config, tmp_path, uninterrupted, kill
     assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [step]
 
 
+@pytest.mark.ends
 def test_what_was_logged_behind_the_checkpoint_is_logged_once(compose_config, tmp_path, uninterrupted, killed):
     whole = uninterrupted()
     run(compose_config, killed(5, "checkpoint.every_n_steps=3"))
@@ -146,6 +150,7 @@ COUNTED = {
 }
 
 
+@pytest.mark.ends
 @pytest.mark.parametrize("overrides", COUNTED.values(), ids=COUNTED)
 def test_run_that_is_killed_twice_goes_on_however_its_steps_are_counted(
     compose_config, tmp_path, uninterrupted, killed, overrides
@@ -158,6 +163,7 @@ def test_run_that_is_killed_twice_goes_on_however_its_steps_are_counted(
     assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [2, 5]
 
 
+@pytest.mark.ends
 def test_trained_run_that_died_before_it_was_saved_is_not_trained_again(
     compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted
 ):
@@ -177,6 +183,7 @@ def test_trained_run_that_died_before_it_was_saved_is_not_trained_again(
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.ends
 def test_torn_checkpoint_gives_way_to_the_one_before_it(compose_config, tmp_path, uninterrupted, killed, caplog):
     whole = uninterrupted()
     wanted = killed(5)
@@ -473,6 +480,7 @@ def test_finished_run_is_replaced_when_the_new_one_is_complete(compose_config, t
     assert [path.name for path in tmp_path.glob(".run.*") if path.is_dir()] == []
 
 
+@pytest.mark.ends
 @pytest.mark.parametrize("resume", ["true", "false"])
 def test_killed_replacement_leaves_the_finished_run_and_goes_on_or_starts_anew(
     compose_config, tiny_overrides, tmp_path, killed, resume
@@ -487,6 +495,7 @@ def test_killed_replacement_leaves_the_finished_run_and_goes_on_or_starts_anew(
     assert files(tmp_path / "run")["model/model.safetensors"] == before["model/model.safetensors"]
 
 
+@pytest.mark.ends
 def test_failed_replacement_leaves_the_finished_run(compose_config, tiny_overrides, tmp_path, monkeypatch):
     from cap.training import train_phases
 
@@ -501,6 +510,7 @@ def test_failed_replacement_leaves_the_finished_run(compose_config, tiny_overrid
     assert files(tmp_path / "run") == before
 
 
+@pytest.mark.ends
 def test_replacement_that_was_killed_before_it_was_put_in_place_is_found(
     compose_config, tiny_overrides, tmp_path, monkeypatch
 ):
@@ -540,6 +550,7 @@ def test_interrupted_run_is_not_thrown_away(compose_config, killed):
         run(compose_config, [*wanted, "resume=false"])
 
 
+@pytest.mark.ends
 def test_killed_teacher_goes_on_to_the_same_bits(
     compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted, caplog
 ):
@@ -589,7 +600,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(("module", "owner", "name", "call", "step"), MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize(("module", "owner", "name", "call", "step"), cases(MOMENTS, daily=["in a step"]))
 def test_signal_leaves_a_checkpoint_from_which_the_run_goes_on_to_the_same_bits(
     compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted, module, owner, name, call, step
 ):
@@ -611,6 +622,7 @@ def test_signal_leaves_a_checkpoint_from_which_the_run_goes_on_to_the_same_bits(
     assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [step]
 
 
+@pytest.mark.ends
 def test_full_disk_is_said_and_leaves_the_last_checkpoint(compose_config, tmp_path, monkeypatch, uninterrupted, killed):
     import errno
 

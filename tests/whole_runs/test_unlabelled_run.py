@@ -72,6 +72,7 @@ def test_rows_without_a_label_change_the_result(compose_config, tiny_overrides, 
     assert curves(tmp_path / "alone") != curves(tmp_path / "run")
 
 
+@pytest.mark.ends
 def test_a_killed_run_goes_on_to_the_same_bits(compose_config, tmp_path, more, uninterrupted, killed):  # noqa: F811
     whole = uninterrupted(more)
     run(compose_config, killed(5, more))
