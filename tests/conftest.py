@@ -70,21 +70,12 @@ def tiny_data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose_config():
     """Compose conf/train.yaml with overrides, as the command line would."""
+    from tests.composing import composer
 
-    def compose_with(*overrides: str):
-        from hydra import compose, initialize_config_dir
-
-        from cap.config.places import conf_dir
-        from cap.config.schema import register
-
-        register()
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose("train", overrides=list(overrides))
-
-    return compose_with
+    return composer()
 
 
 @pytest.fixture
