@@ -11,11 +11,8 @@ QUICK = ("teacher=none", "distill=none", "contrast=none", "trainer.max_steps=2")
 
 def make_run(folder: Path, *overrides: str) -> Path:
     """Train, and leave the run in ``folder`` beside its cache."""
-    from hydra import compose, initialize_config_dir
-
-    from cap.config.places import conf_dir
-    from cap.config.schema import register
     from cap.train import train
+    from tests.composing import composer
 
     common = [
         f"output_dir={folder}",
@@ -28,25 +25,21 @@ def make_run(folder: Path, *overrides: str) -> Path:
         "trainer.enable_progress_bar=false",
         "trainer.accelerator=cpu",
     ]
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        train(compose("train", overrides=[*common, *overrides]))
+    train(composer()(*common, *overrides))
     return folder
 
 
 def make_export(run: Path, name: str, target: Path, *overrides: str) -> Path:
     """Export a run, without measuring latency unless ``overrides`` say so."""
-    from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
 
     from cap.config.export import ExportConfig
-    from cap.config.places import conf_dir
     from cap.export import export
+    from tests.composing import composer
 
     ConfigStore.instance().store(name="export_schema", node=ExportConfig)
     given = [f"run={run}", f"format={name}", f"output_dir={target}", f"cache_dir={run.parent / 'cache'}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        export(compose("export", overrides=[*given, "latency_seconds=0", *overrides]))
+    export(composer("export")(*given, "latency_seconds=0", *overrides))
     return target
 
 

@@ -39,20 +39,10 @@ RUNS = {
 
 
 @pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS)
-def finished(request, tiny_model, tiny_data, tmp_path_factory):
+def finished(request, compose_config, tiny_model, tiny_data, tmp_path_factory):
     """Run a configuration once for all tests of this module that look at its record."""
-    from hydra import compose, initialize_config_dir
-
-    from cap.config.places import conf_dir
-    from cap.config.schema import register
-
     folder = tmp_path_factory.mktemp("dynamics")
     overrides, n_encodings = request.param
-
-    def compose_config(*overrides: str):
-        register()
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose("train", overrides=list(overrides))
 
     own = [f"model.name_or_path={tiny_model}", f"data_dir={tiny_data}", f"output_dir={folder}/run"]
     short = ["task=sst2", "batch_size=8", "max_length=32", "learning_rate=1e-3", "trainer.max_epochs=4"]
