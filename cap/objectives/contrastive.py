@@ -125,19 +125,21 @@ def collect_candidates(
         The candidates of every anchor of the batch.
     """
     n_snapshots = bank_encodings.shape[1]
-
-    def line_up(batch: Tensor | None, bank: Tensor | None) -> Tensor | None:
-        if batch is None or bank is None:
-            return None
-        return torch.cat([batch, bank.repeat_interleave(n_snapshots)])
-
     return Candidates(
         encodings=torch.cat([batch_encodings.detach(), bank_encodings.flatten(0, 1).to(batch_encodings.dtype)]),
         example_id=torch.cat([batch_id, bank_id.repeat_interleave(n_snapshots)]),
-        labels=line_up(batch_labels, bank_labels),
+        labels=_line_up(batch_labels, bank_labels, n_snapshots),
         n_batch=len(batch_id),
-        group_id=line_up(batch_groups, bank_groups),
+        group_id=_line_up(batch_groups, bank_groups, n_snapshots),
     )
+
+
+def _line_up(
+    batch: Int64[Tensor, " batch"] | None, bank: Int64[Tensor, " rows"] | None, n_snapshots: int
+) -> Int64[Tensor, " candidates"] | None:
+    if batch is None or bank is None:
+        return None
+    return torch.cat([batch, bank.repeat_interleave(n_snapshots)])
 
 
 def bank_loss(
