@@ -12,11 +12,13 @@ from omegaconf import DictConfig
 def composed_by_hydra(*overrides: str, command: str = "train") -> DictConfig:
     """Compose the configuration of a command as its command line would; this takes Hydra a fifth of a second."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     from cap.config.places import conf_dir
     from cap.config.schema import register
 
     register()
+    GlobalHydra.instance().clear()  # a command that ran in this process has left its own
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose(command, overrides=list(overrides))
 
@@ -31,16 +33,16 @@ def composer(command: str = "train") -> Callable[..., DictConfig]:
     parser = OverridesParser.create()
 
     def compose_with(*overrides: str) -> DictConfig:
-        values = [override for override in overrides if _is_value(override)]
-        config = copy.deepcopy(composed(*(override for override in overrides if override not in values)))
-        ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), config)
+        config = copy.deepcopy(composed(*(override for override in overrides if not _is_value(override))))
+        values = parser.parse_overrides([override for override in overrides if _is_value(override)])
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
         return config
 
     return compose_with
 
 
 def _is_value(override: str) -> bool:
-    # Choices of a group, additions and deletions can change which files are read; so can whatever is no assignment.
+    # Choices of a group, additions and deletions can change which files are read: Hydra gets them.
     from cap.config.places import conf_dir
 
     key, sign, _ = override.partition("=")

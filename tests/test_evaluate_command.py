@@ -18,15 +18,10 @@ NAMES = ["negative", "positive"]
 
 
 def compose(*overrides: str):
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
     import cap.evaluate  # noqa: F401 - registers its schema
-    from cap.config.places import conf_dir
+    from tests.composing import composer
 
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose("evaluate", overrides=list(overrides))
+    return composer("evaluate")(*overrides)
 
 
 def predictions(folder: Path) -> list[dict[str, str]]:

@@ -157,16 +157,13 @@ def test_cap_load_names_what_runs_a_graph(exported) -> None:
 def test_a_graph_is_evaluated_with_the_scores_that_were_measured_of_it(
     runs, exported, name: str, tiny_data, tmp_path
 ) -> None:
-    from hydra import compose, initialize_config_dir
-
-    from cap.config.places import conf_dir
     from cap.evaluate import evaluate
+    from tests.composing import composer
 
     folder = exported("structured", name)
     given = [f"model_dir={folder}", f"data_dir={tiny_data}", "accelerator=cpu", "max_length=32"]
     folders = [f"cache_dir={tmp_path / 'cache'}", f"output_dir={tmp_path / 'out'}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        score = evaluate(compose("evaluate", overrides=["task=sst2", *given, *folders]))
+    score = evaluate(composer("evaluate")("task=sst2", *given, *folders))
     expected = read(folder)["scores"] or read(runs["structured"], "record.json")["scores"]["pruned"]
     assert score == expected["accuracy"]
 

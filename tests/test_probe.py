@@ -15,15 +15,10 @@ COMPLETED = {"status": "completed", "command": "python -m cap.train task=sst2", 
 
 
 def compose(name: str, *overrides: str):
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
     import cap.probe  # noqa: F401 - registers its schema
-    from cap.config.places import conf_dir
+    from tests.composing import composer
 
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose(name, overrides=list(overrides))
+    return composer(name)(*overrides)
 
 
 def probe(*overrides: str) -> dict[str, Any]:

@@ -27,15 +27,10 @@ MODEL = ["README.md", "config.json", "model.safetensors", "record.json", "tokeni
 
 
 def push(*overrides: str) -> None:
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
     import cap.push
-    from cap.config.places import conf_dir
+    from tests.composing import composer
 
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cap.push.push(hydra.compose("push", overrides=list(overrides)))
+    cap.push.push(composer("push")(*overrides))
 
 
 def write_model(folder: Path) -> None:
