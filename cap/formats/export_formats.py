@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from cap.base.errors import InputError
 from cap.base.kinds import Kind
-from cap.formats.compact import Compacted, compact, save_compact
+from cap.formats.compact import Compacted, save_compact
 from cap.formats.export_source import Source
 from cap.formats.load import load
 from cap.formats.masks import MASKS_FILE, TRAINED_FILE, base_of, save_masks
-from cap.formats.onnx import ONNX_FILE, OnnxModel, export_onnx, quantise_onnx, require_onnx
+from cap.formats.onnx import ONNX_FILE, OnnxModel, quantise_onnx, require_onnx
 from cap.formats.parity import logits_of
 from cap.formats.sparse import ENCODER_FILE, save_sparse
 from cap.models.encoders import AUTO_CLASS, save_model
@@ -89,7 +89,7 @@ class Format:
 
 
 def _write_compact(source: Source, folder: Path) -> Written:
-    compacted = compact(source.model)
+    compacted = source.compacted
     save_compact(compacted.model, source.tokenizer, folder)
     _say_what_went(compacted)
     return Written(compacted.model, compacted.for_record())
@@ -121,8 +121,8 @@ def _beside_base(source: Source) -> str:
 
 
 def _write_onnx(source: Source, folder: Path) -> Written:
-    compacted = compact(source.model)
-    export_onnx(compacted.model, source.traced, folder / ONNX_FILE, pooling=source.pooling)
+    compacted = source.compacted
+    (folder / ONNX_FILE).write_bytes(source.graph)
     source.model.config.save_pretrained(folder)
     source.tokenizer.save_pretrained(folder)
     _say_what_went(compacted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +26,10 @@ from cap.data.datamodule import CapDataModule
 from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, data_terms
+from cap.formats.compact import Compacted, compact
 from cap.formats.folders import WEIGHTS_FILE
 from cap.formats.load import load
+from cap.formats.onnx import ONNX_FILE, export_onnx
 from cap.formats.vocabulary import Smaller, Vocabulary, count_changed, with_vocabulary
 from cap.models.outputs import output_order
 from cap.models.pooled import Pooling
@@ -113,6 +116,19 @@ class Source:
     def dense_bytes_gzipped(self) -> int:
         """Size of these weights in a gzip file: what zeros alone save."""
         return len(gzip.compress(self.dense_file.read_bytes(), compresslevel=6))
+
+    @cached_property
+    def compacted(self) -> Compacted:
+        """The model without the heads and FFN units that are dead."""
+        return compact(self.model)
+
+    @cached_property
+    def graph(self) -> bytes:
+        """The ONNX file of the compact model: tracing takes seconds, and two formats need it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ONNX_FILE
+            export_onnx(self.compacted.model, self.traced, path, pooling=self.pooling)
+            return path.read_bytes()
 
     def as_in_run(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return a batch with the token numbers of the run's model."""
