@@ -59,6 +59,7 @@ def test_what_it_costs_is_measured_and_said(run, plain) -> None:
         "validation_tokens": 8,
         "changed_tokens": 1,
         "changed": 0.125,
+        "rest": "split",
     }
     assert result["check"]["largest_difference"] < 1e-6
     before, after = result["scores_of_run"]["accuracy"], result["scores"]["accuracy"]
@@ -71,6 +72,21 @@ def test_what_it_costs_is_measured_and_said(run, plain) -> None:
     noted = read(run, "record.json")["exports"]
     assert noted["plain+vocabulary"]["vocabulary"] == result["vocabulary"]
     assert "plain" not in noted
+
+
+@pytest.mark.parametrize("name", ["plain", "onnx"])
+def test_rows_that_are_shared_are_so_in_the_folder_too(run, tmp_path, name: str) -> None:
+    from transformers import AutoTokenizer
+
+    folder = make_export(run, name, tmp_path / "shared", "vocabulary=auto", "vocabulary_rest=nearest")
+    result, whole = read(folder), AutoTokenizer.from_pretrained(run / "model")
+    assert (result["vocabulary"]["rest"], result["vocabulary"]["changed"]) == ("nearest", 0.125)
+    assert (
+        "share the row that is nearest to their own. Copy tokenizer.json as it is" in (folder / "README.md").read_text()
+    )
+    encoded = AutoTokenizer.from_pretrained(folder)("the scene is great")
+    assert encoded.tokens() == whole("the scene is great").tokens()
+    assert max(encoded["input_ids"]) < result["vocabulary"]["rows"] == 11
 
 
 def test_fewer_units_and_fewer_pieces_go_together(run, tmp_path) -> None:
@@ -101,13 +117,19 @@ def test_the_logits_are_compared_with_those_of_the_runs_own_pieces(run, tmp_path
     [
         ("plain", "null", r"got vocabulary=null, with which it would be run/model once more"),
         ("compact", "nowhere", "vocabulary must be auto, .* which is not there"),
+        (
+            "compact",
+            "null vocabulary_rest=nearest",
+            "got vocabulary=null; give vocabulary=auto, or leave vocabulary_rest",
+        ),
+        ("compact", "auto vocabulary_rest=near", "vocabulary_rest must be one of split, nearest, got 'near'"),
     ],
 )
 def test_what_cannot_work_is_refused(run, tmp_path, name: str, vocabulary: str, expected: str) -> None:
     from cap.base.errors import InputError
 
     with pytest.raises(InputError, match=expected):
-        make_export(run, name, tmp_path / "out", f"vocabulary={vocabulary}")
+        make_export(run, name, tmp_path / "out", *f"vocabulary={vocabulary}".split())
 
 
 def test_other_rows_than_the_runs_are_refused(run, tiny_data, tmp_path) -> None:

@@ -17,6 +17,10 @@ EVERY_FORMAT = "all"
 """What ``format`` is for each that the run can have."""
 OWN_ROWS = "auto"
 """What ``vocabulary`` is for the run's own training rows."""
+SPLIT, NEAREST = "split", "nearest"
+RESTS = (SPLIT, NEAREST)
+"""What becomes of a piece whose row of the word embedding goes: it is read in smaller pieces, or it shares the kept row
+that is nearest to its own."""
 
 
 @dataclass
@@ -26,6 +30,7 @@ class ExportConfig:
     run: str | None = MISSING
     format: str = MISSING
     vocabulary: str | None = MISSING
+    vocabulary_rest: str = MISSING
     output_dir: str | None = MISSING
     data_dir: str | None = MISSING
     check_rows: int = MISSING
@@ -51,6 +56,13 @@ def check_export(cfg: DictConfig) -> tuple[ExportConfig, Path]:
     if config.format not in words:
         nearest = ", ".join(nearest_first(config.format, words))
         problems.append(f"format must be one of {nearest}, got {config.format!r}")
+    if config.vocabulary_rest not in RESTS:
+        problems.append(f"vocabulary_rest must be one of {', '.join(RESTS)}, got {config.vocabulary_rest!r}")
+    elif config.vocabulary_rest != SPLIT and config.vocabulary is None:
+        problems.append(
+            f"vocabulary_rest={config.vocabulary_rest} says what becomes of the pieces that vocabulary leaves out, got "
+            f"vocabulary=null; give vocabulary=auto, or leave vocabulary_rest out"
+        )
     if config.check_rows < 1:
         problems.append(f"check_rows must be at least 1, got {config.check_rows}")
     if not config.latency_seconds >= 0:
@@ -60,4 +72,4 @@ def check_export(cfg: DictConfig) -> tuple[ExportConfig, Path]:
     return config, Path(config.run)
 
 
-__all__ = ["EVERY_FORMAT", "FORMAT_NAMES", "OWN_ROWS", "ExportConfig", "check_export"]
+__all__ = ["EVERY_FORMAT", "FORMAT_NAMES", "NEAREST", "OWN_ROWS", "RESTS", "SPLIT", "ExportConfig", "check_export"]

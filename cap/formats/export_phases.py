@@ -95,6 +95,8 @@ def write_checked(source: Source, config: ExportConfig, target: Path, *, command
     notes = _check_rows(source, config.format, chosen)
     with atomic_folder(target) as temporary:
         written = chosen.write(source, temporary)
+        if source.smaller is not None:
+            source.smaller.write_rules(temporary)
         if source.is_of_encodings:
             dim = int(source.model.config.hidden_size)
             write_sentence_files(temporary, pooling=source.pooling, dim=dim, max_length=source.max_length)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.kinds import KINDS
-from cap.config.export import OWN_ROWS, ExportConfig
+from cap.config.export import NEAREST, OWN_ROWS, ExportConfig
 from cap.config.schema import TaskConfig
 from cap.data.corpus import corpus_texts, split_texts, training_texts
 from cap.data.custom import task_of
@@ -59,7 +59,7 @@ class Source:
         dense: Its model, in eval mode.
         model: What is exported: its model, or a copy with fewer rows of the word embedding.
         tokenizer: That of ``model``.
-        vocabulary: The rows that are left; None where all are.
+        smaller: The model and its tokenizer with fewer rows of the word embedding; None where all are left.
         cost: What leaving others out did to the validation rows, see ``cap.formats.vocabulary.count_changed``.
         rows: As they are now.
         data: The validation rows as tokens.
@@ -73,13 +73,18 @@ class Source:
     dense: PreTrainedModel
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    vocabulary: Vocabulary | None
+    smaller: Smaller | None
     cost: Mapping[str, Any]
     rows: Rows
     data: CapDataModule
     traced: dict[str, Tensor]
     batches: list[dict[str, Tensor]]
     n_checked: int
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The rows of the word embedding that are left; None where all are."""
+        return None if self.smaller is None else self.smaller.vocabulary
 
     @property
     def has_rows_of_run(self) -> bool:
@@ -163,7 +168,7 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
     tokenizer = load_tokenizer(ModelSource(str(run.folder / MODEL), f"{MODEL}/ of {run.name}"))
     node = _task_config(settings["task"])
     task, rows = _rows_of(run, node, data_dir)
-    smaller, cost = _smaller(config.vocabulary, task, rows, dense, tokenizer)
+    smaller, cost = _smaller(config, task, rows, dense, tokenizer)
     model, tokenizer = (dense, tokenizer) if smaller is None else (smaller.model, smaller.tokenizer)
     data = scoring_rows(
         task,
@@ -185,7 +190,7 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
         dense=dense,
         model=model,
         tokenizer=tokenizer,
-        vocabulary=None if smaller is None else smaller.vocabulary,
+        smaller=smaller,
         cost=cost,
         rows=rows,
         data=data,
@@ -200,20 +205,26 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
 
 
 def _smaller(
-    given: str | None, task: Task, rows: Rows, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    config: ExportConfig, task: Task, rows: Rows, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Smaller | None, dict[str, Any]]:
-    """Cut the vocabulary to what the texts that were asked for use, and count what that changes; None cuts nothing."""
+    """Cut the vocabulary to what the texts that were asked for use, and count what that changes; null cuts nothing."""
+    given, rest = config.vocabulary, config.vocabulary_rest
     if given is None:
         return None, {}
+    if rest == NEAREST and task.kind == "tags":
+        raise InputError(
+            f"vocabulary_rest=nearest gives several pieces one number, but programs that put a tagger's words together "
+            f"look pieces up by number, got task={task.name}; leave vocabulary_rest at split"
+        )
     folder = Path(given)
     texts, corpus = (
         (training_texts(rows, task), "the run's training rows")
         if given == OWN_ROWS
         else (corpus_texts(folder, task), f"folder {folder.resolve().name}")
     )
-    smaller = with_vocabulary(model, tokenizer, texts, corpus=corpus)
+    smaller = with_vocabulary(model, tokenizer, texts, corpus=corpus, rest=rest)
     validated = (part for split in task.validation_splits for part in split_texts(rows.splits[split], task))
-    return smaller, count_changed(tokenizer, smaller.tokenizer, validated)
+    return smaller, count_changed(tokenizer, smaller, validated)
 
 
 def choose_rows(lengths: Int[Tensor, " rows"], n_rows: int) -> list[list[int]]:

@@ -11,7 +11,8 @@ too, under ``exports`` and the format's name.
                               they are the run's own
 ``vocabulary`` *              ``corpus`` that decided which pieces stay; ``rows`` of the word embedding that are left;
                               ``dense_rows`` of before; pieces ``used`` there; ``validation_tokens`` of the run's model,
-                              ``changed_tokens`` of these, and as a fraction ``changed``; null where no piece went
+                              ``changed_tokens`` of these, and as a fraction ``changed``; what became of the ``rest``,
+                              see ``cap.config.export.RESTS``; null where no row went
 ``check`` *                   ``rows``; ``largest_difference`` of logits; ``relative_difference``, as a fraction of
                               the largest logit, or of 1 where all are smaller; ``tolerance`` of the latter, null
                               where scores are measured again instead; ``is_bit_identical``: true, null if not asked
@@ -48,6 +49,7 @@ from rich.table import Table
 
 from cap.base.errors import InputError
 from cap.base.files import read_json
+from cap.config.export import NEAREST
 from cap.formats.latency import Latency
 from cap.runs.card import spoken, write_card
 from cap.runs.environment import device_name
@@ -55,6 +57,10 @@ from cap.runs.finished import FinishedRun
 from cap.runs.folder import MODEL, RECORD, hold
 from cap.runs.record import write_record
 
+_SHARED = (
+    ", since they share the row that is nearest to their own. Copy tokenizer.json as it is: save_pretrained keeps one "
+    "piece a row, and loses all others that share it."
+)
 _MEASURED = ("bytes", "vocabulary", "check", "scores", "retention", "sparsity", "size")
 _TIMED = (
     "latency_ms",
@@ -142,7 +148,7 @@ def _vocabulary_in_words(kept: Mapping[str, Any]) -> str:
     return (
         f"Of the {kept['dense_rows']:,} rows of the word embedding {kept['rows']:,} are left, of which "
         f"{kept['used']:,} are used in {kept['corpus']}; {kept['changed']:.2%} of the {kept['validation_tokens']:,} "
-        f"validation tokens changed."
+        f"validation tokens changed{_SHARED if kept['rest'] == NEAREST else '.'}"
     )
 
 

@@ -76,15 +76,32 @@ def with_parts(rules: Rules, kept: Iterable[int]) -> set[int]:
     return found | {numbers[part] for piece in pieces for part in _joined_on_the_way(piece, ranks)}
 
 
-def with_pieces(rules: Rules, kept: Sequence[int]) -> Rules:
+def require_shareable(rules: Rules) -> None:
+    """Check that pieces can share a number.
+
+    Raises:
+        InputError: If pieces are joined or numbered by their place, so that each has one of its own.
+    """
+    kind = rules["model"].get("type")
+    if kind != "WordPiece":
+        raise InputError(
+            f"vocabulary_rest=nearest needs a WordPiece tokenizer, in which two pieces can have one number, got "
+            f"{kind}; leave vocabulary_rest at split"
+        )
+
+
+def with_pieces(rules: Rules, kept: Sequence[int], shared: Mapping[int, int] | None = None) -> Rules:
     """Copy the rules with some pieces alone, renumbered in the order given.
 
     Args:
         rules: Of a known kind, see ``require_known``; they are not changed.
         kept: Numbers that stay, ascending; those of ``always_kept`` and ``with_parts`` are among them.
+        shared: For other numbers, which of the kept ones stands for each; these pieces stay. See
+            ``require_shareable``.
     """
     changed = copy.deepcopy(rules)
     model, new = changed["model"], {old: number for number, old in enumerate(kept)}
+    new |= {other: new[one] for other, one in (shared or {}).items()}
     if isinstance(model["vocab"], list):
         model["vocab"] = [entry for number, entry in enumerate(model["vocab"]) if number in new]
         model["unk_id"] = new.get(model.get("unk_id"))

@@ -19,12 +19,22 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from cap.base.errors import InputError
 from cap.base.files import write_json
+from cap.config.export import NEAREST, SPLIT
 from cap.formats.folders import build, fill
-from cap.formats.pieces import Rules, always_kept, numbers_of, require_known, with_parts, with_pieces
+from cap.formats.pieces import (
+    Rules,
+    always_kept,
+    numbers_of,
+    require_known,
+    require_shareable,
+    with_parts,
+    with_pieces,
+)
 from cap.models.families import family_of
 from cap.models.sources import ModelSource, load_tokenizer
 
 _TOKENIZER_FILE = "tokenizer.json"
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +46,14 @@ class Vocabulary:
         numbers: The numbers that the rows had, ascending; a row's place is its number now.
         n_dense: Rows of before.
         n_used: Pieces that the texts use.
+        rest: What became of other pieces, see ``cap.config.export.RESTS``.
     """
 
     corpus: str
     numbers: Int64[Tensor, " rows"]
     n_dense: int
     n_used: int
+    rest: str
 
     def numbered_as_before(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a batch of the smaller model with the token numbers of the whole one."""
@@ -49,37 +61,54 @@ class Vocabulary:
 
     def for_record(self) -> dict[str, Any]:
         """Return what was kept as plain JSON values."""
-        return {"corpus": self.corpus, "dense_rows": self.n_dense, "rows": len(self.numbers), "used": self.n_used}
+        rows = {"dense_rows": self.n_dense, "rows": len(self.numbers), "used": self.n_used}
+        return {"corpus": self.corpus, **rows, "rest": self.rest}
 
 
 @dataclass(frozen=True)
 class Smaller:
-    """Hold a model with fewer pieces, the tokenizer that belongs to it, and what was kept."""
+    """Hold a model with fewer pieces, the tokenizer that belongs to it with its rules, and what was kept."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    rules: Rules
     vocabulary: Vocabulary
+
+    def write_rules(self, folder: Path) -> None:
+        """Write the tokenizer's rules over those that its ``save_pretrained`` left.
+
+        The tokenizers library writes one piece a number: of pieces that share one, all others would be lost.
+        """
+        write_json(folder / _TOKENIZER_FILE, self.rules)
 
 
 def with_vocabulary(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[list[str]], *, corpus: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[list[str]],
+    *,
+    corpus: str,
+    rest: str = SPLIT,
 ) -> Smaller:
-    """Copy a model and its tokenizer without the pieces that no text uses.
+    """Copy a model and its tokenizer without the rows of the word embedding that no text uses.
 
     Single characters (bytes, where pieces are made of these), special tokens and tokens that were added stay, so that
-    every other text can still be read: in smaller pieces.
+    every other text can still be read: in smaller pieces, or in the same ones, which share the rows of others.
 
     Args:
         model: A stock model, dense or compact, its masks folded; it is not changed.
         tokenizer: Its own, fast.
         texts: Some at a time.
         corpus: What to call them.
+        rest: What becomes of the pieces whose rows go, see ``cap.config.export.RESTS``.
 
     Raises:
         InputError: If the tokenizer is not fast, of a kind that is not known, or lacks rows for its special tokens.
     """
     rules = _rules_of(tokenizer)
     require_known(rules)
+    if rest == NEAREST:
+        require_shareable(rules)
     name, embedding = _word_embedding(model)
     n_dense = embedding.shape[0]
     kept = _required(rules, tokenizer, model.config, n_dense)
@@ -93,36 +122,56 @@ def with_vocabulary(
             f"the word embedding must have a row for every token, got {n_dense} rows and the token number "
             f"{chosen[-1]}; train with a tokenizer that belongs to the model"
         )
-    vocabulary = Vocabulary(corpus=corpus, numbers=torch.tensor(chosen), n_dense=n_dense, n_used=len(used))
+    vocabulary = Vocabulary(corpus=corpus, numbers=torch.tensor(chosen), n_dense=n_dense, n_used=len(used), rest=rest)
     config = _config_with(model, chosen)
     tensors = {**model.state_dict(), name: embedding[vocabulary.numbers]}
     smaller = fill(build(config), tensors, Path("the run's model"))
-    return Smaller(smaller, _tokenizer_with(tokenizer, with_pieces(rules, chosen)), vocabulary)
+    new = with_pieces(rules, chosen, _nearest(embedding, rules, chosen, used) if rest == NEAREST else None)
+    return Smaller(smaller, _tokenizer_with(tokenizer, new), new, vocabulary)
 
 
-def count_changed(
-    before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, texts: Iterable[list[str]]
-) -> dict[str, Any]:
-    """Count the tokens of texts that another tokenizer does not find: the same piece at the same place.
+def _nearest(embedding: Tensor, rules: Rules, kept: list[int], used: set[int]) -> dict[int, int]:
+    """Find for each row that goes the one at the least Euclidean distance, of those that texts use.
+
+    Rows of rare characters lie near the middle of all rows, and so near any other, whatever these mean.
+    """
+    others = sorted({number for number in numbers_of(rules).values() if number < len(embedding)} - set(kept))
+    candidates = sorted(used - {token["id"] for token in rules["added_tokens"]}) or kept
+    rows, left = embedding.float(), embedding[torch.tensor(candidates)].float()
+    found: dict[int, int] = {}
+    for part in torch.tensor(others, dtype=torch.long).split(_ROWS_AT_ONCE):
+        closest = torch.cdist(rows[part], left).argmin(dim=1)
+        found |= {number: candidates[place] for number, place in zip(part.tolist(), closest.tolist(), strict=True)}
+    return found
+
+
+def count_changed(before: PreTrainedTokenizerBase, smaller: Smaller, texts: Iterable[list[str]]) -> dict[str, Any]:
+    """Count the tokens of texts for which a smaller model does not read the same row at the same place.
 
     Returns:
         ``validation_tokens`` without special ones, of uncut texts; ``changed_tokens`` of these; ``changed``, the
         fraction.
     """
-    first, second = plain_tokenizer(before), plain_tokenizer(after)
+    first, second = plain_tokenizer(before), _plain(smaller.rules)
+    numbers = smaller.vocabulary.numbers.tolist()
     n_tokens = n_same = 0
     for part in texts:
         pairs = zip(*(one.encode_batch(part, add_special_tokens=False) for one in (first, second)), strict=True)
         for old, new in pairs:
             n_tokens += len(old)
-            n_same += (_places(old) & _places(new)).total()
+            same = _places(old, old.ids) & _places(new, [numbers[number] for number in new.ids])
+            n_same += same.total()
     n_changed = n_tokens - n_same
     return {"validation_tokens": n_tokens, "changed_tokens": n_changed, "changed": n_changed / max(1, n_tokens)}
 
 
 def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """Copy what a fast tokenizer stands on, without cutting or padding."""
-    plain = Tokenizer.from_str(json.dumps(_rules_of(tokenizer)))
+    return _plain(_rules_of(tokenizer))
+
+
+def _plain(rules: Rules) -> Tokenizer:
+    plain = Tokenizer.from_str(json.dumps(rules))
     plain.no_truncation()
     plain.no_padding()
     return plain
@@ -188,8 +237,8 @@ def _tokenizer_with(tokenizer: PreTrainedTokenizerBase, rules: Rules) -> PreTrai
         return load_tokenizer(ModelSource(folder, "the smaller tokenizer", role="tokenizer"))
 
 
-def _places(encoding: Encoding) -> Counter[tuple[str, tuple[int, int]]]:
-    return Counter(zip(encoding.tokens, encoding.offsets, strict=True))
+def _places(encoding: Encoding, numbers: list[int]) -> Counter[tuple[int, tuple[int, int]]]:
+    return Counter(zip(numbers, encoding.offsets, strict=True))
 
 
 __all__ = ["Smaller", "Vocabulary", "count_changed", "plain_tokenizer", "with_vocabulary"]

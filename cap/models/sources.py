@@ -129,7 +129,10 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
     rules: Any = sorted(tokenizer.get_vocab().items())
     if backend is not None:
         # Truncation and padding are what the last call asked for, not what the tokenizer is.
+        numbered = rules
         rules = {name: rule for name, rule in json.loads(backend.to_str()).items() if name not in _CALL_OPTIONS}
+        if len({number for _, number in numbered}) < len(numbered):
+            rules["numbered"] = numbered  # of pieces that share a number, the rules name but one
     special = sorted(map(str, tokenizer.all_special_tokens))
     # Of a row that is too long one end is cut; token types are kept where a model reads them.
     options = [tokenizer.truncation_side, tokenizer.model_input_names]

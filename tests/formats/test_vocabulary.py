@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerBase, TokenizersBackend
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
 
 from cap.base.errors import InputError
 from cap.formats.pieces import numbers_of, require_known
 from cap.formats.vocabulary import Smaller, count_changed, with_vocabulary
+from cap.models.sources import tokenizer_key
 from tests.formats.made_tokenizers import CORPUS, KINDS, ODD, OTHERS, SPECIALS, byte_bpe, wordpiece
 from tests.models.tiny_models import FAMILY_NAMES, tiny_classifier, tiny_tokenizer
 
@@ -19,9 +20,11 @@ KEPT_BY_KIND: dict[str, Smaller] = {}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def smaller(tokenizer: PreTrainedTokenizerBase, texts: list[str], family: str = "bert", **options: int) -> Smaller:
+def smaller(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], family: str = "bert", rest: str = "split", **options: int
+) -> Smaller:
     model = tiny_classifier(family, vocab_size=len(tokenizer), **options)
-    return with_vocabulary(model, tokenizer, [texts], corpus="some texts")
+    return with_vocabulary(model, tokenizer, [texts], corpus="some texts", rest=rest)
 
 
 def of_kind(kind: str) -> Smaller:
@@ -80,8 +83,6 @@ def test_the_numbers_are_those_of_the_rows_that_are_left(kind: str) -> None:
 
 @every_kind
 def test_a_smaller_tokenizer_is_the_same_when_it_is_loaded_again(kind: str, tmp_path) -> None:
-    from transformers import AutoTokenizer
-
     found = of_kind(kind).tokenizer
     found.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
@@ -131,9 +132,12 @@ def test_padding_that_is_part_of_the_rules_has_the_new_number() -> None:
 
 def test_changed_tokens_are_those_without_the_same_piece_at_the_same_place() -> None:
     tokenizer = wordpiece()
-    counted = count_changed(tokenizer, smaller(tokenizer, CORPUS).tokenizer, [["the filming"], ["the film is bad"]])
-    # "filming" was film ##ing and is film ##i ##n ##g.
-    assert counted == {"validation_tokens": 7, "changed_tokens": 1, "changed": pytest.approx(1 / 7)}
+    counted = [
+        count_changed(tokenizer, smaller(tokenizer, CORPUS, rest=rest), [["the filming"], ["the film is bad"]])
+        for rest in ("split", "nearest")
+    ]
+    # "filming" was film ##ing. Now it is film ##i ##n ##g, or the ##ing has the row of another piece.
+    assert counted == [{"validation_tokens": 7, "changed_tokens": 1, "changed": pytest.approx(1 / 7)}] * 2
 
 
 def test_a_tokenizer_that_is_not_fast_is_refused() -> None:
@@ -173,3 +177,66 @@ def test_parts_of_pieces_stay_even_where_no_text_ends_up_with_them() -> None:
     assert rules["model"]["merges"]
     left = numbers_of(rules)
     assert all({first, second, first + second} <= left.keys() for first, second in rules["model"]["merges"])
+
+
+@pytest.fixture(scope="module")
+def shared() -> tuple[PreTrainedTokenizerBase, torch.nn.Module, Smaller]:
+    """Return a tokenizer and a model, and both where pieces that no text of the corpus uses share rows."""
+    tokenizer = wordpiece()
+    model = tiny_classifier(vocab_size=len(tokenizer))
+    return tokenizer, model, with_vocabulary(model, tokenizer, [CORPUS], corpus="some texts", rest="nearest")
+
+
+def nearest_used(model: torch.nn.Module, number: int) -> int:
+    rows = model.get_input_embeddings().weight.detach()
+    used = {one for text in CORPUS for one in wordpiece()(text, add_special_tokens=False)["input_ids"]}
+    return min(sorted(used), key=lambda one: float((rows[one] - rows[number]).norm()))
+
+
+def test_a_piece_whose_row_went_has_the_nearest_one_that_is_left(shared) -> None:
+    tokenizer, model, found = shared
+    kept = found.vocabulary.numbers.tolist()
+    new, old = found.tokenizer.get_vocab(), tokenizer.get_vocab()
+    assert new.keys() == old.keys()
+    gone = [piece for piece, number in old.items() if number not in kept]
+    assert {"yak", "##ing", "##ness", "seen"} <= set(gone)
+    assert {piece: kept[new[piece]] for piece in gone} == {piece: nearest_used(model, old[piece]) for piece in gone}
+    assert all(kept[new[piece]] == number for piece, number in old.items() if number in kept)
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_shared_rows_leave_a_text_its_pieces_and_the_model_reads_the_nearest_ones(shared, text: str) -> None:
+    tokenizer, model, found = shared
+    kept = found.vocabulary.numbers.tolist()
+    before, after = (one(text, return_tensors="pt") for one in (tokenizer, found.tokenizer))
+    assert after.tokens() == before.tokens()
+    numbers = [one if one in kept else nearest_used(model, one) for one in before["input_ids"][0].tolist()]
+    with torch.no_grad():
+        expected = model(**{**before, "input_ids": torch.tensor([numbers])}).logits
+        torch.testing.assert_close(found.model(**after).logits, expected, rtol=0, atol=1e-6)
+
+
+def test_rows_are_shared_after_loading_where_the_rules_were_written(shared, tmp_path) -> None:
+    _, _, found = shared
+    found.tokenizer.save_pretrained(tmp_path)
+    lost = AutoTokenizer.from_pretrained(tmp_path)
+    found.write_rules(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.get_vocab() == found.tokenizer.get_vocab() != lost.get_vocab()
+    assert [again(text)["input_ids"] for text in OTHERS] == [found.tokenizer(text)["input_ids"] for text in OTHERS]
+
+
+def test_tokenizers_that_share_rows_otherwise_have_keys_of_their_own(shared) -> None:
+    tokenizer, model, found = shared
+    other = tiny_classifier(vocab_size=len(tokenizer))
+    with torch.no_grad():
+        other.get_input_embeddings().weight.copy_(model.get_input_embeddings().weight.flip(1).roll(3, 1) ** 3)
+    second = with_vocabulary(other, tokenizer, [CORPUS], corpus="some texts", rest="nearest")
+    assert second.tokenizer.get_vocab() != found.tokenizer.get_vocab()
+    assert tokenizer_key(second.tokenizer) != tokenizer_key(found.tokenizer)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"WordPiece"}))
+def test_pieces_with_a_number_of_their_own_share_no_row(kind: str) -> None:
+    with pytest.raises(InputError, match=r"vocabulary_rest=nearest needs a WordPiece tokenizer, .* got (BPE|Unigram);"):
+        smaller(KINDS[kind](), CORPUS, rest="nearest")

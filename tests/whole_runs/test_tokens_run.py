@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cap.base.errors import InputError
 from tests.data.tagged import LABELS, write_tagged
 from tests.formats.made_exports import QUICK, lines_of_card, make_export, make_run, read
 
@@ -91,6 +92,11 @@ def test_smaller_model_keeps_the_logits_of_all_real_tokens(run_dir, tmp_path):
     exported = read(make_export(run_dir, "compact", tmp_path / "small"))
     assert exported["details"]["heads"]["after"] == 6
     assert exported["check"]["relative_difference"] <= 1e-5
+
+
+def test_a_taggers_pieces_keep_numbers_of_their_own(run_dir, tmp_path):
+    with pytest.raises(InputError, match=r"a tagger's words together look pieces up by number, got task=tokens; leave"):
+        make_export(run_dir, "compact", tmp_path / "small", "vocabulary=auto", "vocabulary_rest=nearest")
 
 
 def test_graph_keeps_them_too_and_its_lines_tag_a_text(run_dir, tmp_path, monkeypatch):
