@@ -322,7 +322,7 @@ def test_the_longest_and_shortest_rows_are_checked_apart_together_and_alone(leng
 
 @pytest.mark.parametrize(
     ("data_dir", "terms"),
-    [(None, "Quora's, non-commercial"), ("mine", "those of whoever made the data")],
+    [(None, "Quora's, non-commercial"), ("mine", "those of the makers of the data")],
     ids=["from the Hub", "from a folder"],
 )
 def test_a_tasks_own_terms_hold_for_its_own_rows_only(data_dir, terms: str) -> None:

@@ -38,7 +38,7 @@ class Task:
     hub_path: str | None = None
     hub_config: str | None = None
     validation_splits: tuple[str, ...] = ("validation",)
-    terms: str = "those of whoever made the data"
+    terms: str = "those of the makers of the data"
 
     def __post_init__(self) -> None:
         if self.kind != "encoding" and not 1 <= len(self.text_columns) <= 2:

@@ -30,7 +30,7 @@ class Devices:
 def leased_devices(checked: Checked, *, is_grid: bool) -> Iterator[Devices]:
     """Take devices that no other job has, for as long as the run takes, where jobs of a grid share GPUs.
 
-    A run that was started alone takes what Lightning takes: whoever starts it has chosen the device.
+    A run that was started alone takes what Lightning takes: its user has chosen the device.
 
     Args:
         checked: The configuration.

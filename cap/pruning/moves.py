@@ -1,4 +1,4 @@
-"""When masks move: a schedule laid over the optimizer steps of a run, whoever counts them."""
+"""When masks move: a schedule laid over the optimizer steps of a run."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ class CapModule(LightningModule):
         pruner: Owns the masks of the student; None trains it dense.
         freeze: Names of parameters of the student's stock model that keep the values they have now: no gradient is
             computed for them, no optimizer sees them, and no checkpoint holds them.
-        pretrained: The frozen pre-trained model, kept for whoever asks. Neither it nor the teacher is part of the
-            module for PyTorch: they are in no checkpoint and no optimizer, and stay on their device.
+        pretrained: The frozen pre-trained model, for callbacks of the user's own. Neither it nor the teacher is part
+            of the module for PyTorch: they are in no checkpoint and no optimizer, and stay on their device.
         teacher: The frozen fine-tuned model, likewise; it moves to the student's device if ``distill`` runs it.
         frozen_keys: Of what the frozen models gave, by source: a key of its content, which a checkpoint refers to.
     """
@@ -340,8 +340,8 @@ class CapModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add where the stream of extra examples stands.
 
-        Of frozen parameters only a key of their content stays: whoever goes on has them already, from where the student
-        starts.
+        Of frozen parameters only a key of their content stays: a run that resumes has them already, from where the
+        student starts.
         """
         for name in self._kept:
             del checkpoint["state_dict"][name]

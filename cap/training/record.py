@@ -120,7 +120,7 @@ class RunRecord:
         Args:
             prepared: What the run starts from.
             find: Looks for the checkpoint to go on from, in what lies in the folder once nobody else writes there.
-            goes_on: Whether what an earlier attempt left counts; whoever may still be writing there is then waited for.
+            goes_on: Whether what an earlier attempt left counts; a process that still writes there is waited for then.
 
         Returns:
             How the run begins; on all processes but the first that says nothing.
