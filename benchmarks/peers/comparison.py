@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -105,7 +106,11 @@ class Kept:
         self.key = key
         self.outcome: Outcome | None = None
         self.seconds: float | None = None
-        if self.file.is_file() and not cfg.overwrite:
+        if cfg.overwrite:
+            # What is left of an earlier comparison would stand beside the new one, should this one be stopped.
+            self.file.unlink(missing_ok=True)
+            shutil.rmtree(compact_folder(self.cfg.output_dir), ignore_errors=True)
+        elif self.file.is_file():
             self._read()
 
     def _read(self) -> None:

@@ -77,6 +77,22 @@ def test_sides_alternate_and_what_is_there_is_left(fake_sides, structured, tmp_p
     assert list(json.loads((tmp_path / "run" / "results.json").read_text())["sides"]["cap"]["seeds"]) == ["1", "2", "3"]
 
 
+def test_overwriting_leaves_nothing_of_before_should_it_be_stopped(fake_sides, structured, tmp_path, monkeypatch):
+    from benchmarks.peers.cap_itself import compact_folder
+    from benchmarks.peers.comparison import Kept, compare
+
+    fake_sides()
+    compare(structured)
+    stale = compact_folder(str(tmp_path / "run" / "cap-2"))
+    stale.mkdir()
+    structured.overwrite = True
+    monkeypatch.setattr(Kept, "make", lambda self, side: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        compare(structured)
+    assert not list((tmp_path / "run" / "outcomes").iterdir())
+    assert not stale.exists()
+
+
 def test_results_are_there_after_the_first_seed(fake_sides, structured, tmp_path, monkeypatch):
     from benchmarks.peers.comparison import Kept, compare
 
