@@ -10,6 +10,7 @@ import pytest
 NICE = ["good", "fine", "great", "lovely"]
 NASTY = ["bad", "poor", "awful", "ugly"]
 THINGS = ["film", "book", "play", "song", "plot", "cast", "idea", "scene"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "is", "very", *NICE, *NASTY, *THINGS]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,14 +21,11 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> Path:
-    """Save a 2-layer BERT with random weights and a word tokenizer, as a pre-trained model would be saved."""
+def save_bert(folder: Path, words: list[str]) -> Path:
+    """Save a 2-layer BERT with random weights and a tokenizer of some words, as a pre-trained model would be saved."""
     import torch
     from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "is", "very", *NICE, *NASTY, *THINGS]
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(words),
@@ -42,6 +40,20 @@ def tiny_model(tmp_path_factory) -> Path:
     bert.save_pretrained(folder)
     BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}, model_max_length=128).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Save a model that knows whole words alone."""
+    return save_bert(tmp_path_factory.mktemp("tiny") / "model", WORDS)
+
+
+@pytest.fixture(scope="session")
+def spelling_model(tmp_path_factory) -> Path:
+    """Save a model that can spell other words."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = list(dict.fromkeys([*WORDS, *letters, *(f"##{letter}" for letter in letters)]))
+    return save_bert(tmp_path_factory.mktemp("spelling") / "model", words)
 
 
 def sentences(n_rows: int, *, seed: int) -> list[dict[str, object]]:

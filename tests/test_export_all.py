@@ -15,10 +15,10 @@ MADE = [*EXACT, "int8"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_model, tiny_data) -> Path:
+def run(tmp_path_factory, spelling_model, tiny_data) -> Path:
     root = tmp_path_factory.mktemp("all")
     halves = ["pruning=structured", "sparsity=0.5", "schedule.levels=[0.5]"]
-    keys = ["task=sst2", f"data_dir={tiny_data}", f"model.name_or_path={tiny_model}"]
+    keys = ["task=sst2", f"data_dir={tiny_data}", f"model.name_or_path={spelling_model}"]
     return make_run(root / "run", *QUICK, *halves, *keys)
 
 

@@ -15,7 +15,7 @@ VALIDATION = ["the film is good", "the film is great"]  # one word of eight is n
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_model) -> Path:
+def run(tmp_path_factory, spelling_model) -> Path:
     root = tmp_path_factory.mktemp("vocabulary")
     data = root / "data"
     data.mkdir()
@@ -23,7 +23,7 @@ def run(tmp_path_factory, tiny_model) -> Path:
         rows = [json.dumps({"sentence": text, "label": row % 2}) for row, text in enumerate(texts)]
         (data / f"{split}.jsonl").write_text("\n".join(rows))
     halves = ["pruning=structured", "sparsity=0.5", "schedule.levels=[0.5]"]
-    keys = ["task=sst2", f"data_dir={data}", f"model.name_or_path={tiny_model}"]
+    keys = ["task=sst2", f"data_dir={data}", f"model.name_or_path={spelling_model}"]
     return make_run(root / "run", *QUICK, *halves, *keys)
 
 
@@ -36,8 +36,8 @@ def test_stock_transformers_loads_what_is_left(plain) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(plain), AutoTokenizer.from_pretrained(plain)
-    # Five special tokens, the five words of the training rows, and the one letter that is a piece.
-    assert model.config.vocab_size == len(tokenizer) == model.get_input_embeddings().num_embeddings == 11
+    # Five special tokens, the five words of the training rows, and all letters in both places.
+    assert model.config.vocab_size == len(tokenizer) == model.get_input_embeddings().num_embeddings == 62
     with torch.no_grad():
         assert model(**tokenizer("the great film 日本 😀 \x01", return_tensors="pt")).logits.isfinite().all()
 
@@ -53,8 +53,8 @@ def test_what_it_costs_is_measured_and_said(run, plain) -> None:
     result = read(plain)
     assert result["vocabulary"] == {
         "corpus": "the run's training rows",
-        "dense_rows": 25,
-        "rows": 11,
+        "dense_rows": 76,
+        "rows": 62,
         "used": 5,
         "validation_tokens": 8,
         "changed_tokens": 1,
@@ -64,7 +64,7 @@ def test_what_it_costs_is_measured_and_said(run, plain) -> None:
     assert result["check"]["largest_difference"] < 1e-6
     before, after = result["scores_of_run"]["accuracy"], result["scores"]["accuracy"]
     said = (
-        "Of the 25 rows of the word embedding 11 are left, of which 5 are used in the run's training rows; 12.50% of "
+        "Of the 76 rows of the word embedding 62 are left, of which 5 are used in the run's training rows; 12.50% of "
         f"the 8 validation tokens changed. Scores: accuracy {before:.4f} before the export, {after:.4f} after it."
     )
     assert result["sentence"].endswith(said)
@@ -82,11 +82,22 @@ def test_rows_that_are_shared_are_so_in_the_folder_too(run, tmp_path, name: str)
     result, whole = read(folder), AutoTokenizer.from_pretrained(run / "model")
     assert (result["vocabulary"]["rest"], result["vocabulary"]["changed"]) == ("nearest", 0.125)
     assert (
-        "share the row that is nearest to their own. Copy tokenizer.json as it is" in (folder / "README.md").read_text()
+        "share the row that is nearest to their own. Load tokenizer.json in each process"
+        in (folder / "README.md").read_text()
     )
     encoded = AutoTokenizer.from_pretrained(folder)("the scene is great")
     assert encoded.tokens() == whole("the scene is great").tokens()
-    assert max(encoded["input_ids"]) < result["vocabulary"]["rows"] == 11
+    assert max(encoded["input_ids"]) < result["vocabulary"]["rows"] == 62
+    assert read(run, "record.json")["exports"][f"{name}+vocabulary-nearest"]["vocabulary"] == result["vocabulary"]
+
+
+def test_a_model_whose_pieces_share_rows_is_not_trained_on(run, tmp_path, tiny_data) -> None:
+    from cap.base.errors import InputError
+
+    folder = make_export(run, "plain", tmp_path / "shared", "vocabulary=auto", "vocabulary_rest=nearest")
+    keys = ["task=sst2", f"data_dir={tiny_data}", f"model.name_or_path={folder}"]
+    with pytest.raises(InputError, match=r"numbers of their own, .* made with vocabulary_rest=nearest; take the run's"):
+        make_run(tmp_path / "again", *QUICK, *keys)
 
 
 def test_fewer_units_and_fewer_pieces_go_together(run, tmp_path) -> None:
@@ -97,7 +108,7 @@ def test_fewer_units_and_fewer_pieces_go_together(run, tmp_path) -> None:
     folder = make_export(run, "compact", tmp_path / "small", f"vocabulary={tmp_path / 'words'}")
     result, model = read(folder), cap.load(folder)
     assert result["vocabulary"]["corpus"] == "folder words"
-    assert model.config.vocab_size == result["vocabulary"]["rows"] == 8
+    assert model.config.vocab_size == result["vocabulary"]["rows"] == 59
     assert result["size"]["prunable_parameters"] * 2 == result["size"]["dense_prunable_parameters"]
     # Of the embedding 17 rows of 32 numbers went, beside the units.
     units = read(make_export(run, "compact", tmp_path / "compact"))["size"]["parameters"]

@@ -18,7 +18,7 @@ from cap.config.export import EVERY_FORMAT, ExportConfig
 from cap.formats.cost import count_cost
 from cap.formats.export_formats import FORMATS, Format, Written, auto_class, how_to_load
 from cap.formats.export_source import Source, read_source
-from cap.formats.exports import export_table, in_words, note_in_run, timing
+from cap.formats.exports import export_name, export_table, in_words, note_in_run, timing
 from cap.formats.latency import LENGTHS, paired_latency
 from cap.formats.onnx import LogitsModel
 from cap.formats.parity import LogitsOf, largest_difference, logits_of
@@ -60,7 +60,7 @@ def free_target(config: ExportConfig, run: FinishedRun) -> Path:
 
 
 def _name(config: ExportConfig) -> str:
-    return config.format if config.vocabulary is None else f"{config.format}-vocabulary"
+    return export_name(config.format, None if config.vocabulary is None else config.vocabulary_rest, sign="-")
 
 
 def read_suitable(run: FinishedRun, config: ExportConfig) -> Source:

@@ -6,7 +6,7 @@ import dataclasses
 import gzip
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,14 @@ from cap.base.errors import InputError
 from cap.base.kinds import KINDS
 from cap.config.export import NEAREST, OWN_ROWS, ExportConfig
 from cap.config.schema import TaskConfig
-from cap.data.corpus import corpus_texts, split_texts, training_texts
+from cap.data.corpus import Part, corpus_texts, split_texts, training_texts
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
 from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, data_terms
+from cap.data.unlabelled import with_unlabelled
+from cap.data.words import space_between, spaced
 from cap.formats.compact import Compacted, compact
 from cap.formats.folders import WEIGHTS_FILE
 from cap.formats.load import load
@@ -168,7 +170,7 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
     tokenizer = load_tokenizer(ModelSource(str(run.folder / MODEL), f"{MODEL}/ of {run.name}"))
     node = _task_config(settings["task"])
     task, rows = _rows_of(run, node, data_dir)
-    smaller, cost = _smaller(config, task, rows, dense, tokenizer)
+    smaller, cost = _smaller(config, settings["data"], task, rows, dense, tokenizer)
     model, tokenizer = (dense, tokenizer) if smaller is None else (smaller.model, smaller.tokenizer)
     data = scoring_rows(
         task,
@@ -205,7 +207,12 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
 
 
 def _smaller(
-    config: ExportConfig, task: Task, rows: Rows, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    config: ExportConfig,
+    limits: Mapping[str, Any],
+    task: Task,
+    rows: Rows,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Smaller | None, dict[str, Any]]:
     """Cut the vocabulary to what the texts that were asked for use, and count what that changes; null cuts nothing."""
     given, rest = config.vocabulary, config.vocabulary_rest
@@ -218,13 +225,35 @@ def _smaller(
         )
     folder = Path(given)
     texts, corpus = (
-        (training_texts(rows, task), "the run's training rows")
+        (training_texts(_with_unlabelled(rows, task, limits), task), "the run's training rows")
         if given == OWN_ROWS
         else (corpus_texts(folder, task), f"folder {folder.resolve().name}")
     )
-    smaller = with_vocabulary(model, tokenizer, texts, corpus=corpus, rest=rest)
+    smaller = with_vocabulary(model, tokenizer, _as_read(texts, tokenizer), corpus=corpus, rest=rest)
     validated = (part for split in task.validation_splits for part in split_texts(rows.splits[split], task))
-    return smaller, count_changed(tokenizer, smaller, validated)
+    return smaller, count_changed(tokenizer, smaller, _as_read(validated, tokenizer))
+
+
+def _with_unlabelled(rows: Rows, task: Task, limits: Mapping[str, Any]) -> Rows:
+    """Add the rows without a label that the run learned from beside its training rows."""
+    file = limits.get("unlabelled")
+    if file is None:
+        return rows
+    try:
+        return with_unlabelled(rows, task, file=Path(file), max_rows=limits.get("max_unlabelled_rows"))
+    except InputError as error:
+        raise InputError(
+            f"vocabulary=auto keeps what the run learned from, data.unlabelled too, which could not be read ({error}); "
+            f"put it back, or give vocabulary=DIR with its texts"
+        ) from error
+
+
+def _as_read(texts: Iterable[Part], tokenizer: PreTrainedTokenizerBase) -> Iterator[Part]:
+    """Give lists of words what must stand before each word, as ``cap.data.words`` does."""
+    between = space_between(tokenizer)
+    for part in texts:
+        words = [spaced(one, between) for one in part if isinstance(one, list) and one]
+        yield words or part
 
 
 def choose_rows(lengths: Int[Tensor, " rows"], n_rows: int) -> list[list[int]]:

@@ -49,7 +49,7 @@ from rich.table import Table
 
 from cap.base.errors import InputError
 from cap.base.files import read_json
-from cap.config.export import NEAREST
+from cap.config.export import NEAREST, SPLIT
 from cap.formats.latency import Latency
 from cap.runs.card import spoken, write_card
 from cap.runs.environment import device_name
@@ -58,8 +58,8 @@ from cap.runs.folder import MODEL, RECORD, hold
 from cap.runs.record import write_record
 
 _SHARED = (
-    ", since they share the row that is nearest to their own. Copy tokenizer.json as it is: save_pretrained keeps one "
-    "piece a row, and loses all others that share it."
+    ", since they share the row that is nearest to their own. Load tokenizer.json in each process and copy the file as "
+    "it is: save_pretrained, pickle and deepcopy keep one piece a row, and lose all others that share it."
 )
 _MEASURED = ("bytes", "vocabulary", "check", "scores", "retention", "sparsity", "size")
 _TIMED = (
@@ -212,13 +212,21 @@ def note_in_run(run: FinishedRun, result: Mapping[str, Any], *, auto_class: str,
 
 
 def _with(exports: Mapping[str, Mapping[str, Any]], result: Mapping[str, Any]) -> dict[str, Any]:
-    name = result["format"] if result["vocabulary"] is None else f"{result['format']}+vocabulary"
+    kept = result["vocabulary"]
+    name = export_name(result["format"], None if kept is None else kept["rest"], sign="+")
     # A latency that was measured once is worth more than the news that this time none was.
     earlier = exports.get(name, {})
-    timed = result if result["latency_ms"] or not earlier.get("latency_ms") else earlier
+    is_known = earlier.get("latency_ms") and earlier.get("vocabulary") == kept
+    timed = earlier if is_known and not result["latency_ms"] else result
     details = {key: _without_numbers_of_units(value) for key, value in result["details"].items()}
     measured = {key: result[key] for key in _MEASURED}
     return {**exports, name: {**measured, "details": details, **{key: timed[key] for key in _TIMED if key in timed}}}
+
+
+def export_name(format_name: str, rest: str | None, *, sign: str) -> str:
+    """Name an export by its format and by what became of pieces without a row; None where all have one."""
+    added = {None: "", SPLIT: f"{sign}vocabulary"}.get(rest, f"{sign}vocabulary-{rest}")
+    return f"{format_name}{added}"
 
 
 def _without_numbers_of_units(detail: Any) -> Any:
@@ -229,4 +237,4 @@ def _warn(run: FinishedRun, reason: object) -> None:
     log.warning("the export is whole, but could not be noted in the record of run %s: %s", run.name, reason)
 
 
-__all__ = ["export_table", "in_words", "note_in_run", "timing"]
+__all__ = ["export_name", "export_table", "in_words", "note_in_run", "timing"]

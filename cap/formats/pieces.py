@@ -53,9 +53,12 @@ def numbers_of(rules: Rules) -> dict[str, int]:
 
 
 def always_kept(rules: Rules) -> set[int]:
-    """Return the numbers of what stays whatever the texts are: single characters, added and special tokens."""
+    """Return the numbers of what stays whatever the texts are.
+
+    These are single characters, added and special tokens, and pieces with a character that is no piece of its own.
+    """
     model, numbers = rules["model"], numbers_of(rules)
-    kept = {number for piece, number in numbers.items() if _is_single(model, piece)}
+    kept = {number for piece, number in numbers.items() if not _falls_apart(model, piece, numbers)}
     kept |= {token["id"] for token in rules["added_tokens"]}
     kept |= set(_numbers_in_processor(rules.get("post_processor")))
     if rules.get("padding"):
@@ -118,11 +121,19 @@ def with_pieces(rules: Rules, kept: Sequence[int], shared: Mapping[int, int] | N
     return changed
 
 
-def _is_single(model: Rules, piece: str) -> bool:
+def _falls_apart(model: Rules, piece: str, numbers: Mapping[str, int]) -> bool:
+    """Say whether a text of this piece can be read as single characters, or bytes, in its place."""
     if model["type"] == "WordPiece":
-        return len(piece) == 1 or len(piece.removeprefix(model["continuing_subword_prefix"])) == 1
-    is_byte = model["type"] == "Unigram" and len(piece) == 6 and piece.startswith("<0x")
-    return len(piece) == 1 or is_byte
+        mark = model["continuing_subword_prefix"]
+        letters = piece.removeprefix(mark)
+        own = [mark + letter for letter in letters]
+        parts = own if letters != piece else [*letters[:1], *own[1:]]
+    else:
+        parts = list(piece)
+        is_byte = model["type"] == "Unigram" and len(piece) == 6 and piece.startswith("<0x")
+        if is_byte or (model["type"] == "Unigram" and model.get("byte_fallback")):
+            return not is_byte and len(piece) > 1
+    return len(parts) > 1 and all(part in numbers for part in parts)
 
 
 def _joined_on_the_way(piece: str, ranks: Mapping[tuple[str, ...], int]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from cap.base.errors import InputError
 from cap.base.files import write_json
 from cap.config.export import NEAREST, SPLIT
+from cap.data.corpus import Part
 from cap.formats.folders import build, fill
 from cap.formats.pieces import (
     Rules,
@@ -31,7 +32,7 @@ from cap.formats.pieces import (
     with_pieces,
 )
 from cap.models.families import family_of
-from cap.models.sources import ModelSource, load_tokenizer
+from cap.models.sources import ModelSource, load_tokenizer, require_numbers_of_their_own
 
 _TOKENIZER_FILE = "tokenizer.json"
 _ROWS_AT_ONCE = 1024
@@ -85,7 +86,7 @@ class Smaller:
 def with_vocabulary(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[list[str]],
+    texts: Iterable[Part],
     *,
     corpus: str,
     rest: str = SPLIT,
@@ -98,14 +99,16 @@ def with_vocabulary(
     Args:
         model: A stock model, dense or compact, its masks folded; it is not changed.
         tokenizer: Its own, fast.
-        texts: Some at a time.
+        texts: Some at a time, or lists of words, each with what must stand before it.
         corpus: What to call them.
         rest: What becomes of the pieces whose rows go, see ``cap.config.export.RESTS``.
 
     Raises:
-        InputError: If the tokenizer is not fast, of a kind that is not known, or lacks rows for its special tokens.
+        InputError: If the tokenizer is not fast, of a kind that is not known, lacks rows for its special tokens, or
+            has pieces that share rows already.
     """
     rules = _rules_of(tokenizer)
+    require_numbers_of_their_own(tokenizer, "the run's tokenizer")
     require_known(rules)
     if rest == NEAREST:
         require_shareable(rules)
@@ -114,7 +117,7 @@ def with_vocabulary(
     kept = _required(rules, tokenizer, model.config, n_dense)
     plain, used = plain_tokenizer(tokenizer), set[int]()
     for part in texts:
-        for encoding in plain.encode_batch(part, add_special_tokens=False):
+        for encoding in _encode(plain, part):
             used.update(encoding.ids)
     chosen = sorted(with_parts(rules, kept | used))
     if chosen[-1] >= n_dense:
@@ -145,7 +148,7 @@ def _nearest(embedding: Tensor, rules: Rules, kept: list[int], used: set[int]) -
     return found
 
 
-def count_changed(before: PreTrainedTokenizerBase, smaller: Smaller, texts: Iterable[list[str]]) -> dict[str, Any]:
+def count_changed(before: PreTrainedTokenizerBase, smaller: Smaller, texts: Iterable[Part]) -> dict[str, Any]:
     """Count the tokens of texts for which a smaller model does not read the same row at the same place.
 
     Returns:
@@ -156,7 +159,7 @@ def count_changed(before: PreTrainedTokenizerBase, smaller: Smaller, texts: Iter
     numbers = smaller.vocabulary.numbers.tolist()
     n_tokens = n_same = 0
     for part in texts:
-        pairs = zip(*(one.encode_batch(part, add_special_tokens=False) for one in (first, second)), strict=True)
+        pairs = zip(*(_encode(one, part) for one in (first, second)), strict=True)
         for old, new in pairs:
             n_tokens += len(old)
             same = _places(old, old.ids) & _places(new, [numbers[number] for number in new.ids])
@@ -237,8 +240,15 @@ def _tokenizer_with(tokenizer: PreTrainedTokenizerBase, rules: Rules) -> PreTrai
         return load_tokenizer(ModelSource(folder, "the smaller tokenizer", role="tokenizer"))
 
 
-def _places(encoding: Encoding, numbers: list[int]) -> Counter[tuple[int, tuple[int, int]]]:
-    return Counter(zip(numbers, encoding.offsets, strict=True))
+def _encode(plain: Tokenizer, part: Part) -> list[Encoding]:
+    are_words = any(isinstance(one, list) for one in part)
+    encodings: list[Encoding] = plain.encode_batch(part, add_special_tokens=False, is_pretokenized=are_words)
+    return encodings
+
+
+def _places(encoding: Encoding, numbers: list[int]) -> Counter[tuple[int, int | None, tuple[int, int]]]:
+    # Where a row is a list of words, places are counted in each word.
+    return Counter(zip(numbers, encoding.word_ids, encoding.offsets, strict=True))
 
 
 __all__ = ["Smaller", "Vocabulary", "count_changed", "plain_tokenizer", "with_vocabulary"]

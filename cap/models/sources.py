@@ -131,12 +131,30 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
         # Truncation and padding are what the last call asked for, not what the tokenizer is.
         numbered = rules
         rules = {name: rule for name, rule in json.loads(backend.to_str()).items() if name not in _CALL_OPTIONS}
-        if len({number for _, number in numbered}) < len(numbered):
-            rules["numbered"] = numbered  # of pieces that share a number, the rules name but one
+        if _shares_numbers(tokenizer):
+            rules["model"]["vocab"] = numbered  # of pieces that share a number, the rules name one by chance
     special = sorted(map(str, tokenizer.all_special_tokens))
     # Of a row that is too long one end is cut; token types are kept where a model reads them.
     options = [tokenizer.truncation_side, tokenizer.model_input_names]
     return content_key([type(tokenizer).__name__, rules, special, *options])
+
+
+def require_numbers_of_their_own(tokenizer: PreTrainedTokenizerBase, label: str) -> None:
+    """Check that a tokenizer can be saved: of pieces that share a number only one would be kept.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if _shares_numbers(tokenizer):
+        raise InputError(
+            f"pieces of the tokenizer must have numbers of their own, or saving it loses some, got {label} made with "
+            f"vocabulary_rest=nearest; take the run's own model, or export it with vocabulary_rest=split"
+        )
+
+
+def _shares_numbers(tokenizer: PreTrainedTokenizerBase) -> bool:
+    numbers = tokenizer.get_vocab().values()
+    return len(set(numbers)) < len(numbers)
 
 
 def where_from(source: ModelSource) -> dict[str, Any]:
@@ -176,6 +194,7 @@ __all__ = [
     "errors_of",
     "load_config",
     "load_tokenizer",
+    "require_numbers_of_their_own",
     "resolve_source",
     "tokenizer_key",
     "where_from",

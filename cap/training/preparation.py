@@ -26,7 +26,14 @@ from cap.models.families import family_of, longest_input, parameters_of
 from cap.models.pooled import PooledModel, Pooling
 from cap.models.pooling import resolve_encoding, resolve_pooling
 from cap.models.sentence_files import write_sentence_files
-from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
+from cap.models.sources import (
+    ModelSource,
+    load_config,
+    load_tokenizer,
+    require_numbers_of_their_own,
+    resolve_source,
+    tokenizer_key,
+)
 from cap.training.given_teacher import GivenTeacher, load_given
 
 log = logging.getLogger(__name__)
@@ -118,6 +125,7 @@ def prepare(checked: Checked) -> Prepared:
         )
     given = load_given(config, task, model_config)
     tokenizer = load_tokenizer(source)
+    require_numbers_of_their_own(tokenizer, source.label)
     rows = rows_of(config, task)
     if given is not None:
         given.check_tokenizer(tokenizer, task, rows)

@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cap.base.errors import InputError
+from cap.base.kinds import Kind
 from cap.data.corpus import corpus_texts
 from cap.data.tasks import get_task
 
 
 def texts(folder: Path, task: str = "sst2") -> list[str]:
     return [text for part in corpus_texts(folder, get_task(task)) for text in part]
+
+
+def texts_of_kind(folder: Path, kind: Kind, *columns: str) -> list[Any]:
+    task = dataclasses.replace(
+        get_task("sst2"), kind=kind, text_columns=columns, labels=("B-a", "O") if kind == "tags" else ()
+    )
+    return [text for part in corpus_texts(folder, task) for text in part]
 
 
 def test_lines_and_the_columns_of_the_task_are_texts_and_other_files_are_not(tmp_path: Path) -> None:
@@ -25,6 +35,19 @@ def test_lines_and_the_columns_of_the_task_are_texts_and_other_files_are_not(tmp
 def test_both_texts_of_a_pair_are_read(tmp_path: Path) -> None:
     (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\nleft\tright\n")
     assert texts(tmp_path, "mrpc") == ["left", "right"]
+
+
+def test_lists_of_words_stay_lists_beside_lines_of_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text\n", encoding="utf-8")
+    rows = [{"tokens": ["two", "words"], "tags": ["O", "O"]}, {"tokens": [], "tags": []}]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert texts_of_kind(tmp_path, "tags", "tokens") == ["some text", ["two", "words"]]
+
+
+def test_pairs_and_training_texts_of_an_encoder_have_columns_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps({"sentence": "one"}) + "\n")
+    (tmp_path / "validation.jsonl").write_text(json.dumps({"a": "two", "b": "three"}) + "\n")
+    assert texts_of_kind(tmp_path, "encoding", "sentence", "a", "b") == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
+from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase, TokenizersBackend
 
 from cap.base.errors import InputError
+from cap.data.words import space_between, spaced
 from cap.formats.pieces import numbers_of, require_known
 from cap.formats.vocabulary import Smaller, count_changed, with_vocabulary
 from cap.models.sources import tokenizer_key
@@ -92,11 +94,12 @@ def test_a_smaller_tokenizer_is_the_same_when_it_is_loaded_again(kind: str, tmp_
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_model_of_every_family_gives_the_same_logits_of_the_same_pieces(family: str) -> None:
-    tokenizer = tiny_tokenizer(("cat", "dog", "sat", "on", "a", "mat"))
+    letters = [mark + letter for mark in ("", "##") for letter in "acdgmnost"]
+    tokenizer = tiny_tokenizer(("cat", "dog", "sat", "on", "mat", *letters))
     model = tiny_classifier(family, vocab_size=len(tokenizer))
     found = with_vocabulary(model, tokenizer, [["dog sat"]], corpus="two words")
     batch = dict(found.tokenizer(["dog sat", "sat"], padding=True, return_tensors="pt", return_token_type_ids=False))
-    assert len(found.vocabulary.numbers) == 8  # with five special tokens and the letter a
+    assert len(found.vocabulary.numbers) == 2 + 5 + len(letters)  # with the special tokens
     with torch.no_grad():
         expected = model(**found.vocabulary.numbered_as_before(batch)).logits
         torch.testing.assert_close(found.model(**batch).logits, expected, rtol=0, atol=1e-6)
@@ -171,6 +174,30 @@ def test_words_are_refused() -> None:
         require_known(json.loads(Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")).to_str()))
 
 
+def test_a_word_with_a_character_that_is_no_piece_stays_whole() -> None:
+    words = (*SPECIALS, "fox", "café", "of", "f", "##o", "##f", "c", "##a", "o")
+    tokenizer = BertTokenizerFast(vocab={word: n for n, word in enumerate(words)}, strip_accents=False)
+    found = smaller(tokenizer, ["o"]).tokenizer
+    assert {"fox", "café"} <= found.get_vocab().keys()  # there is neither ##x nor ##é
+    assert "of" not in found.get_vocab()
+    assert pieces(found, "fox of café")[1:-1] == ["fox", "o", "##f", "café"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_count_as_a_tagger_reads_them(kind: str) -> None:
+    tokenizer = KINDS[kind]()
+    rows = [["the", "plot"], ["a", "film"]]
+    between = space_between(tokenizer)
+    words = [spaced(row, between) for row in rows]
+    model = tiny_classifier(vocab_size=len(tokenizer))
+    found = with_vocabulary(model, tokenizer, [words], corpus="some words")
+    for row in words:
+        before, after = (one(row, is_split_into_words=True).tokens() for one in (tokenizer, found.tokenizer))
+        assert after == before
+    assert count_changed(tokenizer, found, [words])["changed_tokens"] == 0
+    assert count_changed(tokenizer, found, [[["goodness"]]])["changed_tokens"] > 0
+
+
 def test_parts_of_pieces_stay_even_where_no_text_ends_up_with_them() -> None:
     tokenizer = byte_bpe()
     rules = json.loads(smaller(tokenizer, CORPUS).tokenizer.backend_tokenizer.to_str())
@@ -224,6 +251,24 @@ def test_rows_are_shared_after_loading_where_the_rules_were_written(shared, tmp_
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.get_vocab() == found.tokenizer.get_vocab() != lost.get_vocab()
     assert [again(text)["input_ids"] for text in OTHERS] == [found.tokenizer(text)["input_ids"] for text in OTHERS]
+
+
+@pytest.fixture
+def folder_that_shares(shared, tmp_path) -> Path:
+    _, _, found = shared
+    found.tokenizer.save_pretrained(tmp_path)
+    found.write_rules(tmp_path)
+    return tmp_path
+
+
+def test_a_tokenizer_that_shares_rows_has_one_key_whenever_it_is_loaded(folder_that_shares) -> None:
+    assert len({tokenizer_key(AutoTokenizer.from_pretrained(folder_that_shares)) for _ in range(4)}) == 1
+
+
+def test_a_tokenizer_that_shares_rows_cannot_be_cut_again(shared, folder_that_shares) -> None:
+    again = AutoTokenizer.from_pretrained(folder_that_shares)
+    with pytest.raises(InputError, match="must have numbers of their own, or saving it loses some, got the run's"):
+        with_vocabulary(shared[1], again, [CORPUS], corpus="some texts")
 
 
 def test_tokenizers_that_share_rows_otherwise_have_keys_of_their_own(shared) -> None:

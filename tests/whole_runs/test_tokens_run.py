@@ -94,6 +94,18 @@ def test_smaller_model_keeps_the_logits_of_all_real_tokens(run_dir, tmp_path):
     assert exported["check"]["relative_difference"] <= 1e-5
 
 
+def test_a_tagger_keeps_the_pieces_of_its_words(spelling_model, tmp_path):
+    few = write_tagged(tmp_path / "few", n_rows=6)
+    rows = [json.loads(line) for line in (few / "train.jsonl").read_text().splitlines()]
+    used = {word for row in rows for word in row["tokens"]}
+    run = make_run(tmp_path / "run", *QUICK, "task=tokens", f"data_dir={few}", f"model.name_or_path={spelling_model}")
+    exported = read(make_export(run, "plain", tmp_path / "small", "vocabulary=auto"))
+    kept = exported["vocabulary"]
+    assert kept["used"] == len(used)
+    assert kept["rows"] == 5 + len(used) + 52 < kept["dense_rows"]  # with special tokens and letters
+    assert exported["check"]["relative_difference"] <= 1e-5
+
+
 def test_a_taggers_pieces_keep_numbers_of_their_own(run_dir, tmp_path):
     with pytest.raises(InputError, match=r"a tagger's words together look pieces up by number, got task=tokens; leave"):
         make_export(run_dir, "compact", tmp_path / "small", "vocabulary=auto", "vocabulary_rest=nearest")

@@ -139,6 +139,27 @@ def test_an_export_knows_the_rows_of_such_a_run_again(compose_config, tiny_overr
     assert read_source(finished, config).has_rows_of_run
 
 
+def test_pieces_of_rows_without_a_label_stay(compose_config, tiny_overrides, tiny_data, tmp_path):
+    from cap.base.errors import InputError
+    from tests.formats.made_exports import make_export, read
+
+    few = tmp_path / "few"
+    few.mkdir()
+    for split in ("train", "validation"):
+        rows = [{"sentence": f"the film is {word}", "label": label} for label, word in enumerate(("bad", "good"))]
+        (few / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4), encoding="utf-8")
+    file = tmp_path / "more.jsonl"
+    file.write_text(json.dumps({"sentence": "a lovely scene"}) + "\n", encoding="utf-8")
+    run(compose_config, [*tiny_overrides, f"data_dir={few}", f"data.unlabelled={file}"])
+    found = read(make_export(tmp_path / "run", "plain", tmp_path / "plain", "vocabulary=auto"))
+    assert found["vocabulary"]["used"] == len({"the", "film", "is", "bad", "good", "a", "lovely", "scene"})
+    file.unlink()
+    with pytest.raises(
+        InputError, match=r"data\.unlabelled too, which could not be read .*; put it back, or give vocab"
+    ):
+        make_export(tmp_path / "run", "plain", tmp_path / "again", "vocabulary=auto")
+
+
 def test_all_left_out_is_a_plain_run(compose_config, tiny_overrides, tiny_data, tmp_path, caplog):
     caplog.set_level(logging.WARNING, logger="cap")
     run(compose_config, [*tiny_overrides, f"data.unlabelled={tiny_data / 'train.jsonl'}"])
