@@ -14,6 +14,7 @@ from cap.reports.collect import Collection, collect
 from cap.reports.tables import NONE, Column, Group, cells, group_runs, markdown
 
 NOTHING = "No cell has a record yet."
+NOTHING_FROM_ONE = "from one seed nothing can be concluded"
 # What follows the first columns, which the list gives; digits as in a report.
 _COLUMNS = (
     Column("teacher", "teacher", 3),
@@ -170,14 +171,21 @@ def contrast_sentence(arms: Sequence[Arm]) -> str:
     if not differences:
         return ""
     said = [f"{arm.rows}, {arm.label} at {arm.first.sparsity:g}: {difference}" for arm, difference in differences]
-    n_clear = sum(difference.is_clear for _, difference in differences)
-    judged = {0: "none of these differences is", len(said): "each of these differences is"}.get(
-        n_clear, f"{n_clear} of these {len(said)} differences {'is' if n_clear == 1 else 'are'}"
-    )
     return (
         f"Contrast on minus off, equal steps, paired by seed, mean \N{PLUS-MINUS SIGN} standard error: "
-        f"{'; '.join(said)}; {judged} as large as two standard errors."
+        f"{'; '.join(said)}; {_judged([difference for _, difference in differences])}."
     )
+
+
+def _judged(differences: Sequence[Difference]) -> str:
+    """Say how many differences are clear; one seed alone has no standard error to judge by."""
+    known = [difference for difference in differences if difference.standard_error is not None]
+    if not known:
+        return NOTHING_FROM_ONE
+    n_clear, n = sum(difference.is_clear for difference in known), len(known)
+    of = "these" if n == len(differences) else "those with more seeds than one"
+    numbers = {0: "none", n: "each"}.get(n_clear, str(n_clear))
+    return f"{numbers} of {of} is as large as two standard errors"
 
 
 def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
@@ -272,6 +280,7 @@ def page_part(arms: Sequence[Arm], found: Collection) -> str:
 
 __all__ = [
     "NOTHING",
+    "NOTHING_FROM_ONE",
     "Arm",
     "Difference",
     "ablation_table",

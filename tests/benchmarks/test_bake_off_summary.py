@@ -86,8 +86,8 @@ def test_the_difference_is_paired_by_seed_and_has_a_standard_error(arms):
     assert difference.standard_error == pytest.approx(0.01 / 3**0.5)
     assert difference.is_clear
     assert contrast_sentence(arms).endswith(
-        "sst2, 8,000 rows, movement at 0.9: +2.00 ± 0.58 points (3 seeds); each of these differences is as large as "
-        "two standard errors."
+        "sst2, 8,000 rows, movement at 0.9: +2.00 ± 0.58 points (3 seeds); each of these is as large as two "
+        "standard errors."
     )
 
 
@@ -96,7 +96,7 @@ def test_one_seed_has_no_standard_error_and_claims_nothing(listed, tmp_path):
 
     scores = {"sst2_movement_0.9_cap": [0.9], "sst2_movement_0.9_none": [0.7, 0.7]}
     arms, _ = read_arms(listed, write_records(listed, tmp_path / "one", scores))
-    assert "+20.00 points (one seed); none of these differences is" in contrast_sentence(arms)
+    assert "+20.00 points (one seed); from one seed nothing can be concluded." in contrast_sentence(arms)
     assert [line.split(" | ")[-1] for line in summary_table(arms).splitlines()[2:]] == ["1 of 3 |", "2 of 3 |"]
 
 
