@@ -31,3 +31,16 @@ def test_the_plain_command_takes_what_was_measured(compose_config, part):
     assert plain["freeze"] == recipe["freeze"] == ["embeddings"]
     values = [of[part] if part else of for of in (plain, recipe)]
     assert {key: values[0][key] for key in SHARED[part]} == {key: values[1][key] for key in SHARED[part]}
+
+
+@pytest.mark.parametrize(
+    ("given", "is_on"), [([], False), (["contrast=cap"], True)], ids=["as it stands", "where it is asked for"]
+)
+def test_the_recipe_leaves_contrast_out(compose_config, given, is_on):
+    contrast = compose_config("experiment=high_sparsity", "task=sst2", *given).contrast
+    assert [contrast.pretrained, contrast.snapshots, contrast.finetuned] == [is_on] * 3
+
+
+def test_the_long_recipe_has_contrast(compose_config):
+    contrast = compose_config("experiment=high_sparsity_long", "task=sst2").contrast
+    assert [contrast.pretrained, contrast.snapshots, contrast.finetuned] == [True] * 3
