@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,19 @@ def test_docs_list_every_family():
     assert sorted(re.findall(r"`([^`]+)`", " ".join(rows))) == sorted([*FAMILIES, "model_type"])
 
 
+def test_docs_list_the_columns_of_every_task():
+    from cap.data.tasks import TASKS
+
+    keys = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8").partition("## Columns")[2].partition("## ")[0]
+    listed = {}
+    for line in keys.splitlines():
+        if line.startswith("| `"):
+            names, texts, answer = (re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[1:4])
+            listed |= {name: (tuple(texts), answer[0] if answer else "") for name in names}
+    fixed = {name: (task.text_columns, task.label_column) for name, task in TASKS.items() if task.hub_path is not None}
+    assert {name: listed.get(name) for name in fixed} == fixed
+
+
 @pytest.mark.parametrize(
     "command", re.findall(r"^python -m cap\.(?:train|finetune) ([^#\n]*)", README, flags=re.MULTILINE)
 )
@@ -55,5 +69,5 @@ def test_readmes_commands_pass_the_rules(compose_config, command):
     from cap.training.parts import make_ready
 
     # The first value of each that a grid names; commas in brackets belong to a list.
-    overrides = [re.split(r",(?![^\[]*\])", word)[0] for word in command.split() if "=" in word]
+    overrides = [re.split(r",(?![^\[]*\])", word)[0] for word in shlex.split(command) if "=" in word]
     assert make_ready(check(compose_config(*overrides))).hash
