@@ -61,7 +61,7 @@ class WordExamples:
         if n_unread:
             _log.warning(
                 "%s of the %s words of %s are not read: they lie beyond max_length=%d tokens, or the tokenizer drops "
-                "all their signs; they teach nothing, and count as wrong or as outside of every entity",
+                "all their characters; they teach nothing, and count as wrong or as outside of every entity",
                 f"{n_unread:,}",
                 f"{n_words:,}",
                 where,

@@ -151,7 +151,7 @@ def typed_line(config_name: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """Write a text as the value of an override, whatever signs are in it."""
+    """Write a text as the value of an override, whatever characters are in it."""
     return QuotedString(value, Quote.single).with_quotes()
 
 

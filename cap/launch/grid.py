@@ -29,7 +29,7 @@ from cap.launch.grid_jobs import Grid, Job, Outcome
 from cap.launch.grid_process import here
 from cap.launch.grid_table import exit_code
 
-_LONGEST_REASON = 400  # signs; the rest stands in the record
+_LONGEST_REASON = 400  # characters; the rest stands in the record
 _BAD_INPUT = (InputError, HydraException, OmegaConfBaseException)
 
 log = logging.getLogger(__name__)

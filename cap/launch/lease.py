@@ -113,7 +113,7 @@ def _holder(device: str, folder: Path) -> str:
 
 
 def _lock_path(device: str, folder: Path) -> Path:
-    # Readable where the name allows it; the key keeps names apart that differ only in other signs.
+    # Readable where the name allows it; the key keeps names apart that differ only in other characters.
     return folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.{content_key(device)}.lock"
 
 
