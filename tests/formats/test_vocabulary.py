@@ -115,7 +115,7 @@ def test_the_special_numbers_of_the_configuration_follow() -> None:
 
 
 def test_positions_that_are_counted_from_the_padding_number_stay() -> None:
-    words = ("zebra", "yak", *SPECIALS, "dog", "cat")
+    words = ("zebra", "yak", *SPECIALS, "dog", "cat", "c", "##a", "##t")
     tokenizer = TokenizersBackend(
         tokenizer_object=Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]")),
         pad_token="[PAD]",
