@@ -185,7 +185,7 @@ def _judged(differences: Sequence[Difference]) -> str:
     n_clear, n = sum(difference.is_clear for difference in known), len(known)
     of = "these" if n == len(differences) else "those with more seeds than one"
     numbers = {0: "none", n: "each"}.get(n_clear, str(n_clear))
-    return f"{numbers} of {of} is as large as two standard errors"
+    return f"{numbers} of {of} {'are' if 1 < n_clear < n else 'is'} as large as two standard errors"
 
 
 def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:

@@ -123,16 +123,15 @@ def with_pieces(rules: Rules, kept: Sequence[int], shared: Mapping[int, int] | N
 
 def _falls_apart(model: Rules, piece: str, numbers: Mapping[str, int]) -> bool:
     """Say whether a text of this piece can be read as single characters, or bytes, in its place."""
-    if model["type"] == "WordPiece":
-        mark = model["continuing_subword_prefix"]
-        letters = piece.removeprefix(mark)
-        own = [mark + letter for letter in letters]
-        parts = own if letters != piece else [*letters[:1], *own[1:]]
-    else:
-        parts = list(piece)
-        is_byte = model["type"] == "Unigram" and len(piece) == 6 and piece.startswith("<0x")
-        if is_byte or (model["type"] == "Unigram" and model.get("byte_fallback")):
-            return not is_byte and len(piece) > 1
+    if model["type"] == "Unigram":
+        if len(piece) == 6 and piece.startswith("<0x"):
+            return False
+        if model.get("byte_fallback"):
+            return len(piece) > 1
+    mark = model["continuing_subword_prefix"] if model["type"] == "WordPiece" else ""
+    letters = piece.removeprefix(mark)
+    first = piece[: len(piece) - len(letters) + 1]
+    parts = [first, *(mark + letter for letter in letters[1:])]
     return len(parts) > 1 and all(part in numbers for part in parts)
 
 

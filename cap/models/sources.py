@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,13 +126,14 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
     """Name a tokenizer by what it does: its vocabulary, special tokens and options."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules: Any = sorted(tokenizer.get_vocab().items())
+    vocabulary = tokenizer.get_vocab()
+    rules: Any = sorted(vocabulary.items())
     if backend is not None:
         # Truncation and padding are what the last call asked for, not what the tokenizer is.
-        numbered = rules
         rules = {name: rule for name, rule in json.loads(backend.to_str()).items() if name not in _CALL_OPTIONS}
-        if _shares_numbers(tokenizer):
-            rules["model"]["vocab"] = numbered  # of pieces that share a number, the rules name one by chance
+        if _share_numbers(vocabulary):
+            # Of pieces that share a number, the rules name one by chance.
+            rules["model"]["vocab"] = sorted(vocabulary.items())
     special = sorted(map(str, tokenizer.all_special_tokens))
     # Of a row that is too long one end is cut; token types are kept where a model reads them.
     options = [tokenizer.truncation_side, tokenizer.model_input_names]
@@ -145,16 +146,15 @@ def require_numbers_of_their_own(tokenizer: PreTrainedTokenizerBase, label: str)
     Raises:
         InputError: If it cannot.
     """
-    if _shares_numbers(tokenizer):
+    if _share_numbers(tokenizer.get_vocab()):
         raise InputError(
             f"pieces of the tokenizer must have numbers of their own, or saving it loses some, got {label} made with "
             f"vocabulary_rest=nearest; take the run's own model, or export it with vocabulary_rest=split"
         )
 
 
-def _shares_numbers(tokenizer: PreTrainedTokenizerBase) -> bool:
-    numbers = tokenizer.get_vocab().values()
-    return len(set(numbers)) < len(numbers)
+def _share_numbers(vocabulary: Mapping[str, int]) -> bool:
+    return len(set(vocabulary.values())) < len(vocabulary)
 
 
 def where_from(source: ModelSource) -> dict[str, Any]:

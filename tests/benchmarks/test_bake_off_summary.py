@@ -100,6 +100,14 @@ def test_one_seed_has_no_standard_error_and_claims_nothing(listed, tmp_path):
     assert [line.split(" | ")[-1] for line in summary_table(arms).splitlines()[2:]] == ["1 of 3 |", "2 of 3 |"]
 
 
+def test_several_clear_differences_of_more_are_counted():
+    from benchmarks.bake_off.summary import Difference, _judged
+
+    clear, unclear, single = Difference({1: 0.02, 2: 0.03}), Difference({1: 0.02, 2: -0.03}), Difference({1: 0.02})
+    assert _judged([clear, clear, unclear]) == "2 of these are as large as two standard errors"
+    assert _judged([clear, unclear, single]).startswith("1 of those with more seeds than one is as large")
+
+
 def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_path):
     from benchmarks.bake_off.cells import read_cells
     from benchmarks.bake_off.summary import commands, page_part, read_arms, winner_sentence, winners
