@@ -91,8 +91,8 @@ def test_a_device_has_one_lock_whatever_its_number_in_a_process(hold_elsewhere, 
 
 
 def test_waits_until_a_device_is_given_back(hold_elsewhere, takes):
-    holder, _ = hold_elsewhere(3)
-    thread, taken = takes(1)
+    holder, _ = hold_elsewhere(1, ["GPU-0b"])
+    thread, taken = takes(1, ["GPU-0b"])
     time.sleep(0.3)
     assert taken == []
     holder.stdin.write("\n")
