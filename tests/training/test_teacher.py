@@ -56,11 +56,10 @@ def with_other_dropout(folder: Path) -> None:
 
 
 def with_a_head(folder: Path) -> None:
-    import torch
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    torch.nn.init.constant_(model.classifier.weight, 0.1)
+    model.classifier.weight.data.fill_(0.1)
     model.save_pretrained(folder)
 
 
