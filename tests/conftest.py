@@ -6,6 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+PACKAGE = Path(__file__).parent.parent / "cap"
+# Shapes are checked at every call in the modules that declare some. Types alone are mypy's: to check them at every call
+# in all modules took a third of the time of a tiny run.
+WITH_SHAPES = [
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for file in sorted(PACKAGE.rglob("*.py"))
+    if "from jaxtyping import" in file.read_text(encoding="utf-8")
+]
+install_import_hook(WITH_SHAPES, "beartype.beartype")
 
 NICE = ["good", "fine", "great", "lovely"]
 NASTY = ["bad", "poor", "awful", "ugly"]
