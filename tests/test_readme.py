@@ -48,6 +48,54 @@ def test_docs_list_every_family():
     assert sorted(re.findall(r"`([^`]+)`", " ".join(rows))) == sorted([*FAMILIES, "model_type"])
 
 
+# What a file of conf/ says about itself or takes from another key; a user sets the key that is listed in its place.
+OF_CONF_ALONE = {
+    "task.name",
+    "task.max_length",
+    "model.package",
+    "model.sha256",
+    "schedule.name",
+    "schedule.sparsity",
+    "pruning.name",
+    "pruning.freezes",
+    "pruning.final_sparsity",
+    "pruning.regularizer_weights",
+    "contrast.default_weights",
+}
+
+
+def keys_of_conf() -> set[str]:
+    """List the keys of conf/train.yaml and of its groups, but for those of Lightning's own classes."""
+    import yaml
+
+    def flat(content: dict[str, object], prefix: str) -> set[str]:
+        found = set()
+        for key, value in content.items():
+            name = f"{prefix}{key}"
+            if key in ("defaults", "hydra", "_target_") or name == "trainer":
+                continue
+            found |= flat(value, f"{name}.") if isinstance(value, dict) and name not in OF_CONF_ALONE else {name}
+        return found
+
+    keys = flat(yaml.safe_load((ROOT / "conf" / "train.yaml").read_text(encoding="utf-8")), "")
+    for group in ("contrast", "distill", "finetune", "model", "pruning", "schedule", "task"):
+        for file in (ROOT / "conf" / group).glob("*.yaml"):
+            text = file.read_text(encoding="utf-8")
+            keys |= flat(yaml.safe_load(text), "" if "@package _global_" in text else f"{group}.")
+    return keys
+
+
+def test_docs_list_every_key():
+    listed = set()
+    for line in (ROOT / "docs" / "keys.md").read_text(encoding="utf-8").splitlines():
+        group = ""
+        for quoted in re.findall(r"`([^`]+)`", line):
+            key = quoted.partition("=")[0]
+            listed.add(group + key if key.startswith(".") else key)
+            group = group if key.startswith(".") else key.rpartition(".")[0] or key
+    assert keys_of_conf() - OF_CONF_ALONE - listed == set()
+
+
 def test_docs_list_the_columns_of_every_task():
     from cap.data.tasks import TASKS
 
