@@ -24,6 +24,21 @@ THINGS = ["film", "book", "play", "song", "plot", "cast", "idea", "scene"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "is", "very", *NICE, *NASTY, *THINGS]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist puts the groups into the names of the tests
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run all tests that share what a module makes once, and all cases of any other test.
+
+    Tests that share something else name their group themselves.
+    """
+    for item in items:
+        made = [made for name in item.fixturenames for made in item._fixtureinfo.name2fixturedefs.get(name, ())]
+        module, _, test = item.nodeid.partition("::")
+        shared = any(fixture.scope == "module" for fixture in made)
+        if item.get_closest_marker("xdist_group"):
+            continue
+        item.add_marker(pytest.mark.xdist_group(module if shared else f"{module}::{test.partition('[')[0]}"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     # Two workers on two cores: more threads than that only wait for each other.

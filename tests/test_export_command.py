@@ -232,6 +232,7 @@ def other_rows(tmp_path) -> Path:
     return write_rows(tmp_path / "other", rows, n_validation=1)
 
 
+@pytest.mark.ends
 def test_logits_are_compared_on_other_rows_with_a_note_even_on_a_single_one(runs, other_rows, tmp_path) -> None:
     folder = make_export(runs["unstructured"], "onnx", tmp_path / "onnx", f"data_dir={other_rows}")
     result = read(folder)

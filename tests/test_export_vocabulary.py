@@ -74,7 +74,7 @@ def test_what_it_costs_is_measured_and_said(run, plain) -> None:
     assert "plain" not in noted
 
 
-@pytest.mark.parametrize("name", ["plain", "onnx"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("onnx", marks=pytest.mark.ends)])
 def test_rows_that_are_shared_are_so_in_the_folder_too(run, tmp_path, name: str) -> None:
     from transformers import AutoTokenizer
 

@@ -8,6 +8,8 @@ import pytest
 
 from cap.data.docstrings import docstring_rows, docstring_source, first_sentence
 
+pytestmark = pytest.mark.xdist_group("docstrings")  # a process makes the rows once
+
 
 def test_there_are_thousands_of_pairs() -> None:
     rows = docstring_rows()

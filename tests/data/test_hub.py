@@ -11,48 +11,57 @@ import pytest
 from tests.data.questions import question_columns
 from tests.hub_cache import DATASET_REVISION, hub_environment, make_hub_dataset, make_hub_model
 
-LOAD_QQP = """
+# The cache's folder and the switch that keeps the network out are read at import: another process has to.
+LOAD = """
 import json
+from transformers import AutoModel, AutoTokenizer
 from cap.data.sources import load_rows
 from cap.data.tasks import get_task
 from cap.base.errors import InputError
+found = {}
+qqp = load_rows(get_task("qqp"), data_dir=None, max_train_rows=2, max_eval_rows=None)
+found["qqp"] = {"source": qqp.source, **{split: part[:] for split, part in qqp.splits.items()}}
+squad = load_rows(get_task("squad"), data_dir=None, max_train_rows=None, max_eval_rows=None)
+train = squad.splits["train"]
+found["squad"] = {"source": squad.source, "answers": train["answers"][:], "starts": train["answer_starts"][:]}
 try:
-    rows = load_rows(get_task("qqp"), data_dir=None, max_train_rows=2, max_eval_rows=None)
-    print(json.dumps({"source": rows.source, **{split: part[:] for split, part in rows.splits.items()}}))
+    load_rows(get_task("mrpc"), data_dir=None, max_train_rows=2, max_eval_rows=None)
 except InputError as error:
-    print(json.dumps({"error": str(error)}))
-"""
-LOAD_SQUAD = """
-import json
-from cap.data.sources import load_rows
-from cap.data.tasks import get_task
-rows = load_rows(get_task("squad"), data_dir=None, max_train_rows=None, max_eval_rows=None)
-train = rows.splits["train"]
-print(json.dumps({"source": rows.source, "answers": train["answers"][:], "starts": train["answer_starts"][:]}))
-"""
-LOAD_MODEL = """
-import json
-from transformers import AutoModel, AutoTokenizer
+    found["mrpc"] = str(error)
 name = "google-bert/bert-base-uncased"
-model = AutoModel.from_pretrained(name)
-print(json.dumps([type(model).__name__, AutoTokenizer.from_pretrained(name)("cat")["input_ids"]]))
+model, tokenizer = AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+found["model"] = [type(model).__name__, tokenizer("cat")["input_ids"]]
+print(json.dumps(found))
 """
 COLUMNS = {"question1": ["NA", "b", ""], "question2": ["d", "None", "f"], "label": [1, 0, 1], "idx": [7, 8, 9]}
 
 
-def run(code: str, hf_home: Path) -> tuple[object, str]:
-    root = Path(__file__).parents[2]
-    environment = hub_environment(hf_home, PYTHONPATH=str(root))
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory, tokenizer) -> tuple[dict, str]:
+    """Read two data sets and a model from a cache, and ask for a data set that is not in it; give answers and log."""
+    from transformers import BertConfig, BertModel
+
+    home, saved = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("saved")
+    hidden = COLUMNS | {"label": [-1, -1, -1]}
+    splits = {"train": COLUMNS, "validation": COLUMNS, "test": hidden}
+    make_hub_dataset(home, splits, class_names={"label": ["not_duplicate", "duplicate"]})
+    questions = question_columns(id=[str(row) for row in range(12)])
+    splits = {"train": questions, "validation": questions}
+    make_hub_dataset(home, splits, path="rajpurkar/squad", config="plain_text")
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(saved)
+    tokenizer.save_pretrained(saved)
+    make_hub_model(home, saved)
+    environment = hub_environment(home, PYTHONPATH=str(Path(__file__).parents[2]))
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", LOAD], env=environment, capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 120  # with its own retries the missing one would be waited for for minutes
     return json.loads(done.stdout), done.stderr
 
 
 @pytest.mark.ends
-def test_rows_come_from_a_cache_without_a_network(tmp_path: Path) -> None:
-    hidden = COLUMNS | {"label": [-1, -1, -1]}
-    splits = {"train": COLUMNS, "validation": COLUMNS, "test": hidden}
-    make_hub_dataset(tmp_path, splits, class_names={"label": ["not_duplicate", "duplicate"]})
-    rows, log = run(LOAD_QQP, tmp_path)
+def test_rows_come_from_a_cache_without_a_network(answer) -> None:
+    rows, log = answer[0]["qqp"], answer[1]
     assert rows["source"] == f"hub nyu-mll/glue qqp at {DATASET_REVISION}"
     assert rows["train"] == {
         "question1": ["NA", "b"],
@@ -65,24 +74,19 @@ def test_rows_come_from_a_cache_without_a_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.ends
-def test_the_only_configuration_of_a_data_set_needs_no_name(tmp_path: Path) -> None:
-    columns = question_columns(id=[str(row) for row in range(12)])
-    splits = {"train": columns, "validation": columns}
-    make_hub_dataset(tmp_path, splits, path="rajpurkar/squad", config="plain_text")
-    answer, _ = run(LOAD_SQUAD, tmp_path)
-    assert answer["source"] == f"hub rajpurkar/squad at {DATASET_REVISION}"
-    assert answer["answers"] == [columns["answers"][row]["text"] for row in range(12)]
-    assert answer["starts"] == [columns["answers"][row]["answer_start"] for row in range(12)]
+def test_the_only_configuration_of_a_data_set_needs_no_name(answer) -> None:
+    found, columns = answer[0]["squad"], question_columns()
+    assert found["source"] == f"hub rajpurkar/squad at {DATASET_REVISION}"
+    assert found["answers"] == [columns["answers"][row]["text"] for row in range(12)]
+    assert found["starts"] == [columns["answers"][row]["answer_start"] for row in range(12)]
 
 
 @pytest.mark.ends
-def test_nothing_cached_and_no_network_says_both_ways_forward(tmp_path: Path) -> None:
-    started = time.monotonic()
-    answer, _ = run(LOAD_QQP, tmp_path)
-    assert "needs the data set nyu-mll/glue qqp" in answer["error"]
-    assert "data_dir=DIR with train.parquet, validation.parquet" in answer["error"]
-    assert "HF_HOME=DIR python -c" in answer["error"]
-    assert time.monotonic() - started < 120  # with its own retries it would wait for minutes
+def test_not_cached_and_no_network_says_both_ways_forward(answer) -> None:
+    said = answer[0]["mrpc"]
+    assert "needs the data set nyu-mll/glue mrpc" in said
+    assert "data_dir=DIR with train.parquet, validation.parquet" in said
+    assert "HF_HOME=DIR python -c" in said
 
 
 def test_no_network_is_noticed_without_the_offline_switch(
@@ -130,13 +134,5 @@ def test_a_connection_that_breaks_says_both_ways_forward(monkeypatch: pytest.Mon
 
 
 @pytest.mark.ends
-def test_a_model_comes_from_a_cache_without_a_network(tmp_path: Path, tokenizer) -> None:
-    from transformers import BertConfig, BertModel
-
-    saved = tmp_path / "saved"
-    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(saved)
-    tokenizer.save_pretrained(saved)
-    make_hub_model(tmp_path / "hub_home", saved)
-    answer, _ = run(LOAD_MODEL, tmp_path / "hub_home")
-    assert answer == ["BertModel", tokenizer("cat")["input_ids"]]
+def test_a_model_comes_from_a_cache_without_a_network(answer, tokenizer) -> None:
+    assert answer[0]["model"] == ["BertModel", tokenizer("cat")["input_ids"]]

@@ -273,6 +273,7 @@ def test_a_task_without_a_hub_needs_a_folder() -> None:
         load_rows(custom, data_dir=None, max_train_rows=None, max_eval_rows=None)
 
 
+@pytest.mark.xdist_group("docstrings")
 def test_docstrings_need_no_folder() -> None:
     rows = load_rows(get_task("docstrings"), data_dir=None, max_train_rows=100, max_eval_rows=50)
     assert rows.source.startswith("docstrings of Python 3.")

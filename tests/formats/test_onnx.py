@@ -18,7 +18,7 @@ from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 # A graph takes ten seconds to trace: other families than the first are slow ends.
 ONE_AT_ONCE = ["bert", *(pytest.param(name, marks=pytest.mark.ends) for name in FAMILY_NAMES if name != "bert")]
-TWO_KINDS = ["bert", pytest.param("modernbert", marks=pytest.mark.ends)]
+TWO_KINDS = [pytest.param(name, marks=pytest.mark.ends) for name in ("bert", "modernbert")]
 
 
 def other_batch() -> dict[str, Tensor]:
@@ -68,6 +68,7 @@ def test_a_graph_of_fewer_units_gives_the_logits_of_the_model_that_has_all(famil
     torch.testing.assert_close(OnnxModel(tmp_path / "model.onnx")(other_batch()), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.ends
 def test_a_window_is_kept_in_a_graph_that_was_traced_on_shorter_rows(tmp_path: Path) -> None:
     model = tiny_classifier("modernbert", local_attention=16)
     ids = torch.randint(5, 30, (2, 40), generator=torch.Generator().manual_seed(3))

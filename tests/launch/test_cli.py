@@ -156,6 +156,7 @@ def test_folder_that_cannot_be_written_is_named(run_door, tiny_overrides, tmp_pa
     assert "output_dir must be a folder that can be written" in stderr
 
 
+@pytest.mark.ends
 def test_multirun_goes_on_after_a_job_that_fails(tiny_overrides, tmp_path):
     overrides = [override for override in tiny_overrides if not override.startswith("output_dir")]
     command = [sys.executable, "-m", "cap.train", "-m", *overrides, "trainer.max_steps=2", "contrast=none"]

@@ -183,38 +183,26 @@ def test_launchers_are_told_as_lightning_tells_them(monkeypatch, variables):
 
 
 @pytest.mark.ends
-def test_two_processes_prune_one_student_in_a_job_of_a_multirun(tiny_overrides, tmp_path):
+def test_two_processes_prune_one_student_and_find_a_run_that_others_complete_meanwhile(tiny_overrides, tmp_path):
+    from cap.base.files import locked
+
     devices = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1", "keep_levels=[0.25]"]
-    done = subprocess.run(
-        [sys.executable, "-m", "cap.train", "-m", *tiny_overrides, *devices],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    command = [sys.executable, "-m", "cap.train", *tiny_overrides, *devices]
+    settings = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    done = subprocess.run([*command, "-m"], capture_output=True, timeout=240, **settings)  # in a job of a multirun
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))
+    record = json.loads((run_dir / "record.json").read_text(encoding="utf-8"))
     # 32 rows, 8 for each of two processes.
     assert (record["status"], record["steps"]) == ("completed", 2)
     assert [line["folder"] for line in record["kept"]] == ["levels/0.25"]
     assert done.stderr.count("validation accuracy") == 1
-
-
-@pytest.mark.ends
-def test_run_that_another_one_completes_meanwhile_is_found_by_two_processes(tiny_overrides, tmp_path):
-    from cap.base.files import locked
-
-    short = ["trainer.max_steps=1", "contrast=none", "teacher=none", "distill=none", "resume=true"]
-    command = [sys.executable, "-m", "cap.train", *tiny_overrides, *short, "trainer.devices=2", "trainer.strategy=ddp"]
-    settings = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
-    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    subprocess.run(command, check=True, capture_output=True, timeout=240, **settings)
     run_dir.rename(elsewhere)
     before = {path.name: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
     lock = locked(run_dir)
     lock.acquire()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings) as waiting:
+    again = [*command, "resume=true"]
+    with subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings) as waiting:
         next(line for line in waiting.stderr if "another process" in line)
         run_dir.rmdir()  # made to see whether it can be written
         elsewhere.rename(run_dir)

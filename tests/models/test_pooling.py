@@ -118,6 +118,7 @@ print(sentence_pooling(ModelSource("owner/sentences", "a")), sentence_pooling(Mo
 """
 
 
+@pytest.mark.ends
 def test_the_hub_s_cache_is_read_without_a_network(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     saved = tmp_path / "saved"

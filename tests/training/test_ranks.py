@@ -39,16 +39,19 @@ def found(folder):
     return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
+@pytest.mark.ends
 @pytest.mark.parametrize("rank", [0, 1], ids=["rank 0", "rank 1"])
 @pytest.mark.parametrize("what", EXPECTED)
 def test_every_process_gets_what_all_have(found, what, rank):
     assert found[rank][what] == EXPECTED[what]
 
 
+@pytest.mark.ends
 def test_a_process_closes_its_connections_before_it_ends(found, folder):
     assert (folder / "connected-0").read_text(encoding="utf-8") == "False"
 
 
+@pytest.mark.ends
 def test_a_killed_peer_is_named_with_what_to_do(found):
     assert "rank 0: a process of this run ended" in found[0]["error"]
     assert "resume=true" in found[0]["error"]

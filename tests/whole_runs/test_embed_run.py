@@ -121,6 +121,7 @@ def test_smaller_encoder_keeps_the_vectors_and_finds_documents_of_pairs_without_
     assert scores["model"]["recall_at_10"] > scores["majority"]["recall_at_10"] > 0
 
 
+@pytest.mark.ends
 def test_graph_gives_the_vectors_beside_the_hidden_states(run_dir, paired, tmp_path, monkeypatch):
     import onnxruntime
     from sentence_transformers import SentenceTransformer

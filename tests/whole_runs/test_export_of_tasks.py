@@ -11,6 +11,8 @@ import torch
 from tests.data.questions import question_columns
 from tests.formats.made_exports import QUICK, lines_of_card, make_export, make_run, read, write_rows
 
+pytestmark = pytest.mark.ends  # most trace a graph
+
 HALVES = ("pruning=structured", "sparsity=0.5", "schedule.levels=[0.5]", *QUICK)
 
 

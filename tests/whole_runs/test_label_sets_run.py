@@ -62,6 +62,7 @@ def test_predictions_are_sets_of_labels_with_a_probability_each(run_dir, rows, t
     ]
 
 
+@pytest.mark.ends
 def test_lines_of_the_graphs_card_say_which_labels_a_text_has(run_dir, tmp_path, monkeypatch):
     make_export(run_dir, "onnx", tmp_path / "graph")
     monkeypatch.chdir(tmp_path)

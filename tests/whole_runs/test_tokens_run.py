@@ -111,6 +111,7 @@ def test_a_taggers_pieces_keep_numbers_of_their_own(run_dir, tmp_path):
         make_export(run_dir, "compact", tmp_path / "small", "vocabulary=auto", "vocabulary_rest=nearest")
 
 
+@pytest.mark.ends
 def test_graph_keeps_them_too_and_its_lines_tag_a_text(run_dir, tmp_path, monkeypatch):
     exported = read(make_export(run_dir, "onnx", tmp_path / "graph"))
     assert exported["check"]["relative_difference"] <= 1e-5
