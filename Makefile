@@ -27,10 +27,10 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 unit-all: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 -m "not slow and not gpu"
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

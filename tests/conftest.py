@@ -24,19 +24,12 @@ THINGS = ["film", "book", "play", "song", "plot", "cast", "idea", "scene"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "is", "very", *NICE, *NASTY, *THINGS]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist puts the groups into the names of the tests
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run all tests that share what a module makes once, and all cases of any other test.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Let the workers share the tests out as tests/scheduling.py says."""
+    from tests.scheduling import TogetherScheduling
 
-    Tests that share something else name their group themselves.
-    """
-    for item in items:
-        made = [made for name in item.fixturenames for made in item._fixtureinfo.name2fixturedefs.get(name, ())]
-        module, _, test = item.nodeid.partition("::")
-        shared = any(fixture.scope == "module" for fixture in made)
-        if item.get_closest_marker("xdist_group"):
-            continue
-        item.add_marker(pytest.mark.xdist_group(module if shared else f"{module}::{test.partition('[')[0]}"))
+    return TogetherScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,12 +7,17 @@ import sys
 import pytest
 
 from cap.data.docstrings import docstring_rows, docstring_source, first_sentence
+from cap.data.sources import load_rows
+from cap.data.tasks import get_task
 
-pytestmark = pytest.mark.xdist_group("docstrings")  # a process makes the rows once
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, dict[str, list]]:
+    """Make the rows, which a process does once and other tests of this module ask for themselves."""
+    return docstring_rows()
 
 
-def test_there_are_thousands_of_pairs() -> None:
-    rows = docstring_rows()
+def test_there_are_thousands_of_pairs(rows) -> None:
     assert len(rows["train"]["name"]) > 7000
     assert len(rows["validation"]["name"]) > 800
 
@@ -57,6 +62,13 @@ def test_another_process_gets_the_same_rows() -> None:
     answer = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert answer.stderr == ""
     assert json.loads(answer.stdout) == docstring_rows()
+
+
+def test_docstrings_need_no_folder() -> None:
+    rows = load_rows(get_task("docstrings"), data_dir=None, max_train_rows=100, max_eval_rows=50)
+    assert rows.source.startswith("docstrings of Python 3.")
+    assert rows.splits["train"].column_names == ["name", "description", "label", "example_id"]
+    assert [rows.splits[split].num_rows for split in ("train", "validation")] == [100, 50]
 
 
 def test_the_source_names_the_interpreter() -> None:

@@ -273,14 +273,6 @@ def test_a_task_without_a_hub_needs_a_folder() -> None:
         load_rows(custom, data_dir=None, max_train_rows=None, max_eval_rows=None)
 
 
-@pytest.mark.xdist_group("docstrings")
-def test_docstrings_need_no_folder() -> None:
-    rows = load_rows(get_task("docstrings"), data_dir=None, max_train_rows=100, max_eval_rows=50)
-    assert rows.source.startswith("docstrings of Python 3.")
-    assert rows.splits["train"].column_names == ["name", "description", "label", "example_id"]
-    assert [rows.splits[split].num_rows for split in ("train", "validation")] == [100, 50]
-
-
 @pytest.fixture
 def hub_with(monkeypatch: pytest.MonkeyPatch):
     """Put a table with a given last text in the place of the Hub's."""
