@@ -27,6 +27,7 @@ EXPORTS = ("<!-- exports: python -m benchmarks.results_table -->", "<!-- end of 
 RELIABILITY = ("<!-- reliability: python -m benchmarks.results_table -->", "<!-- end of reliability -->")
 COST = ("<!-- cost: python -m benchmarks.results_table -->", "<!-- end of cost -->")
 BAKE_OFF = ("<!-- bake-off: python -m benchmarks.results_table -->", "<!-- end of bake-off -->")
+BRIEF = ("<!-- bake-off, brief: python -m benchmarks.results_table -->", "<!-- end of bake-off, brief -->")
 ABLATION = ("<!-- bake-off, ablation: python -m benchmarks.results_table -->", "<!-- end of bake-off, ablation -->")
 COMMANDS = ("<!-- bake-off, commands: python -m benchmarks.results_table -->", "<!-- end of bake-off, commands -->")
 PEERS = ("<!-- peers: python -m benchmarks.results_table -->", "<!-- end of peers -->")
@@ -184,6 +185,7 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         EXPORTS: lambda: export_table(folder / "records"),
         RELIABILITY: lambda: reliability_table(results),
         BAKE_OFF: lambda: page_part(*bake_off(folder)),
+        BRIEF: lambda: page_part(*bake_off(folder), brief=True),
         ABLATION: lambda: ablation_table(bake_off(folder)[0]),
         COMMANDS: lambda: commands(bake_off(folder)[0]),
         PEERS: lambda: peers.page_part(results),

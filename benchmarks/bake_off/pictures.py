@@ -158,7 +158,7 @@ def _metric(arm: Arm) -> str:
 
 
 def _line(arm: Arm) -> str:
-    return arm.label if arm.first.variant else f"{arm.label}, {arm.first.sparsity:g}"
+    return arm.setting if arm.first.variant else f"{arm.setting}, {arm.first.sparsity:g}"
 
 
 def _ablation_panel(arm: Arm) -> str:

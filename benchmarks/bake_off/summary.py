@@ -48,7 +48,17 @@ class Arm:
     @property
     def label(self) -> str:
         """What was done, in the words of the list."""
-        return self.first.variant or (self.group.first.pruning if self.group else self.first.pruning)
+        return self.first.variant or self.pruning
+
+    @property
+    def pruning(self) -> str:
+        """The pruning type."""
+        return self.group.first.pruning if self.group else self.first.pruning
+
+    @property
+    def setting(self) -> str:
+        """The pruning type, and what was done besides."""
+        return self.label if self.label.startswith(self.pruning) else f"{self.pruning}, {self.label}"
 
     @property
     def rows(self) -> str:
@@ -131,7 +141,7 @@ def summary_table(arms: Iterable[Arm]) -> str:
         run = arm.group.first
         reached = arm.group.mean("reached")
         sparsity = NONE if reached is None else f"{reached:.4f}"
-        rows.append([arm.rows, arm.label, run.contrast, sparsity, *cells(arm.group, _COLUMNS), arm.seeds])
+        rows.append([arm.rows, arm.setting, run.contrast, sparsity, *cells(arm.group, _COLUMNS), arm.seeds])
     header = ["task", "pruning", "contrast", "sparsity", *(column.title for column in _COLUMNS), "seeds"]
     return markdown(header, rows) if rows else NOTHING
 
@@ -268,13 +278,24 @@ def commands(arms: Iterable[Arm]) -> str:
     return "\n".join(["```", *lines, "```"]) if lines else NOTHING
 
 
-def page_part(arms: Sequence[Arm], found: Collection) -> str:
-    """Make what a page shows of the bake-off: table, sentences, notes, and the command of the highest mean score."""
-    means = {arm: arm.group.mean("score") or 0.0 for arm in arms if arm.group and arm.first.shown == "table"}
+def page_part(arms: Sequence[Arm], found: Collection, *, brief: bool = False) -> str:
+    """Make what a page shows of the bake-off: table, sentences, notes, and a command.
+
+    It is that of the highest mean score at the task and the sparsity that come first in the list.
+
+    Args:
+        arms: All arms of the list.
+        found: All that was read.
+        brief: Leave other sparsities than the first out of table and sentences.
+    """
+    shown = [arm for arm in arms if not brief or arm.first.sparsity == arms[0].first.sparsity]
+    means = {arm: arm.group.mean("score") or 0.0 for arm in shown if arm.group and arm.first.shown == "table"}
     if not means:
         return NOTHING
-    sentences = [winner_sentence(arms), contrast_sentence(arms), " ".join(notes(arms, found))]
-    parts = [summary_table(arms), *sentences, commands([max(means, key=means.__getitem__)])]
+    first = next(iter(means)).first
+    means = {a: m for a, m in means.items() if (a.first.task, a.first.sparsity) == (first.task, first.sparsity)}
+    sentences = [winner_sentence(shown), contrast_sentence(shown), " ".join(notes(arms, found))]
+    parts = [summary_table(shown), *sentences, commands([max(means, key=means.__getitem__)])]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -50,8 +50,10 @@ def write_records(listed, folder: Path, scores=SCORES, **changes) -> Path:
         score = known[cell.seed - 1]
         record = made_record(task=cell.task, pruning=cell.pruning, terms=terms, seed=cell.seed, score=score)
         record["config"]["learning_rate"] = {"no rewind": 1.0, "no floor": 2.0}.get(cell.variant, 5e-5)
+        record["config"]["sparsity"] = cell.sparsity
         record["dynamics"] = {"path_after_target": 0.25}
-        record["command"] = f"python -m cap.train task={cell.task} pruning={cell.pruning} seed={cell.seed}"
+        chosen = f"task={cell.task} pruning={cell.pruning} sparsity={cell.sparsity} seed={cell.seed}"
+        record["command"] = f"python -m cap.train {chosen}"
         record |= changes
         (folder / f"{cell.name}.json").write_text(json.dumps(small_record(record, cell, data_root=None)))
     return folder
@@ -75,6 +77,18 @@ def test_the_table_has_mean_and_deviation_over_the_seeds_that_are_there(arms):
     assert first["pruned"] == "0.820 ± 0.020"
     assert first["above majority"] == "0.800 ± 0.050"  # (0.82 - 0.5) / (0.9 - 0.5)
     assert (first["P"], first["seeds"], first["task"]) == ("0.250 ± 0.000", "3", "sst2, 8,000 rows")
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [("", "movement"), ("all texts", "movement, all texts"), ("movement, as published", "movement, as published")],
+)
+def test_a_row_names_its_pruning_type_whatever_else_is_different(listed, variant, expected):
+    from dataclasses import replace
+
+    from benchmarks.bake_off.summary import Arm
+
+    assert Arm((replace(listed[0], variant=variant),), None).setting == expected
 
 
 def test_the_difference_is_paired_by_seed_and_has_a_standard_error(arms):
@@ -106,6 +120,24 @@ def test_several_clear_differences_of_more_are_counted():
     clear, unclear, single = Difference({1: 0.02, 2: 0.03}), Difference({1: 0.02, 2: -0.03}), Difference({1: 0.02})
     assert _judged([clear, clear, unclear]) == "2 of these are as large as two standard errors"
     assert _judged([clear, unclear, single]).startswith("1 of those with more seeds than one is as large")
+
+
+def test_a_brief_part_has_the_first_sparsity_alone_and_counts_all(tmp_path):
+    from benchmarks.bake_off.cells import read_cells
+    from benchmarks.bake_off.summary import page_part, read_arms
+
+    (tmp_path / "list.yaml").write_text(
+        "defaults: {contrast: none, seeds: [1], task: sst2}\n"
+        "blocks: [{name: both, priority: 1, sparsity: [0.9, 0.5], pruning: [magnitude, movement]}]\n"
+    )
+    listed = read_cells(tmp_path / "list.yaml")
+    scores = {"sst2_magnitude_0.9_none": [0.7], "sst2_movement_0.9_none": [0.6], "sst2_magnitude_0.5_none": [0.8]}
+    arms, found = read_arms(listed, write_records(listed, tmp_path / "both", scores))
+    whole, brief = page_part(arms, found), page_part(arms, found, brief=True)
+    assert [sum(line.startswith("| sst2") for line in part.splitlines()) for part in (whole, brief)] == [3, 2]
+    assert all("3 of 4 runs of the list are there." in part for part in (whole, brief))
+    # The command is that of the best at the first sparsity: at another one a model may keep more.
+    assert all("pruning=magnitude sparsity=0.9 " in part.splitlines()[-2] for part in (whole, brief))
 
 
 def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_path):
