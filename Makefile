@@ -42,10 +42,11 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Without --no-compile pip compiles every file of every package for a minute or two; what is imported is compiled anyway.
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[demo]"
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[demo,dev]"
 	touch $@ $(VENV)/.installed-demo
