@@ -1,4 +1,7 @@
-"""Stand for a door: ``python -m tests.launch.rank_stub MODE FILE`` ends as the mode says, and has written its rank."""
+"""Stand for a door: ``python -m tests.launch.rank_stub MODE FILE`` ends as the mode says, and has written its rank.
+
+A process that was to be ended by the others and was not says so in a file.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,4 @@ if __name__ == "__main__":
         sys.exit(143)
     if mode != "well":
         time.sleep(_LONG)
+        (folder / f"{rank}.lived-on").touch()
