@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
 _BYTES_PER_GB = 1024**3
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """Share the memory of an array with a tensor; nobody may write to one over an array that was opened.
+
+    Args:
+        array: In memory or mapped.
+    """
+    with warnings.catch_warnings():  # torch has no read-only tensors, and says so of a read-only array
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 class MemoryBudget:
@@ -62,13 +75,13 @@ class MemoryBudget:
             path: An ``.npy`` file. It must not be rewritten in place while it is mapped; replacing it is harmless.
 
         Returns:
-            The array. Writing to it would not reach the file.
+            The array. A mapped one cannot be written; to write to one in memory would not reach the file.
 
         Raises:
             ValueError: If the file is no array, or one of Python objects.
         """
-        # Copy-on-write, because torch has no read-only tensors.
-        mapped: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+        # Read-only: the system counts a private mapping that can be written as memory, and refuses one beyond it.
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         if self._bytes_in_memory + mapped.nbytes <= self._limit:
             self._bytes_in_memory += mapped.nbytes
             array: np.ndarray = np.load(path, allow_pickle=False)
@@ -115,4 +128,4 @@ class MemoryBudget:
         self._bytes_in_memory += sum(array.nbytes for array in arrays)
 
 
-__all__ = ["MemoryBudget"]
+__all__ = ["MemoryBudget", "as_tensor"]

@@ -207,15 +207,14 @@ def _unquoted(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 def _read_delimited(file: Path, parsing: pa.csv.ParseOptions) -> pa.Table:
     _require_header(file, parsing.delimiter)
-    # Only one thread counts the rows, for the message about a ragged one.
-    reading = pa.csv.ReadOptions(use_threads=False)
     try:
-        with pa.csv.open_csv(file, read_options=reading, parse_options=parsing) as opened:
-            names = opened.schema.names
-        texts = pa.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, quoted_strings_can_be_null=False
-        )
-        return pa.csv.read_csv(file, read_options=reading, parse_options=parsing, convert_options=texts)
+        try:
+            return _read_blocks(file, parsing)
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error):
+                raise
+            # A row must fit into two blocks, of 1 MiB unless told, and a text may be nearly as long as the file.
+            return _read_blocks(file, parsing, block_size=min(file.stat().st_size, 2**31 - 1))
     except pa.ArrowInvalid as error:
         ragged = _RAGGED.search(str(error))
         if ragged is None:
@@ -226,6 +225,17 @@ def _read_delimited(file: Path, parsing: pa.csv.ParseOptions) -> pa.Table:
             f"row {int(number) - 2} (counted from 0 after the header, empty lines left out) has {n_found} columns in "
             f"place of {n_expected}: {text!r}; where the {_DELIMITERS[parsing.delimiter]} is part of a text, {rule}"
         ) from error
+
+
+def _read_blocks(file: Path, parsing: pa.csv.ParseOptions, *, block_size: int | None = None) -> pa.Table:
+    # Only one thread counts the rows, for the message about a ragged one.
+    reading = pa.csv.ReadOptions(use_threads=False, block_size=block_size)
+    with pa.csv.open_csv(file, read_options=reading, parse_options=parsing) as opened:
+        names = opened.schema.names
+    texts = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, quoted_strings_can_be_null=False
+    )
+    return pa.csv.read_csv(file, read_options=reading, parse_options=parsing, convert_options=texts)
 
 
 def _require_header(file: Path, delimiter: str) -> None:

@@ -24,7 +24,10 @@ def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: b
     Raises:
         InputError: If it holds anything else, or nothing in some row.
     """
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if pa.types.is_dictionary(column.type):  # pandas calls it a category
+        column = column.cast(column.type.value_type)
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    is_text = any(is_of_kind(column.type) for is_of_kind in kinds)
     if not is_text and not pa.types.is_null(column.type):
         raise InputError(f"column {name} of {where} must hold text, got {column.type}; convert it to strings")
     column = column.cast(pa.string())

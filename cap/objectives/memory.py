@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cap.base.memory import MemoryBudget
+from cap.base.memory import MemoryBudget, as_tensor
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class _Logits:
     offsets: Int64[Tensor, " bounds"] | None
 
     def gather(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
-        values = torch.from_numpy(self.values)
+        values = as_tensor(self.values)
         if self.offsets is None:
             return values.index_select(0, example_id)
         start = self.offsets[example_id]
@@ -92,7 +92,7 @@ class Memory:
         if isinstance(encodings, Path | str):
             path = Path(encodings)
             self._require_rows(path, self.n_examples, "training examples")
-            bank = torch.from_numpy(self._budget.open_array(path))
+            bank = as_tensor(self._budget.open_array(path))
         else:
             if encodings.ndim != 2 or len(encodings) != self.n_examples:
                 raise ValueError(
@@ -140,7 +140,7 @@ class Memory:
             ValueError: If the rows are not those of this training set.
         """
         self._require_rows(path, self.n_examples, "training examples", n_axes=3)
-        self._hidden = torch.from_numpy(self._budget.open_array(path))
+        self._hidden = as_tensor(self._budget.open_array(path))
 
     def gather(
         self, source: Source, example_id: Int64[Tensor, " rows"], *, pin: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
@@ -49,6 +50,13 @@ def attach(
             f"masks go on stock linear layers, but {len(masked)} of {len(found.linears)} have a parametrization "
             f"already, {masked[0]} first; fold the pruner before, or load the model again"
         )
+    half = [name for name, linear in found.linears.items() if linear.weight.dtype in (torch.float16, torch.bfloat16)]
+    if half:
+        raise InputError(
+            f"masks go on weights in float32, since scores and averages of gradients have their type, but "
+            f"{len(half)} of {len(found.linears)} are in half precision, {half[0]} first; load the model with "
+            f"dtype=torch.float32, and train it in mixed precision"
+        )
     pruner.attach(found, seed=seed)
     if linears is None and isinstance(model, PreTrainedModel):
         for name in kept_parameters(model, pruner):
@@ -79,6 +87,17 @@ def _named_linears(model: nn.Module, pruner: Pruner, linears: Mapping[str, nn.Li
         raise InputError(
             f"linears must map names in the model to its nn.Linear modules, got {', '.join(wrong) or 'none'}; take "
             f"both from model.named_modules()"
+        )
+    holders: dict[int, list[str]] = {}
+    for path, module in modules.items():
+        for key, parameter in module.named_parameters(prefix=path, recurse=False):
+            holders.setdefault(id(parameter), []).append(key)
+    shared = {name: others for name, linear in linears.items() if len(others := holders[id(linear.weight)]) > 1}
+    if shared:
+        name, others = next(iter(shared.items()))
+        raise InputError(
+            f"linears must have weights of their own, since zeros in a shared one would reach the other module, too: "
+            f"that of {name} is {' and '.join(others)}; leave {', '.join(shared)} out"
         )
     return Prunable(dict(linears))
 

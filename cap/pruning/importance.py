@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from cap.base.errors import InputError
 from cap.models.pooled import evaluating
 from cap.pruning.pruner import Pruner
 
@@ -28,12 +29,22 @@ def measure_importance(
         model: What it was attached to.
         batches: Training batches, on the model's device; as many as are to count.
         loss: Computes the mean loss of a batch.
+
+    Raises:
+        InputError: If there is no batch.
     """
     if pruner.importance_pass is None:
         return
+    n_batches = 0
     with gates_alone(pruner, model):
         for batch in batches:
             pruner.observe_importance(pruner.measured(partial(loss, batch)))
+            n_batches += 1
+    if n_batches == 0:
+        raise InputError(
+            f"{type(pruner).__name__} ranks by what a pass measures, which needs at least one batch, got none; give a "
+            "list or a DataLoader: a generator is empty after its first pass"
+        )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
+from cap.base.errors import RunError
 from cap.models.depth import as_in_dense, read_removed
 from cap.models.families import MatrixKind, Units, encoder_layers, prunable
 from cap.pruning.selection import keep_highest_of_rows, selects_on_host
@@ -93,6 +94,7 @@ def keep_highest(
         The mask, True = kept.
 
     Raises:
+        RunError: If importance is NaN where that would decide.
         ValueError: If ``n_pruned`` is out of range.
     """
     flat = importance.detach().flatten().float()
@@ -109,6 +111,11 @@ def keep_highest(
     n_missing = len(flat) - n_pruned - int(mask.count_nonzero())
     if n_missing > 0:
         where = (flat == threshold).nonzero().squeeze(1)  # ascending, so a stable sort keeps the lower index first
+        if len(where) < n_missing:
+            raise RunError(
+                f"importance must be a number for every weight, got {int(flat.isnan().sum())} of {len(flat)} that are "
+                "none (NaN); lower learning_rate or pruning.score_learning_rate, or use trainer.precision=32-true"
+            )
         order = tie_breaker().detach().flatten()[where].float().sort(descending=True, stable=True).indices
         mask[where[order[:n_missing]]] = True
     return mask.view_as(importance)

@@ -58,7 +58,8 @@ class Movement(WeightPruner):
             with torch.no_grad():
                 for name, scores in self.by_matrix(self.importance).items():
                     magnitude = self._size(name)
-                    scores.copy_(magnitude / magnitude.mean())
+                    # A matrix of zeros, as pruning or an initialisation may leave it, has scores of zero.
+                    scores.copy_(magnitude / magnitude.mean().clamp(min=torch.finfo(magnitude.dtype).tiny))
 
     @property
     def score_learning_rate(self) -> float:

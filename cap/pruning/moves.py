@@ -113,13 +113,14 @@ class MaskMoves:
         target = self._schedule(step)
         if target <= 0 or step == self._last_step:
             return False
-        if step in self._jumps and target != self.target:
+        # A trainer may count several steps at once, as Lightning does with two optimizers of one batch.
+        if target != self.target and any(self._last_step < jump <= step for jump in self._jumps):
             return True
         if self._has_levels and not self.pruner.moves_within_levels:
             return False
         if self.pruner.is_monotone and target == self.target:
             return False
-        return step % self.every_n_steps == 0 or step == self._n_steps - 1
+        return step % self.every_n_steps == 0 or step >= self._n_steps - 1
 
     def needs_pass(self, step: int) -> bool:
         """Say whether a pass over training rows has to run before the move of an optimizer step that has not begun."""

@@ -55,6 +55,10 @@ class Structured(Pruner):
     ) -> None:
         if importance_rows is not None and importance_rows < 1:
             raise ValueError(f"pruning.importance_rows must be at least 1, or null for all, got {importance_rows}")
+        if importance not in ("gradient", "random"):
+            raise ValueError(f"pruning.importance must be 'gradient' or 'random', got {importance!r}")
+        if importance_loss not in ("total", "task"):
+            raise ValueError(f"pruning.importance_loss must be 'total' or 'task', got {importance_loss!r}")
         self.importance = importance
         self.importance_rows = importance_rows
         self.importance_loss: Literal["total", "task"] = importance_loss

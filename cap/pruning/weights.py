@@ -42,6 +42,8 @@ class WeightPruner(Pruner):
             raise ValueError(f"pruning.scope must be 'matrix' or 'global', got {scope!r}")
         self.scope: str = scope
         self.pattern = None if pattern is None else get_pattern(pattern)
+        if self.pattern is not None:
+            self.final_sparsity = self.pattern.sparsity
         self._linears: dict[str, nn.Linear] = {}
         self._matrices: dict[str, Matrix] = {}
         self._n_pruned = 0

@@ -254,6 +254,25 @@ def test_an_empty_text_is_named_with_its_row(folder: Path, write_split, text: st
         load(folder)
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.dictionary(pa.int32(), pa.string()), pa.string_view()], ids=["a category of pandas", "views"]
+)
+def test_texts_may_have_any_type_of_text(folder: Path, kind: pa.DataType) -> None:
+    texts = {"question1": ["a", "b", "a"], "question2": ["one", "two", "three"]}
+    columns = {name: pa.array(values).cast(kind) for name, values in texts.items()}
+    pyarrow.parquet.write_table(pa.table({**QQP, **columns}), folder / "train.parquet")
+    assert load(folder).splits["train"]["question1"][:] == texts["question1"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_text_may_be_longer_than_the_blocks_a_file_is_read_in(folder: Path, write_split, suffix: str) -> None:
+    long = "word " * 500_000
+    for split in ("train", "validation"):
+        (folder / f"{split}.parquet").unlink()
+        write_split(folder, split, QQP | {"question2": ["one", long, "three"]}, suffix)
+    assert load(folder).splits["train"]["question2"][1] == long
+
+
 def test_a_text_column_of_numbers_is_refused(folder: Path, write_split) -> None:
     write_split(folder, "train", QQP | {"question2": [1, 2, 3]})
     with pytest.raises(InputError, match=r"question2 of .* must hold text, got int64"):

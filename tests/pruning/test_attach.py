@@ -69,6 +69,17 @@ class Alien(nn.Module):
     pass
 
 
+def with_a_shared_weight():
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 4))
+    model[1].weight = model[0].weight
+    return model, cap.Magnitude(), {"1": model[1]}
+
+
+def in_half_precision():
+    model = tiny_classifier().bfloat16()
+    return model, cap.Movement(), None
+
+
 # A subclass that computes something else with its weight.
 tied = nn.Sequential(nn.modules.linear.NonDynamicallyQuantizableLinear(2, 2))
 
@@ -84,8 +95,10 @@ tied = nn.Sequential(nn.modules.linear.NonDynamicallyQuantizableLinear(2, 2))
             lambda: (Alien(), cap.Structured(final_sparsity=0.5), {"0": nn.Linear(2, 2)}),
             r"Structured prunes heads and FFN units",
         ),
+        (with_a_shared_weight, r"that of 1 is 0.weight and 1.weight; leave 1 out"),
+        (in_half_precision, r"12 of 12 are in half precision, .* dtype=torch.float32"),
     ],
-    ids=["unknown", "nothing", "another", "not-plain", "units"],
+    ids=["unknown", "nothing", "another", "not-plain", "units", "shared", "half"],
 )
 def test_what_cannot_be_pruned_is_refused(make, message):
     model, pruner, linears = make()

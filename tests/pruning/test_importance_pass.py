@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import cap
+from cap.base.errors import InputError
 from cap.pruning.importance import require_a_pass
 from tests.models.tiny_models import tiny_batch, tiny_classifier
 
@@ -35,6 +36,19 @@ def test_pruner_that_asks_for_no_pass_gets_none():
     model = tiny_classifier()
     pruner = cap.attach(model, cap.Magnitude())
     cap.measure_importance(pruner, model, [tiny_batch()], loss=lambda batch: pytest.fail("nobody asked"))
+
+
+def test_batches_that_a_generator_has_given_already_are_missed():
+    model = tiny_classifier()
+    pruner = cap.attach(model, cap.Structured(final_sparsity=0.5))
+    batches = (batch for batch in [tiny_batch()])
+
+    def measure():
+        cap.measure_importance(pruner, model, batches, loss=lambda batch: model(**batch).logits.square().mean())
+
+    measure()
+    with pytest.raises(InputError, match=r"Structured ranks by .* got none; give a list or a DataLoader"):
+        measure()
 
 
 def test_missing_pass_is_refused():

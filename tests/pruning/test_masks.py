@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from cap.base.errors import RunError
 from cap.models.families import prunable, prunable_linears
 from cap.pruning.magnitude import Magnitude
 from cap.pruning.masks import (
@@ -78,6 +79,14 @@ def test_the_kept_entries_are_those_of_a_sort_without_ties(n_pruned: int) -> Non
 def test_all_equal_keeps_the_lowest_indices(n_pruned: int) -> None:
     mask = keep_highest(torch.zeros(6, 10), n_pruned, tie_breaker=lambda: torch.ones(6, 10))
     assert kept(mask) == list(range(60 - n_pruned))
+
+
+@pytest.mark.parametrize("n_pruned", [50, 95])
+def test_importance_that_is_no_number_is_refused_where_it_would_decide(n_pruned: int) -> None:
+    importance = random(10, 10)
+    importance.flatten()[:60] = torch.nan
+    with pytest.raises(RunError, match=r"got 60 of 100 that are none \(NaN\)"):
+        keep_highest(importance, n_pruned, tie_breaker=lambda: importance)
 
 
 def test_zero_and_minus_zero_are_equal() -> None:

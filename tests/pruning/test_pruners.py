@@ -490,6 +490,17 @@ def test_scores_that_start_at_the_magnitude_prune_like_it_before_any_training(li
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
 
 
+@pytest.mark.parametrize("scope", ["matrix", "global"])
+def test_matrix_of_zeros_starts_with_scores_of_zero(linears, scope) -> None:
+    with torch.no_grad():
+        linears["query"].weight.zero_()
+    pruner = Movement(score_learning_rate=0.01, score_init="magnitude", scope=scope)
+    pruner.attach(Prunable(linears), seed=0)
+    assert not pruner.scored("query").scores.any()
+    counts = pruner.update_masks(0.5)
+    assert counts.n_pruned == counts.n_weights // 2
+
+
 def test_magnitude_start_has_mean_one_in_every_matrix(linears) -> None:
     pruner = Movement(score_learning_rate=0.01, score_init="magnitude")
     pruner.attach(Prunable(linears), seed=0)

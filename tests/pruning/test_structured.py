@@ -379,6 +379,19 @@ def test_a_target_that_rounds_to_one_ffn_unit_is_taken() -> None:
     assert n_pruned(pruner) == {"attention heads": 0, "FFN units": 1}
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"importance": "magnitude"}, r"pruning\.importance must be 'gradient' or 'random', got 'magnitude'"),
+        ({"importance_loss": "tsk"}, r"pruning\.importance_loss must be 'total' or 'task', got 'tsk'"),
+    ],
+    ids=["importance", "loss"],
+)
+def test_unknown_words_are_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        structured(**given)
+
+
 def test_importance_rows_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pruning\.importance_rows must be at least 1, or null for all, got 0"):
         structured(importance_rows=0)

@@ -141,12 +141,21 @@ def test_best_checkpoint_in_place_of_the_last_is_refused():
         begin(cap.Magnitude(), load_best_model_at_end=True)
 
 
-def begin(pruner, *, load_best_model_at_end: bool = False, n_processes: int = 1, step: int = 0, saved=None) -> None:
+def begin(
+    pruner,
+    *,
+    load_best_model_at_end: bool = False,
+    n_processes: int = 1,
+    n_devices: int = 0,
+    step: int = 0,
+    saved=None,
+) -> None:
     """Begin a run with what a trainer would tell a callback."""
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     class Arguments(TrainingArguments):
         world_size = n_processes
+        n_gpu = n_devices
 
     model = tiny_classifier()
     cap.attach(model, pruner)
@@ -171,6 +180,37 @@ def test_second_order_measures_before_its_masks_move(tmp_path):
 def test_first_order_in_several_processes_is_refused():
     with pytest.raises(InputError, match=r"FirstOrder sees the gradients of one process"):
         begin(cap.FirstOrder(), n_processes=2)
+
+
+def test_layers_on_several_devices_of_one_process_are_refused():
+    with pytest.raises(InputError, match=r"got 2 devices in one process; start the program with torchrun"):
+        begin(cap.Layers(final_sparsity=0.5), n_devices=2)
+
+
+def test_two_pruners_of_one_model_keep_their_states_apart():
+    from torch import nn
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    pruners = [cap.attach(model, cap.Magnitude(), linears={name: model.get_submodule(name)}) for name in ("0", "1")]
+    plans = [cap.Cubic(sparsity=0.5), cap.Cubic(sparsity=0.75)]
+    args, state, control = TrainingArguments("unused", use_cpu=True), TrainerState(max_steps=N_STEPS), TrainerControl()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def new() -> list[cap.PruningTrainerCallback]:
+        return [cap.PruningTrainerCallback(pruner, plan) for pruner, plan in zip(pruners, plans, strict=True)]
+
+    callbacks = new()
+    for callback in callbacks:
+        callback.on_train_begin(args, state, control, optimizer=optimizer)
+    for state.global_step in range(N_STEPS):
+        for callback in callbacks:
+            callback.on_step_begin(args, state, control)
+            callback.on_step_end(args, state, control)
+    resumed = new()
+    for callback in resumed:
+        callback.on_train_begin(args, state, control, optimizer=optimizer)
+    assert [callback.reached for callback in resumed] == [0.5, 0.75]
 
 
 def test_checkpoint_without_masks_is_refused():

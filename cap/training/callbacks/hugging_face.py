@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from cap.base.errors import InputError
+from cap.base.files import content_key
 from cap.pruning.importance import require_a_pass
+from cap.pruning.layers import Layers
 from cap.pruning.masks import count_kept
 from cap.pruning.moves import MaskMoves
 from cap.pruning.parameters import add_regularizer, require_scores_learn
@@ -22,7 +24,7 @@ from cap.pruning.schedule import SchedulePlan
 log = logging.getLogger(__name__)
 
 # Where trainer_state.json holds what is neither weight nor mask. Not the name of a class: the trainer would try to
-# build the callback again from it.
+# build the callback again from it. A pruner of other matrices has another entry.
 _STATE = "cap.pruning"
 
 
@@ -78,14 +80,20 @@ class PruningTrainerCallback(TrainerCallback):
 
         Raises:
             InputError: If the best checkpoint is to be loaded in the end, which may lie before the target; if a
-                checkpoint holds no masks, or others; or if several processes train with a pruner that observes
-                gradients.
+                checkpoint holds no masks, or others; if several processes train with a pruner that observes gradients;
+                or if one process trains on several devices with one of layers.
             ValueError: If scores are in no optimizer.
         """
         if args.load_best_model_at_end:
             raise InputError(
                 "a pruned model is the last one, at the final sparsity, got load_best_model_at_end=True, which may "
                 "load one from before; set it to False"
+            )
+        if args.n_gpu > 1 and isinstance(self.pruner, Layers):
+            # Gates are called in place of a layer's forward, and in a copy of it they would run the layer itself.
+            raise InputError(
+                f"layers are taken out of a model on one device, got {args.n_gpu} devices in one process; start the "
+                "program with torchrun or accelerate, or let it see one device (CUDA_VISIBLE_DEVICES=0)"
             )
         if args.world_size > 1 and self._gradients.parameters():
             raise InputError(
@@ -121,7 +129,7 @@ class PruningTrainerCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note in the trainer's state where the masks are, before it may be saved."""
         states: Any = state.stateful_callbacks
-        states[_STATE] = {"moves": self.moves.state_dict(), "pruner": self.pruner.state_dict()}
+        states[self._state_key] = {"moves": self.moves.state_dict(), "pruner": self.pruner.state_dict()}
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add target and sparsity to what the trainer's history holds of this step."""
@@ -133,15 +141,20 @@ class PruningTrainerCallback(TrainerCallback):
         """Leave the model's gradients alone again."""
         self._gradients.end()
 
+    @property
+    def _state_key(self) -> str:
+        return f"{_STATE}.{content_key(sorted(self.pruner.masks))}"
+
     def _resume(self, state: TrainerState) -> None:
         states: Any = state.stateful_callbacks
-        if _STATE not in states:
+        key = self._state_key if self._state_key in states else _STATE  # that of a checkpoint of an older version
+        if key not in states:
             raise InputError(
                 f"a resumed checkpoint must have been written with this callback, got one of step {state.global_step} "
                 f"without a state of masks; start without resume_from_checkpoint"
             )
-        self.moves.load_state_dict(states[_STATE]["moves"])
-        self.pruner.load_state_dict(states[_STATE]["pruner"])
+        self.moves.load_state_dict(states[key]["moves"])
+        self.pruner.load_state_dict(states[key]["pruner"])
         masks = self.pruner.masks.values()
         sparsity = 1 - sum(count_kept(masks)) / sum(mask.numel() for mask in masks)
         if abs(sparsity - self.reached) > 1e-9:

@@ -23,6 +23,8 @@ class PruningCallback(Callback):
     """Move the masks along the schedule, on optimizer steps, in the training of any LightningModule.
 
     Masks and scores are part of the module's own state, so that its checkpoints hold them; the rest is added to them.
+    Which layers ``cap.Layers`` has taken out is part of the rest: resume with the trainer, not with a module's own
+    ``load_from_checkpoint``.
     The learning rate stays the trainer's: what a schedule says of warm-up and rewinds only counts in ``cap.train``.
 
     Args:
