@@ -180,6 +180,11 @@ def problems_of_trainer(trainer: TrainerConfig) -> list[str]:
     limits = {"limit_train_batches": trainer.limit_train_batches, "gradient_clip_val": trainer.gradient_clip_val}
     too_low = {key: value for key, value in limits.items() if value is not None and not value > 0}
     problems = [f"trainer.{key} must be > 0, got {value}" for key, value in too_low.items()]
+    if trainer.precision in ("bf16-true", "16-true"):
+        problems.append(
+            f"trainer.precision must keep weights and scores in 32 bits, since steps of a usual learning rate are lost "
+            f"in half precision, got {trainer.precision}; use {trainer.precision.replace('true', 'mixed')}"
+        )
     strategy = problem_of_strategy(trainer.strategy)
     return problems if strategy is None else [*problems, strategy]
 

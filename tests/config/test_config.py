@@ -147,6 +147,7 @@ def message_of(compose_config, *overrides: str) -> str:
             "pruning.regularizer_weight must be a finite number, got nan",
         ),
         (["memory.budget_gb=inf"], "memory.budget_gb must be a finite number, got inf"),
+        (["trainer.precision=bf16-true"], "in half precision, got bf16-true; use bf16-mixed"),
         (["trainer.gradient_clip_val=inf"], "trainer.gradient_clip_val must be a finite number, got inf"),
         (["checkpoint.every_n_minutes=0"], "checkpoint.every_n_minutes must be > 0 or null, got 0.0"),
     ],
