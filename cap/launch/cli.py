@@ -158,8 +158,12 @@ def quoted(value: str) -> str:
 def explain(error: Exception, known: Iterable[str]) -> str:
     """Say in one message what a composition error means, the nearest of the known keys first."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, given = error.missing_cfg_file.rpartition("/")
-        return f"{group} must be one of {', '.join(nearest_first(given, error.options))}; got {given!r}"
+        named = error.missing_cfg_file
+        # A path or a name of the Hub has slashes of its own, and so have Hydra's groups.
+        group, _, given = named.partition("/") if named.startswith("model/") else named.rpartition("/")
+        said = f"{group} must be one of {', '.join(nearest_first(given, error.options))}; got {given!r}"
+        way_out = f". A folder or a model of the Hub is model.name_or_path={given}"
+        return said + way_out if group == "model" else said
     first_line, *_ = str(error).splitlines() or [type(error).__name__]
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and "Could not override" in first_line:

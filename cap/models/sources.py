@@ -52,7 +52,8 @@ def resolve_source(
     Args:
         name_or_path: A folder or Hub name; wins over ``package``.
         package: An installed Python package with ``get_model_path()`` that carries the model.
-        sha256: Expected hash of ``model.safetensors``; None checks nothing.
+        sha256: Expected hash of ``model.safetensors``; None checks nothing. With a package it is that of its weights,
+            and says nothing of a model that is named in its place.
         revision: The Hub's branch, tag or commit.
 
     Returns:
@@ -78,7 +79,7 @@ def resolve_source(
         raise InputError(
             "model.name_or_path must be a folder or a Hub name, got nothing; set it or choose model=bert_base"
         )
-    if sha256 is not None:
+    if sha256 is not None and (name_or_path is None or package is None):
         _check_weights(Path(source.name_or_path), sha256)
     return source
 
@@ -182,11 +183,21 @@ def errors_of(source: ModelSource) -> Iterator[None]:
                 f"the {source.role} must be a whole folder saved by transformers, got {source.label!r} ({reason}); "
                 f"save it again with save_pretrained, or give another"
             ) from error
+        if _is_path(source.label):
+            raise InputError(
+                f"the {source.role} must be a folder saved by transformers, got {source.label!r}, where there is none; "
+                f"correct the path, or give a Hub name"
+            ) from error
         raise InputError(
             f"the {source.role} must be a folder saved by transformers, or a Hub name that can be downloaded or is in "
             f"the Hub cache, got {source.label!r} ({reason}). Either give a FOLDER, or run "
             f"`hf download {source.label}` once where there is a network, and take the folder HF_HOME along"
         ) from error
+
+
+def _is_path(name: str) -> bool:
+    """Say whether a name can be none of the Hub's, which are NAME or OWNER/NAME."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
 __all__ = [

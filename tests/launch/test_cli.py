@@ -82,6 +82,10 @@ def run_door(monkeypatch, tmp_path, capsys):
         (["keep_levels=[0.1,b]"], "error: keep_levels[1] must be a number, like 0.5 or 3e-5, got 'b'\n"),
         (["task=qpq"], "task must be one of qqp, "),
         (["model=minilmm"], "model must be one of minilm, "),
+        (
+            ["model=owner/name"],
+            "got 'owner/name'. A folder or a model of the Hub is model.name_or_path=owner/name",
+        ),
         (["pruning=movment"], "pruning must be one of movement, soft_movement, "),
         (["schedule=cubik"], "schedule must be one of cubic, "),
         (["sparsity=97"], "lies in [0, 1), got 97.0; did you mean 0.97?"),

@@ -87,6 +87,19 @@ def test_weights_with_the_expected_hash_pass(package: Path) -> None:
     assert source.name_or_path == str(package)
 
 
+def test_a_hash_of_a_package_says_nothing_of_a_model_named_in_its_place(package: Path, tmp_path: Path) -> None:
+    source = resolve_source(str(tmp_path), package="carried_model_of_tests", sha256="0" * 64, revision=None)
+    assert source.name_or_path == str(tmp_path)
+    with pytest.raises(InputError, match=r"model\.safetensors must lie in the model's folder"):
+        resolve_source(str(tmp_path), package=None, sha256="0" * 64, revision=None)
+
+
+@pytest.mark.parametrize("path", ["/nowhere/model", "./model", "a/b/c"])
+def test_a_path_that_leads_nowhere_is_no_name_of_the_hub(path: str) -> None:
+    with pytest.raises(InputError, match=rf"got '{path}', where there is none; correct the path"):
+        load_config(resolve_source(path, package=None, sha256=None, revision=None))
+
+
 def test_a_hash_that_differs_is_refused_with_both_hashes(package: Path) -> None:
     found = write_weights(package)
     with pytest.raises(InputError, match=f"must have sha256 {'0' * 64}, got {found}.*model.sha256=null"):
