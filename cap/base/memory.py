@@ -16,7 +16,7 @@ _BYTES_PER_GB = 1024**3
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Share the memory of an array with a tensor; nobody may write to one over an array that was opened.
+    """Share the memory of an array with a tensor, which must not be written to if the array was opened.
 
     Args:
         array: In memory or mapped.
