@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -34,8 +35,12 @@ class _Logits:
     values: np.ndarray
     offsets: Int64[Tensor, " bounds"] | None
 
+    @cached_property
+    def _tensor(self) -> Tensor:
+        return as_tensor(self.values)
+
     def gather(self, example_id: Int64[Tensor, " rows"]) -> Float[Tensor, "rows ..."]:
-        values = as_tensor(self.values)
+        values = self._tensor
         if self.offsets is None:
             return values.index_select(0, example_id)
         start = self.offsets[example_id]

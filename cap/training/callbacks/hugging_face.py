@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -141,7 +142,7 @@ class PruningTrainerCallback(TrainerCallback):
         """Leave the model's gradients alone again."""
         self._gradients.end()
 
-    @property
+    @cached_property
     def _state_key(self) -> str:
         return f"{_STATE}.{content_key(sorted(self.pruner.masks))}"
 
