@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import pairwise
 from typing import NoReturn
 
@@ -19,7 +19,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,6 +40,14 @@ _SECONDS_OF_THE_FIRST = 5.0
 _N_SUGGESTIONS = 3
 # Groups whose files set keys of all others.
 _RECIPES = ("experiment", "debug")
+# What people type who know other trainers, by its name there.
+_NAMES_ELSEWHERE = {
+    "bf16": "trainer.precision",
+    "bs": "batch_size",
+    "fp16": "trainer.precision",
+    "gpus": "trainer.devices",
+    "lr": "learning_rate",
+}
 # What a value must be, by OmegaConf's name of its type.
 _REQUIRED = {"Integer": "a whole number, like 10", "Float": "a number, like 0.5 or 3e-5", "bool": "true or false"}
 
@@ -89,8 +97,10 @@ def door(
         set_up_log()
         # Otherwise Hydra prints composition errors its own way and always exits with 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        sys.argv[1:] = as_overrides(sys.argv[1:], known_keys(config_name, schema), schema)
+        known = known_keys(config_name, schema)
+        sys.argv[1:] = as_overrides(sys.argv[1:], known, schema)
         try:
+            _refuse_hyphens(sys.argv[1:], known)
             with listed():
                 composed()
         except (InputError, RunError, StoppedError) as error:
@@ -100,9 +110,17 @@ def door(
         except KeyboardInterrupt:
             _leave(StoppedError(signal.SIGINT, is_clean=False))
         except (HydraException, OmegaConfBaseException) as error:
-            _leave(InputError(explain(error, known_keys(config_name, schema))))
+            _leave(InputError(explain(error, known)))
 
     return command
+
+
+def _refuse_hyphens(arguments: Iterable[str], known: Container[str]) -> None:
+    """Refuse ``--sparsity 0.5``, to which Hydra answers with the list of its own options."""
+    for argument in arguments:
+        key = argument.removeprefix("--")
+        if key != argument and key in known:
+            raise InputError(f"a key is set as {key}=VALUE, without hyphens and blanks, got {argument}")
 
 
 def _share_config_store() -> None:
@@ -166,12 +184,22 @@ def explain(error: Exception, known: Iterable[str]) -> str:
         return said + way_out if group == "model" else said
     first_line, *_ = str(error).splitlines() or [type(error).__name__]
     cause = error.__cause__
+    if isinstance(error, OverrideParseException):
+        return _explain_grammar(error.override, str(error))
+    if first_line.startswith("Ambiguous value for argument "):
+        key, _, value = first_line.partition("'")[2].rpartition("'")[0].partition("=")
+        return (
+            f"{key} got several values, {value}; a list takes brackets, '{key}=[{value}]', and -m starts a run for each"
+        )
     if isinstance(error, ConfigCompositionException) and "Could not override" in first_line:
         given = first_line.partition("'")[2].rpartition("'")[0]
         of_another = _of_another_choice(given, cause)
         if of_another is not None:
             return of_another
         nearest = nearest_first(given, known)[:_N_SUGGESTIONS]
+        meant = _NAMES_ELSEWHERE.get(given)
+        if meant in set(known):
+            return f"there is no key {given!r}; here it is {meant}"
         return f"there is no key {given!r}; the nearest known ones are {', '.join(nearest)}"
     if "is not a ListConfig" in str(cause):
         return f"{first_line.removesuffix('.')}: this key holds a list; write it in brackets, key=[first,second]"
@@ -199,6 +227,18 @@ def known_keys(config_name: str = "train", schema: type = TrainConfig) -> frozen
         if group not in _RECIPES:
             keys |= {f"{group}.{key}" for node in _choices(group).values() for key in _flatten(node, "")}
     return frozenset(key for key in keys if "defaults" not in key)
+
+
+def _explain_grammar(argument: str, said: str) -> str:
+    """Say what is wrong with an argument that Hydra cannot read."""
+    if "missing EQUAL" in said:
+        return f"a key is set as KEY=VALUE, without blanks around the equals sign, got {argument!r}"
+    key, _, value = argument.partition("=")
+    reason, *_ = said.splitlines()
+    return (
+        f"{argument!r} cannot be read, Hydra says: {reason}; close what is open, or put a value with such characters "
+        f"in quotes of its own, \"{key}='{value}'\""
+    )
 
 
 def _of_another_choice(given: str, cause: BaseException | None) -> str | None:

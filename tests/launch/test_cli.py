@@ -89,7 +89,20 @@ def run_door(monkeypatch, tmp_path, capsys):
         (["pruning=movment"], "pruning must be one of movement, soft_movement, "),
         (["schedule=cubik"], "schedule must be one of cubic, "),
         (["sparsity=97"], "lies in [0, 1), got 97.0; did you mean 0.97?"),
-        (["sparsity"], "sparsity"),
+        (
+            ["sparsity"],
+            "error: a key is set as KEY=VALUE, without blanks around the equals sign, got 'sparsity'\n",
+        ),
+        (["--sparsity", "0.5"], "error: a key is set as sparsity=VALUE, without hyphens and blanks, got --sparsity\n"),
+        (
+            ["keep_levels=0.5,0.9"],
+            "error: keep_levels got several values, 0.5,0.9; a list takes brackets, 'keep_levels=[0.5,0.9]', and "
+            "-m starts a run for each\n",
+        ),
+        (["output_dir=a(b"], "error: 'output_dir=a(b' cannot be read, Hydra says: no viable"),
+        (["output_dir=a(b"], """in quotes of its own, "output_dir='a(b'"\n"""),
+        (["lr=1e-4"], "error: there is no key 'lr'; here it is learning_rate\n"),
+        (["gpus=2"], "error: there is no key 'gpus'; here it is trainer.devices\n"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -106,6 +119,7 @@ def test_bad_input_is_one_message_and_exit_code_2(run_door, arguments, expected)
         (["runs=[A]", "taks=[mrpc]"], "there is no key 'taks'; the nearest known ones are tasks"),
         (["data.max_rows=5"], "there is no key 'data.max_rows'; the nearest known ones are data.max_eval_rows"),
         (["runs=A"], "runs=A: this key holds a list; write it in brackets"),
+        (["gpus=2"], "error: there is no key 'gpus'; the nearest known ones are "),
         (["epochs=abc"], "error: epochs must be a whole number, like 10, got 'abc'\n"),
         (["tasks=[mrpc]"], "runs must name one at least, got none"),
     ],
