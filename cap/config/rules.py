@@ -14,7 +14,7 @@ from cap.base.parts import PARTS
 from cap.base.strategies import problem_of_strategy
 from cap.config.schema import DistillConfig, TrainConfig, TrainerConfig
 from cap.data.tasks import known_kind
-from cap.pruning.schedule import SchedulePlan, snapshot_steps
+from cap.pruning.schedule import SchedulePlan, held_level, snapshot_steps
 
 # Enough for every snapshot of a schedule to find a step of its own.
 _MANY_STEPS = 1_000_000
@@ -330,11 +330,13 @@ def problems_of_kept_levels(
         ]
     if not levels or sorted(set(levels)) != levels or levels[0] <= 0 or levels[-1] > sparsity:
         return [f"keep_levels must rise, above 0 and up to sparsity={sparsity}, like [0.5,0.7,0.9], got {levels}"]
-    known = plan.levels_reached
-    if known is not None and not set(levels) <= set(known):
+    unknown = [level for level in levels if held_level(level, plan) is None]
+    if unknown:
+        held = ", ".join(f"{level:.3g}" for level in plan.levels_reached or ())
         return [
-            f"keep_levels must be levels of the schedule, which jumps from one to the next ({list(known)}), got "
-            f"{levels}; choose among them, set schedule.levels, or schedule=cubic schedule.n_prunings=null"
+            f"keep_levels must be levels of the schedule, which jumps from one to the next ({held}), got "
+            f"{', '.join(f'{level:g}' for level in unknown)}; choose among them, or set others: schedule=stepwise and "
+            "schedule.levels"
         ]
     return []
 

@@ -14,6 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 from cap.pruning.targets import CubicSchedule, Schedule, StepSchedule, cubic
 
 Rewind = Literal["none", "last", "each"]
+# So near to a level of a schedule is the sparsity that somebody types who means it.
+_MEANT_WITHIN = 0.005
 
 
 @runtime_checkable
@@ -352,6 +354,23 @@ def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[i
     return [rises[i * len(rises) // n_taken - 1] for i in range(1, n_taken + 1)]
 
 
+def held_level(asked: float, plan: SchedulePlan) -> float | None:
+    """Find the level of a schedule that is meant by a sparsity of a few digits.
+
+    Args:
+        asked: A sparsity, like 0.82 for a level of 0.8203703703703704.
+        plan: Of the run.
+
+    Returns:
+        The level, if one lies within 0.005; ``asked`` itself where sparsity rises gradually and passes all; else None.
+    """
+    held = plan.levels_reached
+    if held is None:
+        return asked
+    nearest = min(held, key=lambda level: abs(level - asked))
+    return nearest if abs(nearest - asked) <= _MEANT_WITHIN else None
+
+
 def _ten_point_levels(sparsity: float) -> tuple[float, ...]:
     tens = [round(0.1 * i, 10) for i in range(1, 10)]
     return (*[level for level in tens if level < sparsity - 1e-9], sparsity)
@@ -363,5 +382,6 @@ __all__ = [
     "Rewind",
     "SchedulePlan",
     "Stepwise",
+    "held_level",
     "snapshot_steps",
 ]

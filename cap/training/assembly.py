@@ -21,6 +21,7 @@ from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory, Source
 from cap.pruning.parameters import kept_parameters
 from cap.pruning.pruner import ImportancePass
+from cap.pruning.schedule import held_level
 from cap.runs.folder import CHECKPOINTS, LEVELS
 from cap.training.callbacks.agreement import MaskAgreement
 from cap.training.callbacks.gradient_shares import GradientShares
@@ -227,8 +228,9 @@ def new_callbacks(
         with_encodings=config.contrast.snapshots,
         with_logits=config.distill.snapshot_weight > 0,
     )
+    meant = {level: held_level(level, checked.plan) for level in config.keep_levels or []}
     # The final level is the run's own model.
-    levels = [level for level in config.keep_levels or [] if level < config.sparsity]
+    levels = {asked: level for asked, level in meant.items() if level is not None and level < config.sparsity}
     keep = KeepCallback(
         levels,
         pruning=pruning,

@@ -64,13 +64,13 @@ def end_levels(record: Mapping[str, Any], pruned: Mapping[str, float]) -> None:
         levels.append({"step": step, **reached, "scores": pruned, **kind})
 
 
-def end_kept(record: Mapping[str, Any], pruned: Mapping[str, float], *, asked_for: Sequence[float]) -> None:
+def end_kept(record: Mapping[str, Any], pruned: Mapping[str, float], *, asked_for: Sequence[float | None]) -> None:
     """End the list of kept models with the run's own, if its sparsity was asked for.
 
     Args:
         record: Of the run; its kept models are changed.
         pruned: Scores of the saved model.
-        asked_for: As in ``keep_levels``.
+        asked_for: The levels that ``keep_levels`` means.
     """
     kept, sparsity = record.get("kept"), record["sparsity"]
     if kept is not None and sparsity["asked"] in asked_for:

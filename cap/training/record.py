@@ -27,6 +27,7 @@ from cap.config.check import Checked
 from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
 from cap.pruning.masks import count_matrix_zeros, count_pruned_units, matrix_kinds, sparsity_fractions
+from cap.pruning.schedule import held_level
 from cap.runs.card import record_of_level, write_card
 from cap.runs.checkpoints import Checkpoint
 from cap.runs.environment import environment, forget_peak_memory, peak_memory_gb
@@ -333,7 +334,8 @@ class RunRecord:
         if not_retrained is not None:
             self.warnings.append(not_retrained)
         end_levels(self.content, pruned)
-        end_kept(self.content, pruned, asked_for=self.checked.config.keep_levels or [])
+        asked_for = [held_level(level, self.checked.plan) for level in self.checked.config.keep_levels or []]
+        end_kept(self.content, pruned, asked_for=asked_for)
         self.content["matrices"] = {name: list(count) for name, count in count_matrix_zeros(saved).items()}
         self.content["matrix_kinds"] = matrix_kinds(saved)
         self.content["units"] = count_pruned_units(saved)

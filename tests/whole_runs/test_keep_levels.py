@@ -88,6 +88,14 @@ def test_a_jump_of_a_cubic_schedule_is_kept_at_the_end_of_its_retraining(kept):
     assert [line["sparsity"]["prunable"] for line in record["kept"]] == pytest.approx([0.2, 0.5], abs=1e-3)
 
 
+def test_a_level_may_be_named_by_its_first_digits(kept):
+    prunings = ["schedule.n_prunings=3", "schedule.initial_sparsity=0.2", "schedule.flat_after=0.4"]
+    _, record = kept("pruning=movement", *prunings, "keep_levels=[0.2,0.46,0.497]")
+    assert [line["folder"] for line in record["kept"]] == ["levels/0.2", "levels/0.46", "model"]
+    assert [line["sparsity"]["asked"] for line in record["kept"]] == [0.2, 0.46, 0.5]
+    assert [line["sparsity"]["prunable"] for line in record["kept"]] == pytest.approx([0.2, 0.4625, 0.5], abs=1e-3)
+
+
 def test_kept_levels_change_nothing_of_the_run(kept, compose_config, tiny_overrides, tmp_path):
     from cap.train import train
 
@@ -104,7 +112,10 @@ REFUSED = {
         ["pruning=second_order", "keep_levels=[0.25]"],
         "cannot be taken back needs a schedule that stops at them, got cubic without levels; set schedule.n_prunings",
     ),
-    "no level of the schedule": (["schedule=stepwise", "keep_levels=[0.25]"], "keep_levels must be levels of the"),
+    "no level of the schedule": (
+        ["experiment=high_sparsity", "pruning=second_order", "sparsity=0.97", "keep_levels=[0.5,0.62]"],
+        r"jumps from one to the next \(0.3, 0.548, .*0.97\), got 0.5, 0.62; choose among them, or set others",
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class KeepCallback(Callback):
     level, and then on to the target of the step. Such a model is not trained at its sparsity, which is written down.
 
     Args:
-        levels: Rising sparsities, without the final one, whose model is the run's own.
+        levels: Rising sparsities as they were asked for, and the exact ones that they mean; without the final one,
+            whose model is the run's own.
         pruning: Knows the schedule, and when masks move.
         folder: Gets a Hugging Face folder per level.
         save: Writes a model into a folder.
@@ -47,7 +48,7 @@ class KeepCallback(Callback):
 
     def __init__(
         self,
-        levels: Sequence[float],
+        levels: Mapping[float, float],
         *,
         pruning: PruningCallback,
         folder: Path,
@@ -58,7 +59,7 @@ class KeepCallback(Callback):
         note: Callable[[list[dict[str, Any]]], None] = lambda kept: None,
         warn: Callable[[str], None] = log.warning,
     ) -> None:
-        self.levels = tuple(levels)
+        self.levels = tuple(levels.items())
         self.pruning = pruning
         self.folder = folder
         self.save = save
@@ -77,17 +78,17 @@ class KeepCallback(Callback):
         if pruner is None or self._n_passed == len(self.levels) or not self.pruning.moves.is_due(step):
             return
         target, holds_levels = self.pruning.moves.target_at(step), self.pruning.moves.holds_levels
-        for level in self.levels[self._n_passed :]:
+        for asked, level in self.levels[self._n_passed :]:
             # A level that the schedule holds is at its end only when the next one begins.
             is_passed = target > level if holds_levels else target >= level
             if not is_passed:
                 return
             if holds_levels and self.pruning.target != level:
-                self.warn(f"No model is kept at {level}: the run has too few steps, and the schedule passed it over.")
+                self.warn(f"No model is kept at {asked:g}: the run has too few steps, and the schedule passed it over.")
             else:
                 if not holds_levels:
                     pruner.update_masks(level)
-                self._keep(module.student, pruner, level, trainer)
+                self._keep(module.student, pruner, asked, trainer)
             self._n_passed += 1
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
@@ -97,8 +98,8 @@ class KeepCallback(Callback):
         self.kept, self._n_passed = list(state_dict["kept"]), state_dict["n_passed"]
         self.note(self.kept)
 
-    def _keep(self, student: PooledModel, pruner: Pruner, level: float, trainer: Trainer) -> None:
-        folder, ranks = self.folder / repr(level), ranks_of(trainer)
+    def _keep(self, student: PooledModel, pruner: Pruner, asked: float, trainer: Trainer) -> None:
+        folder, ranks = self.folder / repr(asked), ranks_of(trainer)
         if ranks.is_first:
             with atomic_folder(folder) as temporary:
                 self.save(_folded(student.model, pruner), temporary)
@@ -110,7 +111,7 @@ class KeepCallback(Callback):
             self.loaders(ranks.rank, ranks.size),
             self.metrics(),
             device=trainer.strategy.root_device,
-            description=f"model at sparsity {level:g}",
+            description=f"model at sparsity {asked:g}",
             trainer=trainer,
             ranks=ranks,
         )
@@ -118,7 +119,7 @@ class KeepCallback(Callback):
         self.kept.append(
             {
                 "step": trainer.global_step,
-                "sparsity": {"asked": level, **fractions},
+                "sparsity": {"asked": asked, **fractions},
                 "scores": scores,
                 "folder": f"{self.folder.name}/{folder.name}",
                 "is_retrained": self.pruning.moves.holds_levels,
