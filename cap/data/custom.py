@@ -153,7 +153,7 @@ def _checked_columns(own: OwnFiles) -> tuple[tuple[str, ...], str]:
 def _read(data_dir: Path, texts: tuple[str, ...], label: str) -> dict[str, pa.Table]:
     """Read training and validation rows, by what a message calls them."""
     wanted, tables = (*texts, label), {}
-    for file in (split_file(data_dir, split) for split in _SPLITS):
+    for file in (split_file(data_dir, split, kind=None) for split in _SPLITS):
         where = f"data_dir file {file.name}"
         tables[where] = read_columns(file, wanted)
         require_columns("custom", tables[where], wanted, where, advice=NAME_YOURS)

@@ -15,16 +15,18 @@ import pyarrow.parquet
 
 from cap.base.errors import InputError
 from cap.base.files import file_sha256
+from cap.base.kinds import Kind
 from cap.data.conll import read_conll
 from cap.data.tasks import Task
 
 
-def split_file(data_dir: Path, split: str) -> Path:
+def split_file(data_dir: Path, split: str, *, kind: Kind | None) -> Path:
     """Find the one file of a split.
 
     Args:
         data_dir: An existing folder.
         split: The file's name without its suffix.
+        kind: What an answer of the task is, see ``cap.base.kinds``; not every format holds every kind of rows.
 
     Returns:
         Its path.
@@ -37,10 +39,10 @@ def split_file(data_dir: Path, split: str) -> Path:
             f"data_dir must be a folder with a file for the split {split}, got {data_dir}, which is "
             f"{'not a folder' if data_dir.exists() else 'not there'}; correct the path"
         )
-    found = [path for suffix in _READERS if (path := data_dir / f"{split}{suffix}").is_file()]
+    suffixes = _OF_WORDS if kind == "tags" else _OF_TEXTS
+    found = [path for suffix in suffixes if (path := data_dir / f"{split}{suffix}").is_file()]
     if len(found) == 1:
         return found[0]
-    suffixes = ", ".join(_READERS)
     if found:
         raise InputError(
             f"data_dir needs one file for the split {split}, got {', '.join(path.name for path in found)} "
@@ -48,18 +50,19 @@ def split_file(data_dir: Path, split: str) -> Path:
         )
     names = sorted(path.name for path in data_dir.iterdir()) or ["nothing"]
     raise InputError(
-        f"data_dir needs a file for the split {split} ({split} with one of {suffixes}), got a folder {data_dir} "
-        f"with {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}; add the file or correct the path"
+        f"data_dir needs a file for the split {split} ({split} with one of {', '.join(suffixes)}), got a folder "
+        f"{data_dir} with {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}; add the file or correct the path"
     )
 
 
-def file_hashes(data_dir: Path, splits: Sequence[str]) -> dict[str, str]:
+def file_hashes(data_dir: Path, splits: Sequence[str], *, kind: Kind | None) -> dict[str, str]:
     """Hash the splits' files, by name; equal bytes are equal rows, but not the other way round.
 
     Raises:
         InputError: As ``split_file``.
     """
-    return {file.name: file_sha256(file) for file in (split_file(data_dir, split) for split in splits)}
+    files = [split_file(data_dir, split, kind=kind) for split in splits]
+    return {file.name: file_sha256(file) for file in files}
 
 
 NAME_YOURS = "name yours with task.text_columns and task.label_column"
@@ -264,5 +267,15 @@ _READERS: dict[str, Callable[[Path, tuple[str, ...]], pa.Table]] = {
 }
 SUFFIXES = tuple(_READERS)
 """Of the files that can be read."""
+# Columns of CoNLL files have no names, and csv holds no list of words.
+_OF_TEXTS = tuple(suffix for suffix in SUFFIXES if suffix != ".conll")
+_OF_WORDS = tuple(suffix for suffix in SUFFIXES if suffix not in (".csv", ".tsv"))
 
-__all__ = ["NAME_YOURS", "SUFFIXES", "read_columns", "read_table", "require_columns", "split_file"]
+__all__ = [
+    "NAME_YOURS",
+    "SUFFIXES",
+    "read_columns",
+    "read_table",
+    "require_columns",
+    "split_file",
+]

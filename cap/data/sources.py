@@ -142,7 +142,7 @@ def _read(task: Task, data_dir: Path | None) -> tuple[_Tables, str]:
                 f"data_dir must be a folder with one file per split ({', '.join(f'{split}.*' for split in splits)}), "
                 f"got {data_dir}, which is {'not a folder' if data_dir.exists() else 'not there'}; correct the path"
             )
-        files = {split: split_file(data_dir, split) for split in splits}
+        files = {split: split_file(data_dir, split, kind=task.kind) for split in splits}
         source = f"folder {data_dir.resolve().name}"
         return {split: (read_table(file, task), f"data_dir file {file.name}") for split, file in files.items()}, source
     if task.name == "docstrings":

@@ -47,7 +47,7 @@ def tokens_task(own: OwnFiles) -> Task:
     words, tags = _checked_columns(own)
     own.require_no_label_type("tokens", because="whose tags are classes")
     data_dir = own.folder("tokens", formats="parquet, jsonl, json or conll")
-    found = {split: _read(split_file(data_dir, split), words, tags) for split in _SPLITS}
+    found = {split: _read(split_file(data_dir, split, kind="tags"), words, tags) for split in _SPLITS}
     labels = found["train"].labels
     require_known(
         found["validation"].names, labels, found["validation"].where, among=f"those of {found['train'].where}"

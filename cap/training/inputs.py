@@ -11,7 +11,7 @@ from cap.base.files import file_sha256
 from cap.config.schema import TrainConfig
 from cap.data.docstrings import docstring_source
 from cap.data.files import file_hashes
-from cap.data.tasks import TASKS
+from cap.data.tasks import TASKS, known_kind
 from cap.models.sources import resolve_source
 from cap.models.weight_files import weight_hashes
 
@@ -25,7 +25,7 @@ def hashes_of_rows(config: TrainConfig) -> dict[str, str]:
         if config.data_dir is not None:
             known = TASKS.get(config.task.name)
             splits = ("validation",) if known is None else known.validation_splits
-            found |= file_hashes(Path(config.data_dir), ("train", *splits))
+            found |= file_hashes(Path(config.data_dir), ("train", *splits), kind=known_kind(config.task.name))
     except (InputError, OSError):
         return {}
     return found

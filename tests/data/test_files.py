@@ -157,16 +157,31 @@ def test_whole_and_other_numbers_are_one_kind(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data_dir must be a folder .*nowhere, which is not there"):
-        split_file(tmp_path / "nowhere", "train")
+        split_file(tmp_path / "nowhere", "train", kind="classes")
 
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.csv").touch()
     with pytest.raises(InputError, match=r"data_dir must be a folder .*train\.csv, which is not a folder"):
-        split_file(tmp_path / "train.csv", "train")
+        split_file(tmp_path / "train.csv", "train", kind="classes")
 
 
 def test_a_workbook_is_not_taken_for_a_table(tmp_path: Path) -> None:
     (tmp_path / "train.xlsx").touch()
     with pytest.raises(InputError, match=r"train with one of .*\.csv.* with train\.xlsx; add the file"):
-        split_file(tmp_path, "train")
+        split_file(tmp_path, "train", kind="classes")
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "formats"),
+    [
+        ("classes", "train.conll", r"\.parquet, \.jsonl, \.json, \.csv, \.tsv\)"),
+        ("tags", "train.csv", r"\.parquet, \.jsonl, \.json, \.conll\)"),
+    ],
+)
+def test_only_formats_that_hold_the_rows_of_the_task_are_offered(tmp_path, kind, other, formats) -> None:
+    (tmp_path / other).touch()
+    with pytest.raises(InputError, match=rf"train with one of {formats}, got a folder .* with {other}"):
+        split_file(tmp_path, "train", kind=kind)
+    (tmp_path / "train.jsonl").touch()
+    assert split_file(tmp_path, "train", kind=kind).name == "train.jsonl"
