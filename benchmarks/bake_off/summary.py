@@ -14,7 +14,6 @@ from cap.reports.collect import Collection, collect
 from cap.reports.tables import NONE, Column, Group, cells, group_runs, markdown
 
 NOTHING = "No cell has a record yet."
-NOTHING_FROM_ONE = "from one seed nothing can be concluded"
 # What follows the first columns, which the list gives; digits as in a report.
 _COLUMNS = (
     Column("teacher", "teacher", 3),
@@ -108,6 +107,16 @@ class Difference:
             return f"{100 * self.mean:+.2f} points (one seed)"
         return f"{100 * self.mean:+.2f} \N{PLUS-MINUS SIGN} {100 * error:.2f} points ({n} seeds)"
 
+    @property
+    def judged(self) -> str:
+        """It, and how many standard errors it is."""
+        error = self.standard_error
+        if error is None:
+            return f"{str(self).removesuffix(')')}, from which nothing can be concluded)"
+        unclear = "" if self.is_clear else ", no clear difference"
+        errors = f", {abs(self.mean) / error:.1f} standard errors" if error else ""
+        return f"{str(self).removesuffix(')')}{errors}{unclear})"
+
 
 def read_arms(listed: Sequence[Cell], records: Path) -> tuple[list[Arm], Collection]:
     """Put the records of a folder to the cells of a list.
@@ -175,29 +184,6 @@ def _apart_from_contrast(arm: Arm) -> tuple[str, str, float, str]:
     return arm.first.task, arm.first.pruning, arm.first.sparsity, arm.first.variant
 
 
-def contrast_sentence(arms: Sequence[Arm]) -> str:
-    """Say what contrast adds, per task and sparsity, and whether that is a difference; empty if nothing is known."""
-    differences = contrast_differences(arms)
-    if not differences:
-        return ""
-    said = [f"{arm.rows}, {arm.label} at {arm.first.sparsity:g}: {difference}" for arm, difference in differences]
-    return (
-        f"Contrast on minus off, equal steps, paired by seed, mean \N{PLUS-MINUS SIGN} standard error: "
-        f"{'; '.join(said)}; {_judged([difference for _, difference in differences])}."
-    )
-
-
-def _judged(differences: Sequence[Difference]) -> str:
-    """Say how many differences are clear; one seed alone has no standard error to judge by."""
-    known = [difference for difference in differences if difference.standard_error is not None]
-    if not known:
-        return NOTHING_FROM_ONE
-    n_clear, n = sum(difference.is_clear for difference in known), len(known)
-    of = "these" if n == len(differences) else "those with more seeds than one"
-    numbers = {0: "none", n: "each"}.get(n_clear, str(n_clear))
-    return f"{numbers} of {of} {'are' if 1 < n_clear < n else 'is'} as large as two standard errors"
-
-
 def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
     """Compare the pruning type of the highest mean score with the next, where a task, sparsity and contrast have two.
 
@@ -220,18 +206,24 @@ def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
     return found
 
 
-def winner_sentence(arms: Sequence[Arm]) -> str:
-    """Say which pruning type is first, and by how many standard errors; empty if nothing can be compared."""
-    said = []
+def comparisons(arms: Sequence[Arm]) -> str:
+    """Say for each task and sparsity which pruning type is first, and what contrast adds; empty if nothing is known."""
+    said: dict[str, list[str]] = defaultdict(list)
     for first, second, difference in winners(arms):
-        error = difference.standard_error
-        errors = f", {difference.mean / error:.1f} standard errors" if error else ""
         contrast = "without contrast" if first.first.contrast == "none" else "with contrast"
-        said.append(
-            f"{first.rows}, {first.first.sparsity:g}, {contrast}: {first.label} minus {second.label} "
-            f"{difference}{errors}"
-        )
-    return f"First pruning type minus the next, paired by seed: {'; '.join(said)}." if said else ""
+        said[f"{_place(first)}, {first.label} minus {second.label}"].append(f"{contrast} {difference.judged}")
+    for arm, difference in contrast_differences(arms):
+        said[f"{_place(arm)}, contrast minus none"].append(f"{arm.label} {difference.judged}")
+    if not said:
+        return ""
+    lines = [f"- {compared}: {'; '.join(parts)}" for compared, parts in said.items()]
+    return "\n".join(
+        ["Differences of runs of one seed and as many steps, mean \N{PLUS-MINUS SIGN} standard error:", *lines]
+    )
+
+
+def _place(arm: Arm) -> str:
+    return f"{arm.rows}, {arm.first.sparsity:g}"
 
 
 def ablations(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
@@ -294,26 +286,28 @@ def page_part(arms: Sequence[Arm], found: Collection, *, brief: bool = False) ->
         return NOTHING
     first = next(iter(means)).first
     means = {a: m for a, m in means.items() if (a.first.task, a.first.sparsity) == (first.task, first.sparsity)}
-    sentences = [winner_sentence(shown), contrast_sentence(shown), " ".join(notes(arms, found))]
-    parts = [summary_table(shown), *sentences, commands([max(means, key=means.__getitem__)])]
+    parts = [
+        summary_table(shown),
+        comparisons(shown),
+        " ".join(notes(arms, found)),
+        commands([max(means, key=means.__getitem__)]),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
 __all__ = [
     "NOTHING",
-    "NOTHING_FROM_ONE",
     "Arm",
     "Difference",
     "ablation_table",
     "ablations",
     "commands",
+    "comparisons",
     "contrast_differences",
-    "contrast_sentence",
     "notes",
     "page_part",
     "paired",
     "read_arms",
     "summary_table",
-    "winner_sentence",
     "winners",
 ]

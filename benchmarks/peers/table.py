@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bake_off.summary import NOTHING_FROM_ONE, Difference
+from benchmarks.bake_off.summary import Difference
 from cap.base.files import read_json
 from cap.reports.tables import markdown
 
@@ -55,14 +55,11 @@ def sentence(results: dict[str, Any]) -> str:
     """Say which side is first, and by how much the best of cap's and the best of the others differ."""
     ours, peer = best(results)
     difference = between(results, ours, peer)
-    error = difference.standard_error
-    errors = f", {abs(difference.mean) / error:.1f} standard errors" if error else ""
-    told = f"; {NOTHING_FROM_ONE}" if error is None else "" if difference.is_clear else ", which is no clear difference"
     teacher = "no teacher" if results["teacher"] is None else f"teacher {results['teacher']:.3f}"
     return (
         f"{label(results)}, {results['kind']} at {results['sparsity']:g} ({results['metric']}; {teacher}, majority "
         f"class {results['majority']:.3f}; {results['steps']:,} steps each): {in_order(results)[0]} is first; "
-        f"{ours} minus {peer}, paired by seed: {difference}{errors}{told}."
+        f"{ours} minus {peer}, paired by seed: {difference.judged}."
     )
 
 

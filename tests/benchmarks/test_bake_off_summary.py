@@ -92,34 +92,42 @@ def test_a_row_names_its_pruning_type_whatever_else_is_different(listed, variant
 
 
 def test_the_difference_is_paired_by_seed_and_has_a_standard_error(arms):
-    from benchmarks.bake_off.summary import contrast_differences, contrast_sentence
+    from benchmarks.bake_off.summary import comparisons, contrast_differences
 
     ((arm, difference),) = contrast_differences(arms)
     assert arm.first.arm == "sst2_movement_0.9_cap"
     assert difference.mean == pytest.approx(0.02)
     assert difference.standard_error == pytest.approx(0.01 / 3**0.5)
     assert difference.is_clear
-    assert contrast_sentence(arms).endswith(
-        "sst2, 8,000 rows, movement at 0.9: +2.00 ± 0.58 points (3 seeds); each of these is as large as two "
-        "standard errors."
-    )
+    assert comparisons(arms).splitlines()[1:] == [
+        "- sst2, 8,000 rows, 0.9, contrast minus none: movement +2.00 ± 0.58 points (3 seeds, 3.5 standard errors)"
+    ]
 
 
 def test_one_seed_has_no_standard_error_and_claims_nothing(listed, tmp_path):
-    from benchmarks.bake_off.summary import contrast_sentence, read_arms, summary_table
+    from benchmarks.bake_off.summary import comparisons, read_arms, summary_table
 
     scores = {"sst2_movement_0.9_cap": [0.9], "sst2_movement_0.9_none": [0.7, 0.7]}
     arms, _ = read_arms(listed, write_records(listed, tmp_path / "one", scores))
-    assert "+20.00 points (one seed); from one seed nothing can be concluded." in contrast_sentence(arms)
+    assert "+20.00 points (one seed, from which nothing can be concluded)" in comparisons(arms)
     assert [line.split(" | ")[-1] for line in summary_table(arms).splitlines()[2:]] == ["1 of 3 |", "2 of 3 |"]
 
 
-def test_several_clear_differences_of_more_are_counted():
-    from benchmarks.bake_off.summary import Difference, _judged
+@pytest.mark.parametrize(
+    ("by_seed", "judged"),
+    [
+        ({1: 0.02, 2: 0.03}, "+2.50 ± 0.50 points (2 seeds, 5.0 standard errors)"),
+        ({1: -0.02, 2: -0.03}, "-2.50 ± 0.50 points (2 seeds, 5.0 standard errors)"),
+        ({1: 0.02, 2: -0.03}, "-0.50 ± 2.50 points (2 seeds, 0.2 standard errors, no clear difference)"),
+        ({1: 0.0, 2: 0.0}, "+0.00 ± 0.00 points (2 seeds, no clear difference)"),
+        ({1: 0.02}, "+2.00 points (one seed, from which nothing can be concluded)"),
+    ],
+    ids=["more", "less", "unclear", "none", "one seed"],
+)
+def test_a_difference_is_judged_by_its_standard_error(by_seed, judged):
+    from benchmarks.bake_off.summary import Difference
 
-    clear, unclear, single = Difference({1: 0.02, 2: 0.03}), Difference({1: 0.02, 2: -0.03}), Difference({1: 0.02})
-    assert _judged([clear, clear, unclear]) == "2 of these are as large as two standard errors"
-    assert _judged([clear, unclear, single]).startswith("1 of those with more seeds than one is as large")
+    assert Difference(by_seed).judged == judged
 
 
 def test_a_brief_part_has_the_first_sparsity_alone_and_counts_all(tmp_path):
@@ -142,7 +150,7 @@ def test_a_brief_part_has_the_first_sparsity_alone_and_counts_all(tmp_path):
 
 def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_path):
     from benchmarks.bake_off.cells import read_cells
-    from benchmarks.bake_off.summary import commands, page_part, read_arms, winner_sentence, winners
+    from benchmarks.bake_off.summary import commands, comparisons, page_part, read_arms, winners
 
     (tmp_path / "list.yaml").write_text(
         "defaults: {sparsity: 0.9, contrast: none, seeds: [1, 2, 3], task: sst2}\n"
@@ -160,10 +168,10 @@ def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_p
     ((first, second, difference),) = winners(arms)
     assert (first.first.pruning, second.first.pruning) == ("first_order", "movement")
     assert difference.by_seed == {1: pytest.approx(0.02), 2: pytest.approx(0.01), 3: pytest.approx(0.03)}
-    assert winner_sentence(arms).endswith(
-        "sst2, 8,000 rows, 0.9, without contrast: first_order minus movement +2.00 ± 0.58 points (3 seeds), "
-        "3.5 standard errors."
-    )
+    assert comparisons(arms).splitlines()[1:] == [
+        "- sst2, 8,000 rows, 0.9, first_order minus movement: without contrast +2.00 ± 0.58 points (3 seeds, 3.5 "
+        "standard errors)"
+    ]
 
 
 def test_changes_from_the_recipe_are_compared_on_the_seeds_of_both(arms):
@@ -178,12 +186,10 @@ def test_changes_from_the_recipe_are_compared_on_the_seeds_of_both(arms):
 
 def test_without_records_everything_says_so(listed, tmp_path):
     from benchmarks.bake_off.pictures import plot_ablations, plot_arms
-    from benchmarks.bake_off.summary import NOTHING, ablation_table, commands, contrast_sentence, page_part, read_arms
+    from benchmarks.bake_off.summary import NOTHING, ablation_table, commands, comparisons, page_part, read_arms
 
     arms, found = read_arms(listed, tmp_path / "nothing")
-    assert [page_part(arms, found), ablation_table(arms), commands(arms), contrast_sentence(arms)] == [NOTHING] * 3 + [
-        ""
-    ]
+    assert [page_part(arms, found), ablation_table(arms), commands(arms), comparisons(arms)] == [NOTHING] * 3 + [""]
     assert (plot_arms(arms, tmp_path / "a.png"), plot_ablations(arms, tmp_path / "b.png")) == (None, None)
 
 
@@ -244,7 +250,7 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
     words = [
         "above\n",
         "0.820 ± 0.020",
-        "Contrast on minus off",
+        "contrast minus none",
         "9 of 18 runs of the list",
         "```\npython -m cap.train",
     ]
