@@ -126,15 +126,16 @@ class Pruner(ABC):
         """Split the way to a target into moves with a pass before each; the last one ends at the target."""
         return [sparsity]
 
-    def check_memory(self, prunable: Prunable, n_bytes: float) -> None:  # noqa: B027 - most types need none
+    def check_memory(self, prunable: Prunable, *, budget_gb: float, n_processes: int) -> None:  # noqa: B027 - most need none
         """Refuse a pass over the training rows that would need more memory than there is.
 
         Args:
             prunable: What of the student can be pruned.
-            n_bytes: What a process may hold.
+            budget_gb: GiB that all processes together may hold.
+            n_processes: So many share it.
 
         Raises:
-            ValueError: If it would; the message names what would fit.
+            ValueError: If it would; the message names what would fit, and the budget that would do.
         """
 
     def check(self, prunable: Prunable) -> None:  # noqa: B027 - most types can meet any target

@@ -101,16 +101,21 @@ class SecondOrder(WeightPruner):
                 f"{narrowest.in_features}, got {self.block_size}; lower it"
             )
 
-    def check_memory(self, prunable: Prunable, n_bytes: float) -> None:  # noqa: D102 - as the base class says
+    def check_memory(  # noqa: D102 - as the base class says
+        self, prunable: Prunable, *, budget_gb: float, n_processes: int
+    ) -> None:
+        n_bytes = budget_gb * _BYTES_PER_GB / n_processes
         n_weights = [linear.weight.numel() for linear in prunable.linears.values()]
         needed = bytes_of_pass(n_weights, self.block_size)
         if needed <= n_bytes:
             return
         fitting = next((b for b in range(self.block_size, 0, -1) if bytes_of_pass(n_weights, b) <= n_bytes), None)
-        advice = f"set pruning.block_size={fitting}, or raise memory.budget_gb" if fitting else "raise memory.budget_gb"
+        enough = math.ceil(10 * needed * n_processes / _BYTES_PER_GB) / 10
+        smaller = f"set pruning.block_size={fitting}, or " if fitting else "set "
         raise ValueError(
             f"the pass of pruning=second_order needs {needed / _BYTES_PER_GB:.2f} GiB for pruning.block_size="
-            f"{self.block_size}, and memory.budget_gb leaves {n_bytes / _BYTES_PER_GB:.2f} to a process; {advice}"
+            f"{self.block_size}, and memory.budget_gb leaves {n_bytes / _BYTES_PER_GB:.2f} to a process; "
+            f"{smaller}memory.budget_gb={enough:g}"
         )
 
     @property

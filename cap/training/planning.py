@@ -39,8 +39,9 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
     )
     problems = [*checked.plan.problems(n_steps), *_problems_of_learning(checked, n_steps)]
     found = prunable(prepared.pretrained.model)
-    n_bytes = checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices
-    for check in (checked.pruner.check, partial(checked.pruner.check_memory, n_bytes=n_bytes)):
+    budget_gb = checked.config.memory.budget_gb
+    check_memory = partial(checked.pruner.check_memory, budget_gb=budget_gb, n_processes=trainer.devices)
+    for check in (checked.pruner.check, check_memory):
         try:
             check(found)
         except ValueError as error:

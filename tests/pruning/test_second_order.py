@@ -309,20 +309,23 @@ def test_gradients_that_say_nothing_stop_the_run(value, said, linears):
         pruner.update_masks(0.5)
 
 
-def test_pass_beyond_the_memory_budget_is_refused_with_the_block_that_fits():
+@pytest.mark.parametrize("n_processes", [1, 3])
+def test_pass_beyond_the_memory_budget_is_refused_with_the_block_and_the_budget_that_fit(n_processes):
     found = prunable(tiny_classifier())
-    n_bytes = 500_000.0
-    with pytest.raises(ValueError, match=r"memory\.budget_gb leaves 0\.00 to a process; set pruning\.block_size=") as e:
-        SecondOrder(block_size=32).check_memory(found, n_bytes)
-    size = int(re.search(r"block_size=(\d+), or", str(e.value))[1])
-    SecondOrder(block_size=size).check_memory(found, n_bytes)
+    budget_gb = n_processes * 500_000 / 1024**3
+    said = r"memory\.budget_gb leaves 0\.00 to a process; set pruning\.block_size="
+    with pytest.raises(ValueError, match=said) as caught:
+        SecondOrder(block_size=32).check_memory(found, budget_gb=budget_gb, n_processes=n_processes)
+    size, enough = re.search(r"block_size=(\d+), or memory\.budget_gb=(\S+)$", str(caught.value)).groups()
+    SecondOrder(block_size=32).check_memory(found, budget_gb=float(enough), n_processes=n_processes)
+    SecondOrder(block_size=int(size)).check_memory(found, budget_gb=budget_gb, n_processes=n_processes)
     with pytest.raises(ValueError, match="budget_gb"):
-        SecondOrder(block_size=size + 1).check_memory(found, n_bytes)
+        SecondOrder(block_size=int(size) + 1).check_memory(found, budget_gb=budget_gb, n_processes=n_processes)
 
 
 def test_budget_that_no_block_fits_is_said():
-    with pytest.raises(ValueError, match=r"to a process; raise memory\.budget_gb$"):
-        SecondOrder().check_memory(prunable(tiny_classifier()), 0.0)
+    with pytest.raises(ValueError, match=r"to a process; set memory\.budget_gb=0\.1$"):
+        SecondOrder().check_memory(prunable(tiny_classifier()), budget_gb=0.0, n_processes=1)
 
 
 # --- on a device
