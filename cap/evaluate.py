@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cap.config.evaluate import EvaluateConfig, check_evaluate
 from cap.launch.cli import door, typed_line
+from cap.launch.imports import first_import
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -23,7 +24,8 @@ def evaluate(cfg: DictConfig) -> float:
         InputError: If something given cannot work.
     """
     config, model_dir = check_evaluate(cfg)
-    from cap.formats import evaluate_phases as phases  # takes seconds: after the verdict
+    with first_import():
+        from cap.formats import evaluate_phases as phases  # takes seconds: after the verdict
 
     device, task, seconds = phases.device_of(config), phases.asked_task(config), phases.Seconds()
     with seconds.of("load"):

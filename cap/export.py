@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from cap.config.export import EVERY_FORMAT, ExportConfig, check_export
 from cap.launch.cli import door, typed_line
+from cap.launch.imports import first_import
 
 
 def export(cfg: DictConfig) -> float:
@@ -25,8 +26,9 @@ def export(cfg: DictConfig) -> float:
         RunError: If the export does not give the run's logits.
     """
     config, folder = check_export(cfg)
-    from cap.formats import every_format  # takes seconds: after the verdict
-    from cap.formats import export_phases as phases
+    with first_import():
+        from cap.formats import every_format  # takes seconds: after the verdict
+        from cap.formats import export_phases as phases
 
     run = phases.find_run(folder)
     target = phases.free_target(config, run)

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from cap.base.errors import InputError
 from cap.config.check import check
 from cap.launch.cli import door
+from cap.launch.imports import first_import
 
 
 def finetune(cfg: DictConfig) -> float:
@@ -29,7 +30,8 @@ def finetune(cfg: DictConfig) -> float:
             f"cap.finetune makes a teacher that learns from labels, got task={checked.config.task.name}, whose teacher "
             f"is the pre-trained model as it is; run python -m cap.train with the same keys"
         )
-    from cap.training import finetune_phases as phases  # takes seconds: after the verdict
+    with first_import():
+        from cap.training import finetune_phases as phases  # takes seconds: after the verdict
 
     prepared, teacher = phases.make_teacher(checked)
     phases.show(prepared, teacher)

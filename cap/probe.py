@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cap.config.probe import ProbeConfig, check_probe
 from cap.launch.cli import door
+from cap.launch.imports import first_import
 
 
 def probe(cfg: DictConfig) -> None:
@@ -18,7 +19,8 @@ def probe(cfg: DictConfig) -> None:
         InputError: If something given cannot work.
     """
     config = check_probe(cfg)
-    from cap.training import probe_phases as phases  # takes seconds: after the verdict
+    with first_import():
+        from cap.training import probe_phases as phases  # takes seconds: after the verdict
 
     comparison = phases.read(config)
     folder = phases.free_folder(config, comparison)

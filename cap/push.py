@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from cap.config.push import PushConfig, check_push
 from cap.launch.cli import door
+from cap.launch.imports import first_import
 
 
 def push(cfg: DictConfig) -> None:
@@ -22,8 +23,9 @@ def push(cfg: DictConfig) -> None:
         RunError: If the Hub ends an upload.
     """
     config, asked = check_push(cfg)
-    from cap.formats import hub_repository as hub
-    from cap.formats import push_phases as phases
+    with first_import():
+        from cap.formats import hub_repository as hub
+        from cap.formats import push_phases as phases
 
     pushed = phases.read_pushed(asked)
     if config.dry_run:

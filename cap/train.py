@@ -12,6 +12,7 @@ from cap.config.check import Checked, check
 from cap.launch import grid
 from cap.launch.cli import door, quoted, typed_command, typed_line
 from cap.launch.devices import leased_devices
+from cap.launch.imports import first_import
 from cap.launch.job import goes_on, is_multirun, run_folder
 from cap.launch.processes import check_processes, end_with_parent, is_first_process, is_one_of_many, run_processes
 
@@ -69,7 +70,8 @@ def _take_part(checked: Checked) -> bool:
 
 
 def _say_what_it_would_do(checked: Checked) -> None:
-    from cap.training import train_phases as phases  # takes seconds: after the verdict
+    with first_import():
+        from cap.training import train_phases as phases  # takes seconds: after the verdict
 
     with phases.keeping_determinism():
         phases.say_what_it_would_do(phases.make_ready(checked))
@@ -77,7 +79,8 @@ def _say_what_it_would_do(checked: Checked) -> None:
 
 def _train(attempt: found.Attempt, earlier: found.Earlier) -> float:
     """Make the run on devices of its own: in this process, or in several that are started here."""
-    from cap.training import train_phases as phases  # takes seconds: after the verdict
+    with first_import():
+        from cap.training import train_phases as phases  # takes seconds: after the verdict
 
     n_processes = attempt.checked.n_processes
     is_started_here = n_processes > 1 and attempt.is_alone
