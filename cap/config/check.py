@@ -98,6 +98,7 @@ def check(cfg: DictConfig) -> Checked:
             try:
                 weight, note = weight_for(weights, task=config.task.name, sparsity=config.sparsity)
                 pruning["regularizer_weight"] = weight
+                note = note if pruning.get("threshold") == "published" else None  # else the target is met exactly
             except ValueError as error:
                 problems.append(str(error))
         plan = _plan(resolved["schedule"], problems)

@@ -340,7 +340,7 @@ def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[i
             they lie before its rises after the first, as evenly among these as can be and with the last one.
 
     Returns:
-        Rising steps, none of them 0: the student is the pre-trained model there, whose encodings exist already.
+        Rising steps, none of them 0: the student is there what it starts from, whose encodings exist already.
 
     Source: CAP's released scripts: before each rise of sparsity after the first (structured; at most nine), at the
     start of each epoch after the first of ten (unstructured).

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
+PUBLISHED = sorted(path.stem for path in EXPERIMENTS.glob("cap_*.yaml"))
 
 
 def message_of(compose_config, *overrides: str) -> str:
@@ -450,6 +455,14 @@ def test_weight_that_nobody_has_published_is_noted(compose_config, overrides):
 
     (note,) = check(compose_config("experiment=cap_soft_movement", *overrides)).notes
     assert "which may be missed" in note
+    assert check(compose_config("experiment=cap_soft_movement", *overrides, "pruning.threshold=target")).notes == ()
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_published_settings_take_nine_snapshots(compose_config, recipe):
+    from cap.config.check import check
+
+    assert check(compose_config(f"experiment={recipe}", "sparsity=0.9")).config.contrast.snapshot_count == 9
 
 
 def test_table_of_weights_that_is_none_is_refused(compose_config):
