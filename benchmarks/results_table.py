@@ -108,9 +108,10 @@ def _killed_rank(measured: dict[str, Any]) -> list[str]:
 def _two_processes(measured: dict[str, Any]) -> list[str]:
     exact, rounded = measured["64-true"], measured["32-true"]
     found = (
-        f"largest difference of a loss {exact['largest_difference']:.0e} in float64; in float32 "
-        f"{rounded['first_steps_within_bound']} steps within 1e-5, then {rounded['largest_difference']:.0e}; masks "
-        f"equal on both at every step; each of {exact['validation_rows']} validation rows scored once"
+        f"in float64 losses within {exact['largest_difference']:.0e} and the masks of one process in "
+        f"{exact['steps_with_masks_of_one_process']} steps; in float32 {rounded['first_steps_within_bound']} steps within "
+        f"1e-5, then {rounded['largest_difference']:.0e}, and its masks in {rounded['steps_with_masks_of_one_process']}; "
+        f"both processes have the same masks at every step; each of {exact['validation_rows']} validation rows scored once"
     )
     return [f"two processes against one, same global batches, dropout 0, {exact['steps']} steps", found]
 

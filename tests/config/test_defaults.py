@@ -1,8 +1,19 @@
-"""What the plain command takes is what held at 97 %, as experiment=high_sparsity states it."""
+"""The plain command takes what held at 97 %, as experiment=high_sparsity states it and docs/method.md shows."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
+
+METHOD = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+COLUMNS = {
+    "default": [],
+    "`high_sparsity`": ["experiment=high_sparsity"],
+    "`cap_movement`": ["experiment=cap_movement"],
+}
+TABLE = [line.strip("| ").split(" | ") for line in METHOD.partition("| key |")[2].splitlines()[2:] if " | " in line]
 
 # They differ in the jumps, which belong to the recipe's length, and in second order, which needs memory for its blocks.
 SHARED = {
@@ -44,3 +55,18 @@ def test_the_recipe_leaves_contrast_out(compose_config, given, is_on):
 def test_the_long_recipe_has_contrast(compose_config):
     contrast = compose_config("experiment=high_sparsity_long", "task=sst2").contrast
     assert [contrast.pretrained, contrast.snapshots, contrast.finetuned] == [True] * 3
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_the_page_shows_the_values_of_conf(compose_config, column):
+    from omegaconf import OmegaConf
+
+    from cap.config.check import check
+
+    model = ["model=minilm"] if column == "`high_sparsity`" else []
+    resolved = check(compose_config("task=sst2", *model, *COLUMNS[column])).resolved
+    header = METHOD.partition("\n| key ")[2].partition("\n")[0].strip("| ").split(" | ")
+    place = 1 + header.index(column)
+    assert len(TABLE) > 20
+    shown = {row[0].strip("`"): yaml.safe_load(row[place].replace("e-", ".0e-")) for row in TABLE}
+    assert shown == {key: OmegaConf.select(OmegaConf.create(resolved), key) for key in shown}
