@@ -109,9 +109,10 @@ def _two_processes(measured: dict[str, Any]) -> list[str]:
     exact, rounded = measured["64-true"], measured["32-true"]
     found = (
         f"in float64 losses within {exact['largest_difference']:.0e} and the masks of one process in "
-        f"{exact['steps_with_masks_of_one_process']} steps; in float32 {rounded['first_steps_within_bound']} steps within "
-        f"1e-5, then {rounded['largest_difference']:.0e}, and its masks in {rounded['steps_with_masks_of_one_process']}; "
-        f"both processes have the same masks at every step; each of {exact['validation_rows']} validation rows scored once"
+        f"{exact['steps_with_masks_of_one_process']} steps; in float32 {rounded['first_steps_within_bound']} steps "
+        f"within 1e-5, then {rounded['largest_difference']:.0e}, and its masks in "
+        f"{rounded['steps_with_masks_of_one_process']}; both processes have the same masks at every step; each of "
+        f"{exact['validation_rows']} validation rows scored once"
     )
     return [f"two processes against one, same global batches, dropout 0, {exact['steps']} steps", found]
 
