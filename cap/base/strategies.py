@@ -1,4 +1,4 @@
-"""Which of Lightning's strategies a run can have, by name; known without Lightning."""
+"""Which of Lightning's strategies and accelerators a run can have, by name; known without Lightning."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ FIND_UNUSED = {
     "ddp_find_unused_parameters_true": True,
 }
 """Whether parameters may stay without a gradient, at the price of a search in every step."""
+
+ON_GPUS = ("auto", "gpu", "cuda")
+"""Its accelerators that take CUDA's devices where there are some."""
 
 
 def problem_of_strategy(name: str) -> str | None:
@@ -22,4 +25,4 @@ def problem_of_strategy(name: str) -> str | None:
     )
 
 
-__all__ = ["FIND_UNUSED", "problem_of_strategy"]
+__all__ = ["FIND_UNUSED", "ON_GPUS", "problem_of_strategy"]

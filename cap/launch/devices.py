@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cap.base.errors import InputError
+from cap.base.strategies import ON_GPUS
 from cap.config.check import Checked
 from cap.launch.lease import lease, visible_devices
-
-_GPU = ("auto", "gpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def leased_devices(checked: Checked, *, is_grid: bool) -> Iterator[Devices]:
         InputError: If there are fewer devices than it wants.
     """
     trainer = checked.config.trainer
-    devices = visible_devices() if trainer.accelerator in _GPU else []
+    devices = visible_devices() if trainer.accelerator in ON_GPUS else []
     if devices and trainer.devices > len(devices):
         raise InputError(
             f"trainer.devices must be at most the number of devices that this process sees, {len(devices)}, got "
@@ -49,12 +50,24 @@ def leased_devices(checked: Checked, *, is_grid: bool) -> Iterator[Devices]:
     if not devices or not is_grid:
         yield Devices(trainer.devices, None)
         return
-    with lease(trainer.devices, devices) as taken:
+    with lease(trainer.devices, devices) as taken, _left_empty():
         # torch leaves out the prefix that CUDA_VISIBLE_DEVICES wants.
         names = [devices[place] for place in taken]
         yield Devices(
             list(taken), [name if name.startswith("MIG-") else f"GPU-{name.removeprefix('GPU-')}" for name in names]
         )
+
+
+@contextmanager
+def _left_empty() -> Iterator[None]:
+    """Give back the memory that PyTorch would keep on a GPU for later: the next job there may be another process."""
+    try:
+        yield
+    finally:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 __all__ = ["Devices", "leased_devices"]
