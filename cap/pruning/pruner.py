@@ -42,6 +42,21 @@ class MaskCounts:
 
 
 @dataclass(frozen=True)
+class Room:
+    """Say how much memory a pass over the training rows may take in each process.
+
+    Args:
+        n_bytes: So much.
+        n_processes: So many share the budget that it is a part of.
+        is_budget: Whether ``memory.budget_gb`` says so; False where it is what the GPU has.
+    """
+
+    n_bytes: float
+    n_processes: int = 1
+    is_budget: bool = True
+
+
+@dataclass(frozen=True)
 class ImportancePass:
     """Ask for a pass over the training rows, which a pruner ranks by.
 
@@ -126,16 +141,15 @@ class Pruner(ABC):
         """Split the way to a target into moves with a pass before each; the last one ends at the target."""
         return [sparsity]
 
-    def check_memory(self, prunable: Prunable, *, budget_gb: float, n_processes: int) -> None:  # noqa: B027 - most need none
+    def check_memory(self, prunable: Prunable, room: Room) -> None:  # noqa: B027 - most types need none
         """Refuse a pass over the training rows that would need more memory than there is.
 
         Args:
             prunable: What of the student can be pruned.
-            budget_gb: GiB that all processes together may hold.
-            n_processes: So many share it.
+            room: What a process may hold.
 
         Raises:
-            ValueError: If it would; the message names what would fit, and the budget that would do.
+            ValueError: If it would; the message names what would fit.
         """
 
     def check(self, prunable: Prunable) -> None:  # noqa: B027 - most types can meet any target
@@ -237,4 +251,4 @@ class Pruner(ABC):
         return None
 
 
-__all__ = ["ImportancePass", "MaskCounts", "Pruner"]
+__all__ = ["ImportancePass", "MaskCounts", "Pruner", "Room"]

@@ -14,7 +14,7 @@ from cap.base.errors import RunError
 from cap.models.families import Prunable
 from cap.pruning.fisher import BlockFisher, bytes_of_pass
 from cap.pruning.masks import count_kept
-from cap.pruning.pruner import ImportancePass
+from cap.pruning.pruner import ImportancePass, Room
 from cap.pruning.weights import Scope, WeightPruner
 
 log = logging.getLogger(__name__)
@@ -101,21 +101,22 @@ class SecondOrder(WeightPruner):
                 f"{narrowest.in_features}, got {self.block_size}; lower it"
             )
 
-    def check_memory(  # noqa: D102 - as the base class says
-        self, prunable: Prunable, *, budget_gb: float, n_processes: int
-    ) -> None:
-        n_bytes = budget_gb * _BYTES_PER_GB / n_processes
+    def check_memory(self, prunable: Prunable, room: Room) -> None:  # noqa: D102 - as the base class says
         n_weights = [linear.weight.numel() for linear in prunable.linears.values()]
         needed = bytes_of_pass(n_weights, self.block_size)
-        if needed <= n_bytes:
+        if needed <= room.n_bytes:
             return
-        fitting = next((b for b in range(self.block_size, 0, -1) if bytes_of_pass(n_weights, b) <= n_bytes), None)
-        enough = math.ceil(10 * needed * n_processes / _BYTES_PER_GB) / 10
-        smaller = f"set pruning.block_size={fitting}, or " if fitting else "set "
+        fitting = next((b for b in range(self.block_size, 0, -1) if bytes_of_pass(n_weights, b) <= room.n_bytes), None)
+        ways = [f"set pruning.block_size={fitting}"] if fitting else []
+        if room.is_budget:
+            ways.append(f"set memory.budget_gb={math.ceil(10 * needed * room.n_processes / _BYTES_PER_GB) / 10:g}")
+        elif not ways:
+            ways.append("choose another pruning type")
+        leaves = "memory.budget_gb leaves" if room.is_budget else "the GPU has"
         raise ValueError(
             f"the pass of pruning=second_order needs {needed / _BYTES_PER_GB:.2f} GiB for pruning.block_size="
-            f"{self.block_size}, and memory.budget_gb leaves {n_bytes / _BYTES_PER_GB:.2f} to a process; "
-            f"{smaller}memory.budget_gb={enough:g}"
+            f"{self.block_size}, and {leaves} {room.n_bytes / _BYTES_PER_GB:.2f}"
+            f"{' to a process' if room.is_budget else ''}; {', or '.join(ways)}"
         )
 
     @property

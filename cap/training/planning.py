@@ -6,9 +6,13 @@ import copy
 import dataclasses
 from functools import partial
 
+import torch
+
 from cap.base.errors import InputError
+from cap.base.strategies import ON_GPUS
 from cap.models.families import prunable
 from cap.objectives.memory import Memory
+from cap.pruning.pruner import Room
 from cap.pruning.schedule import snapshot_steps
 from cap.training.assembly import new_module, optimisation_of
 from cap.training.dynamics import Dynamics, count_parameters, path_length, planned_steps
@@ -39,8 +43,7 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
     )
     problems = [*checked.plan.problems(n_steps), *_problems_of_learning(checked, n_steps)]
     found = prunable(prepared.pretrained.model)
-    budget_gb = checked.config.memory.budget_gb
-    check_memory = partial(checked.pruner.check_memory, budget_gb=budget_gb, n_processes=trainer.devices)
+    check_memory = partial(checked.pruner.check_memory, room=_room_of_a_pass(checked))
     for check in (checked.pruner.check, check_memory):
         try:
             check(found)
@@ -49,6 +52,15 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
     if problems:
         raise InputError("\n".join(problems))
     return n_steps
+
+
+def _room_of_a_pass(checked: Ready) -> Room:
+    """Say what a pass over the training rows may hold: it lies where the student is."""
+    trainer = checked.config.trainer
+    if trainer.accelerator in ON_GPUS and torch.cuda.is_available():
+        sizes = [torch.cuda.get_device_properties(place).total_memory for place in range(torch.cuda.device_count())]
+        return Room(min(sizes), is_budget=False)
+    return Room(checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices, n_processes=trainer.devices)
 
 
 def _problems_of_learning(checked: Ready, n_steps: int) -> list[str]:

@@ -14,6 +14,7 @@ import cap
 from cap.base.errors import RunError
 from cap.models.families import Prunable, prunable
 from cap.pruning.moves import MaskMoves
+from cap.pruning.pruner import Room
 from cap.pruning.second_order import SecondOrder
 from tests.models.tiny_models import tiny_batch, tiny_classifier
 from tests.pruning.operators import Calls
@@ -312,20 +313,29 @@ def test_gradients_that_say_nothing_stop_the_run(value, said, linears):
 @pytest.mark.parametrize("n_processes", [1, 3])
 def test_pass_beyond_the_memory_budget_is_refused_with_the_block_and_the_budget_that_fit(n_processes):
     found = prunable(tiny_classifier())
-    budget_gb = n_processes * 500_000 / 1024**3
+    room = Room(500_000, n_processes=n_processes)
     said = r"memory\.budget_gb leaves 0\.00 to a process; set pruning\.block_size="
     with pytest.raises(ValueError, match=said) as caught:
-        SecondOrder(block_size=32).check_memory(found, budget_gb=budget_gb, n_processes=n_processes)
-    size, enough = re.search(r"block_size=(\d+), or memory\.budget_gb=(\S+)$", str(caught.value)).groups()
-    SecondOrder(block_size=32).check_memory(found, budget_gb=float(enough), n_processes=n_processes)
-    SecondOrder(block_size=int(size)).check_memory(found, budget_gb=budget_gb, n_processes=n_processes)
+        SecondOrder(block_size=32).check_memory(found, room)
+    size, enough = re.search(r"block_size=(\d+), or set memory\.budget_gb=(\S+)$", str(caught.value)).groups()
+    SecondOrder(block_size=32).check_memory(found, Room(float(enough) * 1024**3 / n_processes))
+    SecondOrder(block_size=int(size)).check_memory(found, room)
     with pytest.raises(ValueError, match="budget_gb"):
-        SecondOrder(block_size=int(size) + 1).check_memory(found, budget_gb=budget_gb, n_processes=n_processes)
+        SecondOrder(block_size=int(size) + 1).check_memory(found, room)
 
 
-def test_budget_that_no_block_fits_is_said():
-    with pytest.raises(ValueError, match=r"to a process; set memory\.budget_gb=0\.1$"):
-        SecondOrder().check_memory(prunable(tiny_classifier()), budget_gb=0.0, n_processes=1)
+@pytest.mark.parametrize(
+    ("room", "way_out"),
+    [
+        (Room(0), r"leaves 0\.00 to a process; set memory\.budget_gb=0\.1$"),
+        (Room(0, is_budget=False), r"and the GPU has 0\.00; choose another pruning type$"),
+        (Room(500_000, is_budget=False), r"and the GPU has 0\.00; set pruning\.block_size=\d+$"),
+    ],
+    ids=["no budget", "no GPU", "a small GPU"],
+)
+def test_way_out_is_one_that_there_is(room, way_out):
+    with pytest.raises(ValueError, match=way_out):
+        SecondOrder(block_size=32).check_memory(prunable(tiny_classifier()), room)
 
 
 # --- on a device
