@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from cap.base.errors import RunError
 from cap.models.depth import as_in_dense, read_removed
 from cap.models.families import MatrixKind, Units, encoder_layers, prunable
-from cap.pruning.selection import keep_highest_of_rows, selects_on_host
+from cap.pruning.selection import keep_highest_of_rows, not_a_number, selects_on_host
 
 
 class FixedMask(nn.Module):
@@ -112,10 +111,7 @@ def keep_highest(
     if n_missing > 0:
         where = (flat == threshold).nonzero().squeeze(1)  # ascending, so a stable sort keeps the lower index first
         if len(where) < n_missing:
-            raise RunError(
-                f"importance must be a number for every weight, got {int(flat.isnan().sum())} of {len(flat)} that are "
-                "none (NaN); lower learning_rate or pruning.score_learning_rate, or use trainer.precision=32-true"
-            )
+            raise not_a_number(flat)
         order = tie_breaker().detach().flatten()[where].float().sort(descending=True, stable=True).indices
         mask[where[order[:n_missing]]] = True
     return mask.view_as(importance)

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
+from cap.base.errors import RunError
+
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 _N_BITS = 32
 
@@ -35,13 +37,19 @@ def keep_highest_of_rows(
 
     Returns:
         The mask, True = kept.
+
+    Raises:
+        RunError: If importance is NaN somewhere.
     """
     keys = _ordered(importance)
     n_kept = keys.shape[1] - torch.tensor(n_pruned).to(keys.device, non_blocking=True)
     threshold = _kth_smallest(keys, keys.shape[1] - n_kept)
     mask = keys > threshold
     n_missing = n_kept - mask.sum(dim=1)
-    if not bool(n_missing.any()):
+    has_ties, is_broken = torch.stack([n_missing.any(), importance.isnan().any()]).tolist()
+    if is_broken:
+        raise not_a_number(importance)
+    if not has_ties:
         return mask
     # Of those at the threshold the ones that are missing: first by the tie breaker, then by index.
     is_tied = keys == threshold
@@ -52,6 +60,14 @@ def keep_highest_of_rows(
     n_missing = n_kept - mask.sum(dim=1)
     mask |= is_tied & (is_tied.cumsum(dim=1, dtype=torch.int32) <= n_missing.unsqueeze(1))
     return mask
+
+
+def not_a_number(importance: Tensor) -> RunError:
+    """Say that importance is NaN somewhere, and what may help."""
+    return RunError(
+        f"importance must be a number for every weight, got {int(importance.isnan().sum())} of {importance.numel()} "
+        "that are none (NaN); lower learning_rate or pruning.score_learning_rate, or use trainer.precision=32-true"
+    )
 
 
 def _ordered(values: Float[Tensor, "rows n"]) -> Int32[Tensor, "rows n"]:
@@ -72,4 +88,4 @@ def _kth_smallest(keys: Int32[Tensor, "rows n"], k: Int64[Tensor, " rows"]) -> I
     return high.to(torch.int32).unsqueeze(1)
 
 
-__all__ = ["keep_highest_of_rows", "selects_on_host"]
+__all__ = ["keep_highest_of_rows", "not_a_number", "selects_on_host"]

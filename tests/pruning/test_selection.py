@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cap.base.errors import RunError
 from cap.models.families import Prunable
 from cap.pruning import masks, patterns
 from cap.pruning.first_order import FirstOrder
@@ -62,6 +63,13 @@ def test_rows_keep_what_the_cpu_keeps(kind: str, ties: str) -> None:
     found = keep_highest_of_rows(importance, list(range(41)), tie_breaker=lambda: tie_breaker)
     expected = [keep_highest(importance[n], n, tie_breaker=lambda n=n: tie_breaker[n]) for n in range(41)]
     assert torch.equal(found, torch.stack(expected))
+
+
+def test_what_is_no_number_is_refused() -> None:
+    importance = tensor("distinct", 3, 40)
+    importance[1, 7] = importance[2, 0] = math.nan
+    with pytest.raises(RunError, match=r"a number for every weight, got 2 of 120 that are none \(NaN\)"):
+        keep_highest_of_rows(importance, [10, 20, 30], tie_breaker=lambda: importance)
 
 
 def test_the_count_is_exact_in_a_large_row() -> None:
