@@ -41,13 +41,20 @@ class FirstOrder(WeightPruner):
 
     def observe_gradients(self, *, scale: float) -> None:
         """Move the averages towards this step's |w · dL/d(w·mask)| and clear the gradients."""
-        for name in self.masks:
-            scores, average = self.scored(name).scores, self.importance(name)
-            if scores.grad is not None:
-                observed = scores.grad.abs() / scale
-                # A loss scaler provokes infinities to find its scale; one would stay in the average for good.
-                average.copy_(torch.where(observed.isfinite(), average.lerp(observed, 1 - DECAY), average))
-                scores.grad = None
+        seen = {name: grad for name in self.masks if (grad := self.scored(name).scores.grad) is not None}
+        for name in seen:
+            self.scored(name).scores.grad = None
+        if not seen:
+            return
+        averages, observed = [self.importance(name) for name in seen], list(seen.values())
+        torch._foreach_abs_(observed)
+        if scale == 1:
+            torch._foreach_lerp_(averages, observed, 1 - DECAY)
+            return
+        torch._foreach_div_(observed, scale)
+        for average, step in zip(averages, observed, strict=True):
+            # A loss scaler provokes infinities to find its scale; one would stay in the average for good.
+            average.copy_(torch.where(step.isfinite(), average.lerp(step, 1 - DECAY), average))
 
     def importance(self, name: str) -> Tensor:
         """Return the moving average."""
