@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from cap.models.pooled import evaluating
 from cap.training.callbacks.pruning import PruningCallback
 from cap.training.encode import Computation, computation_of
 from cap.training.module import CapModule, cap_module
+from cap.training.precision import has_scaler
 from cap.training.resume.randomness import random_state, set_random_state
 
 log = logging.getLogger(__name__)
@@ -78,7 +81,10 @@ class GradientShares(Callback):
             return
         started = time.perf_counter()
         known = {name for norms in self._norms["first"] for name in norms} if phase == "snapshots" else set()
-        norms = gradient_norms(module, batch, computation=computation_of(trainer), leave_out=known - {"kd", "ce"})
+        computation = computation_of(trainer)
+        if has_scaler(trainer):  # without it small gradients would vanish in float16
+            computation = dataclasses.replace(computation, autocast=nullcontext)
+        norms = gradient_norms(module, batch, computation=computation, leave_out=known - {"kd", "ce"})
         self._norms[phase].append(norms)
         self.seconds += time.perf_counter() - started
         if self._is_over(phase):
