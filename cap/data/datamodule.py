@@ -21,6 +21,7 @@ from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import Metrics
 from cap.base.memory import MemoryBudget
+from cap.data.batch import on_device
 from cap.data.examples import examples_of
 from cap.data.majority import majority_of
 from cap.data.metrics import split_suffixes
@@ -152,6 +153,11 @@ class CapDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:  # noqa: D102 - Lightning's hook
         _ = self._tokens
+
+    def transfer_batch_to_device(  # noqa: D102 - Lightning's hook
+        self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        return on_device(batch, device)
 
     def train_dataloader(self) -> DataLoader:  # noqa: D102 - Lightning's hook
         return self._train_loader(self._tokens["train"])

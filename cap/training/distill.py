@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cap.data.batch import host_ids
 from cap.models.pooled import EncoderOutput, PooledModel, mean_over_tokens
 from cap.objectives.distillation import (
     distillation_loss,
@@ -97,7 +98,7 @@ def distillation_terms(
     Source: ``snapshot_kd`` after PINS, arXiv:2305.12394: predictions are regularised by those of the latest checkpoint
     of a lower sparsity.
     """
-    example_id = batch["example_id"].cpu()
+    example_id = host_ids(batch)
     if distill.weight > 0 and memory is not None:
         loss = teacher_term(output, batch, distill=distill, memory=memory)
         yield "kd", share_of_rows(batch, share, ranks).weight * distill.weight * loss
@@ -119,7 +120,7 @@ def distillation_terms(
 
 def teacher_term(output: EncoderOutput, batch: Mapping[str, Tensor], *, distill: Distill, memory: Memory) -> Tensor:
     """Compare what the student answered to a batch with what its teacher did, without a weight."""
-    return _logit_term(output.logits, memory.teacher_logits(batch["example_id"].cpu()), batch, distill)
+    return _logit_term(output.logits, memory.teacher_logits(host_ids(batch)), batch, distill)
 
 
 def noise_of(example_id: Int64[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
@@ -135,7 +136,7 @@ def _logit_term(logits: Tensor, stored: Tensor, batch: Mapping[str, Tensor], dis
     student = logit_rows(logits, batch)
     wanted = logit_rows(moved(stored, student.device), batch)
     if distill.compares == "encodings":
-        noise = noise_of(batch["example_id"], student.shape[-1]).to(student.device) if distill.is_noisy else None
+        noise = noise_of(host_ids(batch), student.shape[-1]).to(student.device) if distill.is_noisy else None
         return encoding_loss(student, wanted, noise=noise)
     return distillation_loss(student, wanted, temperature=distill.temperature)
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from cap.base.cache import CacheEntry
 from cap.base.files import atomic_file, content_key
+from cap.data.batch import on_device
 from cap.models.encoders import model_key
 from cap.models.pooled import PooledModel, evaluating, mean_over_tokens, normalise
 from cap.training.parallel.ranks import ALONE, Ranks, ranks_of
@@ -104,7 +105,7 @@ def encode_share(
     batches = tracked(loader, description=description, trainer=trainer) if shows_progress else loader
     with ShareWriter(folder) as share, evaluating(model), computation.autocast():
         for batch in batches:
-            moved = {name: value.to(device) for name, value in batch.items()}
+            moved = on_device(batch, device)
             output = model(moved, with_hidden=with_hidden)
             logits, lengths = _logits_of(output.logits, moved["attention_mask"]) if with_logits else (None, None)
             encodings = normalise(output.pooled).half().cpu()

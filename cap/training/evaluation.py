@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cap.base.kinds import Metrics
+from cap.data.batch import on_device
 from cap.models.pooled import evaluating
 from cap.training.parallel.ranks import ALONE, Ranks
 from cap.training.progress import tracked
@@ -47,7 +48,7 @@ def evaluate(
         metric.reset()
         with evaluating(model):
             for batch in tracked(loader, description=description, trainer=trainer) if ranks.is_first else loader:
-                moved = {name: value.to(device) for name, value in batch.items()}
+                moved = on_device(batch, device)
                 metric.update(model(moved).logits, moved)
         if ranks.size > 1:
             metric.merge(ranks.gather(metric.state()))

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from cap.data.batch import on_device
 from cap.pruning.importance import gates_alone
 from cap.pruning.pruner import ImportancePass
 from cap.training.module import CapModule
@@ -60,15 +61,15 @@ def measure_importance(
     with gates_alone(pruner, module), module.keeping_extras(), noise:
         batches = itertools.islice(loader, n_batches)
         for batch in tracked(batches, description="importance", total=n_batches, trainer=trainer, can_stop=can_stop):
-            on_device = {name: value.to(trainer.strategy.root_device) for name, value in batch.items()}
+            moved = on_device(batch, trainer.strategy.root_device)
             if wanted.batch_rows is not None:
                 # Nothing is asked of other processes, which may have a batch less, nor of the device.
                 own = Share(rank=0, counts=(len(batch["example_id"]),))
-                loss = partial(_loss, module, on_device, wanted, own, with_contrast=with_contrast)
+                loss = partial(_loss, module, moved, wanted, own, with_contrast=with_contrast)
                 pruner.observe_importance(pruner.measured(loss))
                 continue
-            share = module.ranks.share(len(batch["example_id"]), device=on_device["example_id"].device)
-            loss = partial(_finite_loss, module, on_device, wanted, share, with_contrast=with_contrast)
+            share = module.ranks.share(len(batch["example_id"]), device=moved["example_id"].device)
+            loss = partial(_finite_loss, module, moved, wanted, share, with_contrast=with_contrast)
             pruner.observe_importance(_shared(pruner.measured(loss), module.ranks))
         if wanted.batch_rows is not None and module.ranks.size > 1:
             for values in pruner.importance_sums():

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cap.base.errors import RunError
 from cap.base.kinds import Metrics
+from cap.data.batch import host_ids
 from cap.models.encoders import tensors_key
 from cap.models.pooled import EncoderOutput, PooledModel, normalise
 from cap.objectives.contrastive import bank_loss, collect_candidates
@@ -26,7 +27,7 @@ from cap.training.contrast import Contrast
 from cap.training.distill import Distill, distillation_terms, label_rows, logit_rows, share_of_rows, teacher_term
 from cap.training.learning_rate import Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks, Share, ranks_of
-from cap.training.precision import loss_scale
+from cap.training.precision import has_scaler
 from cap.training.resume.stop import stop
 
 _TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
@@ -104,6 +105,8 @@ class CapModule(LightningModule):
         self.metrics = dict(metrics)
         self._train_labels = train_labels
         self._train_groups = train_groups
+        # Losses since the last optimizer step, still to be looked at.
+        self._unread: list[tuple[Tensor, dict[str, Tensor]]] = []
         self._extras = torch.Generator().manual_seed(contrast.seed if contrast else 0)
 
     def forward(self, batch: Mapping[str, Tensor]) -> EncoderOutput:
@@ -128,7 +131,10 @@ class CapModule(LightningModule):
         # Every process sees the losses of the whole batch, so that all of them stop where one would.
         shared = self.ranks.mean(values)
         total, logged = shared.sum(), dict(zip(terms, shared, strict=True))
-        self.require_finite(total, logged)
+        if has_scaler(self.trainer):  # then no gradient tells: it meets infinities on purpose
+            self.require_finite(total, logged)
+        else:
+            self._unread.append((total, logged))
         logged = {f"loss/{name}": term for name, term in logged.items()}
         self.log_dict({**logged, "loss/total": total}, batch_size=len(batch["example_id"]))
         return values.sum()
@@ -164,7 +170,7 @@ class CapModule(LightningModule):
             )
         )
         if with_contrast:
-            terms.update(self._contrastive_terms(output.pooled, batch["example_id"], share))
+            terms.update(self._contrastive_terms(output.pooled, batch, share))
         regularizer = self.pruner.regularizer() if self.pruner is not None else None
         if regularizer is not None:
             terms["scores"] = regularizer
@@ -194,15 +200,17 @@ class CapModule(LightningModule):
             share = self.ranks.share(len(labels), device=labels.device)
         return share.weight * label_loss(logits, labels)
 
-    def _contrastive_terms(self, pooled: Tensor, own_id: Tensor, share: Share) -> Iterator[tuple[str, Tensor]]:
+    def _contrastive_terms(
+        self, pooled: Tensor, batch: Mapping[str, Tensor], share: Share
+    ) -> Iterator[tuple[str, Tensor]]:
         if self.contrast is None or self.memory is None:
             return
         settings, memory = self.contrast, self.memory
         anchors = normalise(functional.dropout(pooled, settings.anchor_dropout, training=self.training))
         # From here on the batch is that of all processes: they draw the same extras, and see the same candidates.
         batch_encodings = self.ranks.gather_rows(anchors, counts=share.counts)
-        batch_id = self.ranks.gather_rows(own_id, counts=share.counts)
-        example_id = batch_id.cpu()
+        batch_id = self.ranks.gather_rows(batch["example_id"], counts=share.counts)
+        example_id = host_ids(batch) if self.ranks.size == 1 else batch_id.cpu()
         extras = memory.draw_extras(settings.extra_examples, exclude=example_id, generator=self._extras)
         for source in settings.sources:
             n_encodings = memory.n_encodings(source)
@@ -313,11 +321,19 @@ class CapModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the global norm over weights and scores once, and stop before a broken gradient reaches the weights."""
+        """Clip the global norm over weights and scores once, and stop before a broken gradient reaches the weights.
+
+        The losses of the step are looked at here, too: the host waits for the device once.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
-        # A loss scaler meets infinities on purpose and skips those steps itself.
-        if loss_scale(self.trainer) is None and not bool(norm.isfinite()):
+        unread, self._unread = self._unread, []
+        # A loss scaler skips such steps itself.
+        if has_scaler(self.trainer) or bool(torch.stack([norm, *[total for total, _ in unread]]).isfinite().all()):
+            return
+        for total, terms in unread:
+            self.require_finite(total, terms)
+        if not bool(norm.isfinite()):
             raise RunError(
                 f"the gradient must be finite, but its norm is {float(norm)} at step {self.global_step} although the "
                 f"loss is finite. Lower learning_rate or the weight of a contrastive term; "
@@ -326,7 +342,8 @@ class CapModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the learning rate of the weights."""
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        # A tensor of the host's: Lightning would copy a float to the device, and wait for that.
+        self.log("train/learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
 
     def configure_optimizers(self) -> Any:
         """Make one AdamW over weights and scores, with the same linear warm-up and decay for both."""
@@ -375,7 +392,7 @@ class CapModule(LightningModule):
 
     def _can_fuse(self) -> bool:
         # Lightning clips gradients itself and cannot do so when the optimizer unscales them, as the fused one would.
-        return loss_scale(self.trainer) is None and self.device.type in ("cpu", "cuda")
+        return not has_scaler(self.trainer) and self.device.type in ("cpu", "cuda")
 
 
 def cap_module(pl_module: LightningModule) -> CapModule:

@@ -6,6 +6,11 @@ from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
 
+def has_scaler(trainer: Trainer) -> bool:
+    """Say whether a loss scaler multiplies the losses, and skips steps whose gradients overflow."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
 def loss_scale(trainer: Trainer) -> float | None:
     """Return the factor by which a loss scaler has multiplied the gradients; None if there is no scaler."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -17,4 +22,4 @@ def handles_unscaling(optimizer: Optimizer) -> bool:
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
-__all__ = ["handles_unscaling", "loss_scale"]
+__all__ = ["handles_unscaling", "has_scaler", "loss_scale"]

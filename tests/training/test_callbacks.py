@@ -548,3 +548,40 @@ def test_contrast_without_memory_is_refused(tiny_model):
             optimisation=Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup=0.0),
             metrics={},
         )
+
+
+@pytest.mark.parametrize("n_accumulated", [1, 2])
+def test_loss_that_is_not_finite_is_named_before_the_weights_move(tiny_module, tmp_path, n_accumulated):
+    from cap.base.errors import RunError
+
+    module = tiny_module()
+    bias = module.student.model.classifier.bias
+
+    def break_first_batch(batch, batch_idx):
+        with torch.no_grad():
+            bias.fill_(float("nan") if batch_idx == 0 else 0.0)
+
+    module.on_train_batch_start = break_first_batch
+    before = module.student.model.classifier.weight.detach().clone()
+    with pytest.raises(RunError, match="the loss must be finite, but at step 0 loss/ce = nan"):
+        fit(module, tmp_path, [], n_batches=2, accumulate_grad_batches=n_accumulated, gradient_clip_val=1.0)
+    assert torch.equal(module.student.model.classifier.weight, before)
+
+
+def test_gradient_that_is_not_finite_is_told_from_the_loss(tiny_module, tmp_path):
+    from cap.base.errors import RunError
+
+    module = tiny_module()
+    module.student.model.classifier.bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(RunError, match=r"the gradient must be finite, but its norm is .* although the loss is finite"):
+        fit(module, tmp_path, [], n_batches=1, gradient_clip_val=1.0)
+
+
+def test_numbers_of_examples_stay_with_the_host():
+    from cap.data.batch import host_ids, on_device
+
+    batch = {"example_id": torch.tensor([3, 1]), "input_ids": torch.tensor([[5], [6]])}
+    moved = on_device(batch, torch.device("meta"))  # nothing can be read back from there
+    assert [moved[name].device.type for name in batch] == ["meta", "meta"]
+    assert host_ids(moved).tolist() == [3, 1]
+    assert host_ids(batch).tolist() == [3, 1]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
@@ -94,7 +95,9 @@ class PruningCallback(Callback):
         if self.importance is not None and self.moves.needs_pass(step):
             self.importance()
         self.moves.advance(step)
-        pl_module.log_dict({"pruning/target": self.target, "pruning/sparsity": self.reached})
+        found = {"pruning/target": self.target, "pruning/sparsity": self.reached}
+        # Tensors of the host's: Lightning would copy floats to the device, and wait for that.
+        pl_module.log_dict({name: torch.tensor(value) for name, value in found.items()})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let the pruner see the gradients of the whole step, and add those of its regulariser."""
