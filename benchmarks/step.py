@@ -179,6 +179,7 @@ def cap_module(cfg: DictConfig, model: PooledModel, folder: Path) -> tuple[CapMo
             temperature=settings.temperature,
             extra_examples=settings.extra_examples,
             reduction=settings.reduction,
+            ignore_same_label=settings.ignore_same_label,
             anchor_dropout=0.0,
             seed=0,
         ),

@@ -55,6 +55,7 @@ class CapDataModule(LightningDataModule):
         cache_dir: Folder of all caches; tokens go to ``tokenised/<key>`` in it.
         num_workers: Processes that prepare batches; 0 prepares them in this one.
         budget: What the tokens of all splits may hold in memory, training rows first; None maps them all.
+        pin_memory: Whether batches are put where a GPU fetches them by itself.
 
     Raises:
         InputError: If ``max_length`` is more than the tokenizer's model can read or leaves no room for text, if
@@ -76,6 +77,7 @@ class CapDataModule(LightningDataModule):
         cache_dir: Path,
         num_workers: int = 0,
         budget: MemoryBudget | None = None,
+        pin_memory: bool = False,
     ) -> None:
         super().__init__()
         # Of a small split a process may get nothing; the others have it then.
@@ -88,6 +90,7 @@ class CapDataModule(LightningDataModule):
         self._eval_batch_size = eval_batch_size
         self._seed = seed
         self._num_workers = num_workers
+        self._pin_memory = pin_memory
         self._budget = MemoryBudget(0.0) if budget is None else budget
         self._limit: tuple[Any, int | float] | None = None
         # One key per split: other validation rows leave everything that is made of the training rows as it was.
@@ -308,7 +311,7 @@ class CapDataModule(LightningDataModule):
             batch_sampler=sampler,
             collate_fn=_as_it_is,
             num_workers=self._num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._pin_memory,
             # Its own: a loader draws a seed for its workers, and would take it from the stream that dropout draws from.
             generator=torch.Generator(),
         )

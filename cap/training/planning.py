@@ -9,7 +9,6 @@ from functools import partial
 import torch
 
 from cap.base.errors import InputError
-from cap.base.strategies import ON_GPUS
 from cap.models.families import prunable
 from cap.objectives.memory import Memory
 from cap.pruning.pruner import Room
@@ -18,6 +17,7 @@ from cap.training.assembly import new_module, optimisation_of
 from cap.training.dynamics import Dynamics, count_parameters, path_length, planned_steps
 from cap.training.parts import Ready
 from cap.training.preparation import Prepared
+from cap.training.trainer import takes_gpus
 
 _BYTES_PER_VALUE = 2  # encodings are float16
 _BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
@@ -57,7 +57,7 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
 def _room_of_a_pass(checked: Ready) -> Room:
     """Say what a pass over the training rows may hold: it lies where the student is."""
     trainer = checked.config.trainer
-    if trainer.accelerator in ON_GPUS and torch.cuda.is_available():
+    if takes_gpus(trainer.accelerator):
         sizes = [torch.cuda.get_device_properties(place).total_memory for place in range(torch.cuda.device_count())]
         return Room(min(sizes), is_budget=False)
     return Room(checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices, n_processes=trainer.devices)

@@ -35,6 +35,7 @@ from cap.models.sources import (
     tokenizer_key,
 )
 from cap.training.given_teacher import GivenTeacher, load_given
+from cap.training.trainer import takes_gpus
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ def prepare(checked: Checked) -> Prepared:
         seed=config.seed,
         cache_dir=cache_dir,
         num_workers=config.data.num_workers,
+        pin_memory=takes_gpus(config.trainer.accelerator),
     )
     datamodule.setup()
     seed_everything(config.seed, verbose=False)

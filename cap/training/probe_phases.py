@@ -28,7 +28,7 @@ from cap.training.encode import Computation, computation_of, frozen_outputs
 from cap.training.linear_head import EncodedRows, HeadTraining, score_head, train_head
 from cap.training.probe_subjects import Reading, Subject, find_subjects, load_encoder
 from cap.training.progress import tracked
-from cap.training.trainer import idle_trainer
+from cap.training.trainer import idle_trainer, takes_gpus
 
 log = logging.getLogger("cap.probe")
 
@@ -164,6 +164,7 @@ class TaskData:
                 seed=0,
                 cache_dir=Path(self._config.cache_dir),
                 num_workers=self._config.data.num_workers,
+                pin_memory=takes_gpus(self._config.accelerator),
             )
             self._modules[key].setup()
         return self._modules[key]

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cap.base.errors import InputError, RunError, StoppedError
 from cap.base.files import atomic_file
+from cap.base.strategies import ON_GPUS
 from cap.runs.checkpoints import Checkpoint
 from cap.training.parallel.ranks import ranks_of
 from cap.training.resume.curves import CurvesLogger
@@ -113,6 +114,11 @@ def fit(
         raise StoppedError(signal, is_clean=True)
 
 
+def takes_gpus(accelerator: str) -> bool:
+    """Say whether a trainer with this accelerator runs on CUDA's devices, which are there then."""
+    return accelerator in ON_GPUS and torch.cuda.is_available()
+
+
 def idle_trainer(accelerator: str) -> Trainer:
     """Make a trainer that only says where and how models run.
 
@@ -125,4 +131,4 @@ def idle_trainer(accelerator: str) -> Trainer:
         raise InputError(f"accelerator must be what Lightning's Trainer takes: {error}") from error
 
 
-__all__ = ["AtomicCheckpointIO", "build_trainer", "fit", "idle_trainer"]
+__all__ = ["AtomicCheckpointIO", "build_trainer", "fit", "idle_trainer", "takes_gpus"]

@@ -134,3 +134,16 @@ def test_labels_alone_give_every_trained_parameter_a_gradient(family, pruning, a
     batch = tiny_batch() | {"labels": labels, "example_id": torch.arange(3)}
     torch.stack(list(module.loss_terms(module(batch), batch).values())).sum().backward()
     assert [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "has_cuda", "expected"),
+    [("auto", True, True), ("gpu", True, True), ("cpu", True, False), ("mps", True, False), ("auto", False, False)],
+)
+def test_gpus_are_taken_where_there_are_some_and_the_cpu_was_not_chosen(monkeypatch, accelerator, has_cuda, expected):
+    import torch
+
+    from cap.training.trainer import takes_gpus
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    assert takes_gpus(accelerator) is expected
