@@ -1,0 +1,71 @@
+"""docs/library.md: its table is what the classes say, and its code runs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).parent.parent / "docs" / "library.md").read_text(encoding="utf-8")
+ROWS = [[cell.strip() for cell in line.split(" | ")] for line in PAGE.splitlines() if line.startswith("| `cap.")]
+
+
+def test_every_pruner_is_there():
+    import cap
+    from cap.pruning.pruner import Pruner
+
+    pruners = [name for name in cap.__all__ if inspect.isclass(kind := getattr(cap, name)) and issubclass(kind, Pruner)]
+    assert sorted(re.findall(r"`cap\.(\w+)`", " ".join(row[0] for row in ROWS))) == sorted(pruners)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_arguments_scores_and_pass_are_those_of_the_class(row):
+    import cap
+
+    kind = getattr(cap, re.findall(r"`cap\.(\w+)`", row[0])[0])
+    parameters = inspect.signature(kind).parameters
+    assert re.findall(r"`(\w+)`", row[1]) == list(parameters)
+    given = {"final_sparsity": 0.5} if "final_sparsity" in parameters else {}
+    has_scores = kind.learns_scores and kind.score_parameters is not cap.Magnitude.score_parameters
+    assert row[2] == ("yes" if has_scores else "no")
+    with_pass = kind(**given).importance_pass is not None
+    if "loss" in row[3]:
+        assert not with_pass
+        assert kind(**given, importance="loss").importance_pass is not None
+    else:
+        assert row[3] == ("yes" if with_pass else "no")
+
+
+def test_code_of_a_pass_runs_and_leaves_half(tmp_path, monkeypatch):
+    import torch
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.utils.data import DataLoader
+
+    from cap.models.families import prunable_linears
+    from cap.pruning.masks import count_zeros
+    from tests.models.tiny_models import tiny_batch, tiny_classifier
+
+    class Module(LightningModule):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch, batch_idx):
+            return self.model(**batch).loss
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+
+    model = tiny_classifier().train()
+    rows = [tiny_batch() | {"labels": torch.tensor([0, 1, 1])}] * 6
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    names = {"model": model, "batches": DataLoader(rows, batch_size=None), "trainer": trainer, "module": Module(model)}
+    monkeypatch.chdir(tmp_path)
+    exec(compile(PAGE.partition("```python\n")[2].partition("```")[0], "library.md", "exec"), names)
+    counts = count_zeros(prunable_linears(model)).values()
+    assert sum(zeros for zeros, _ in counts) / sum(n for _, n in counts) == pytest.approx(0.5, abs=0.02)
+    assert (tmp_path / "pruned" / "model.safetensors").is_file()
