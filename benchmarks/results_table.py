@@ -1,4 +1,4 @@
-"""``python -m benchmarks.results_table``: write the tables of both READMEs, and the pictures of the bake-off.
+"""``python -m benchmarks.results_table``: write the tables of both READMEs and of docs/, and the pictures of the bake-off.
 
 The rows are those of ``python -m cap.report benchmarks/records``, with fewer columns.
 """
@@ -17,11 +17,12 @@ from benchmarks.peers import table as peers
 from cap.base.files import atomic_file, read_json
 from cap.reports.collect import Collection, collect
 from cap.reports.export_table import EXPORT_HEADER, export_rows
+from cap.reports.published import published_for
 from cap.reports.tables import COLUMNS, cells, group_runs, markdown
 from cap.runs.identity import Run
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "benchmarks/README.md")
+PAGES = ("README.md", "benchmarks/README.md", "docs/method.md")
 RESULTS = ("<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->")
 EXPORTS = ("<!-- exports: python -m benchmarks.results_table -->", "<!-- end of exports -->")
 RELIABILITY = ("<!-- reliability: python -m benchmarks.results_table -->", "<!-- end of reliability -->")
@@ -31,6 +32,7 @@ BRIEF = ("<!-- bake-off, brief: python -m benchmarks.results_table -->", "<!-- e
 ABLATION = ("<!-- bake-off, ablation: python -m benchmarks.results_table -->", "<!-- end of bake-off, ablation -->")
 COMMANDS = ("<!-- bake-off, commands: python -m benchmarks.results_table -->", "<!-- end of bake-off, commands -->")
 PEERS = ("<!-- peers: python -m benchmarks.results_table -->", "<!-- end of peers -->")
+PUBLISHED = ("<!-- published: python -m benchmarks.results_table -->", "<!-- end of published -->")
 SEARCH = ("<!-- search: python -m benchmarks.results_table -->", "<!-- end of search -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
@@ -153,6 +155,26 @@ def search_table(found: dict[str, Any]) -> str:
     return markdown(["pruning", "setting", "score at sparsity, every 200 steps", "above majority at the end"], rows)
 
 
+def published_table() -> str:
+    """Make the table of what others report of BERT-base at 90 and 97 %, the methods that have both first."""
+    panels = [(task, sparsity) for task in ("mnli", "qqp") for sparsity in (0.9, 0.97)]
+    scores: dict[str, dict[tuple[str, float], float]] = {}
+    dense: dict[str, dict[tuple[str, float], float]] = {}
+    for row in published_for((task, "accuracy") for task, _ in panels):
+        if row.model != "BERT-base" or not row.drawn:
+            continue
+        if row.sparsity == 0:
+            dense.setdefault(row.method, {}).update({(row.task, s): row.score for _, s in panels})
+        elif (row.task, row.sparsity) in panels:
+            scores.setdefault(row.method, {})[row.task, row.sparsity] = row.score
+    order = sorted(scores.items(), key=lambda item: (-len(item[1]), -item[1].get(panels[0], 0.0)))
+    lines = [
+        [method, *(f"{100 * found[panel]:.1f}" if panel in found else "\N{EN DASH}" for panel in panels)]
+        for method, found in [*dense.items(), *order]
+    ]
+    return markdown(["method", *(f"{task} at {sparsity:g}" for task, sparsity in panels)], lines)
+
+
 def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
     """Read the list and the records of the bake-off."""
     return read_arms(read_cells(folder / "bake_off.yaml"), folder / "records" / "bake_off")
@@ -191,6 +213,7 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         ABLATION: lambda: ablation_table(bake_off(folder)[0]),
         COMMANDS: lambda: commands(bake_off(folder)[0]),
         PEERS: lambda: peers.page_part(results),
+        PUBLISHED: published_table,
         SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }
