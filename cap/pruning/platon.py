@@ -29,7 +29,8 @@ class Platon(WeightPruner):
         ValueError: If an argument is out of range.
 
     Source: PLATON, arXiv:2206.12562, equations 6 to 9. Ours: masks hold between two moves and biases have none, whereas
-    the released code sets pruned weights and biases to 0 at each move and trains them on from there.
+    the released code sets pruned weights and biases to 0 at each move and trains them on from there;
+    and gradients are those of the step before they are clipped.
     """
 
     learns_scores = True
