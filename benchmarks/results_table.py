@@ -1,4 +1,4 @@
-"""``python -m benchmarks.results_table``: write the tables of both READMEs and of docs/, and the pictures of the bake-off.
+"""``python -m benchmarks.results_table``: write the tables of README and docs, and the pictures of the bake-off.
 
 The rows are those of ``python -m cap.report benchmarks/records``, with fewer columns.
 """
