@@ -241,6 +241,8 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
     records = write_records(listed, folder / "records" / "bake_off")
     (folder / "bake_off.yaml").write_text(LIST)
     (folder / "README.md").write_text("\n".join(ABLATION))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "method.md").write_text("")
     (tmp_path / "README.md").write_text("\n".join(["above", *BAKE_OFF, "below"]))
     write(tmp_path)
     draw(tmp_path)

@@ -27,7 +27,9 @@ def root(tmp_path) -> Path:
     seconds = {"plain": 0.5, "structured": 0.6, "importance": 0.4}
     (results / "importance_minilm.json").write_text(json.dumps({"seconds": seconds}))
     (tmp_path / "README.md").write_text("\n".join(["Before", *RESULTS, "between", *COST_MARKS, "after", ""]))
-    (tmp_path / "benchmarks" / "README.md").write_text("Nothing to fill in\n")
+    (tmp_path / "docs").mkdir()
+    for page in ("benchmarks/README.md", "docs/method.md"):
+        (tmp_path / page).write_text("Nothing to fill in\n")
     return tmp_path
 
 

@@ -13,7 +13,8 @@ COLUMNS = {
     "`high_sparsity`": ["experiment=high_sparsity"],
     "`cap_movement`": ["experiment=cap_movement"],
 }
-TABLE = [line.strip("| ").split(" | ") for line in METHOD.partition("| key |")[2].splitlines()[2:] if " | " in line]
+SETTINGS = METHOD.partition("| key |")[2].partition("\n\n")[0]
+TABLE = [line.strip("| ").split(" | ") for line in SETTINGS.splitlines()[2:]]
 
 # They differ in the jumps, which belong to the recipe's length, and in second order, which needs memory for its blocks.
 SHARED = {

@@ -7,7 +7,7 @@ def test_pass_beyond_the_memory_budget_is_refused_before_anything_is_trained(com
     from cap.base.errors import InputError
     from cap.train import train
 
-    with pytest.raises(InputError, match=r"pruning=second_order needs .* raise memory\.budget_gb"):
+    with pytest.raises(InputError, match=r"pruning=second_order needs .* set memory\.budget_gb=0\.1"):
         train(compose_config(*tiny_overrides, "pruning=second_order", "memory.budget_gb=0"))
     assert not (tmp_path / "cache" / "teachers").exists()
 
