@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 # e.g. make demo DEMO_ARGS="sparsity=0.7 output_dir=outputs/demo-0.7"
 DEMO_ARGS ?=
 
+# Where this is set (images of containers often do) every process would compile all that it imports: 22 s more for each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all check format types unit unit-all clean
 
 demo: $(VENV)/.installed-demo
@@ -42,7 +45,8 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Without --no-compile pip compiles every file of every package for a minute or two; what is imported is compiled anyway.
+# Without --no-compile pip compiles every file of every package for a minute or two; Python compiles what is imported, and
+# keeps it.
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[demo]"
 	touch $@
