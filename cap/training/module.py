@@ -32,6 +32,7 @@ from cap.training.resume.stop import stop
 
 _TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
 _ADAM_EPSILON = 1e-8
+_KEPT = "the last good checkpoint, if one was due, is kept in the run's folder"
 
 
 class CapModule(LightningModule):
@@ -105,7 +106,6 @@ class CapModule(LightningModule):
         self.metrics = dict(metrics)
         self._train_labels = train_labels
         self._train_groups = train_groups
-        # Losses since the last optimizer step, still to be looked at.
         self._unread: list[tuple[Tensor, dict[str, Tensor]]] = []
         self._extras = torch.Generator().manual_seed(contrast.seed if contrast else 0)
 
@@ -258,9 +258,7 @@ class CapModule(LightningModule):
         return moved(torch.where(classes < 0, -1 - place, classes), device)
 
     def _groups(self, example_id: Tensor, device: torch.device) -> Tensor | None:
-        if self._train_groups is None:
-            return None
-        return moved(self._train_groups[example_id], device)
+        return None if self._train_groups is None else moved(self._train_groups[example_id], device)
 
     def require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Stop a run whose loss is not finite, and say which term it was.
@@ -279,8 +277,7 @@ class CapModule(LightningModule):
         broken = broken or f"loss/total = {float(total.detach())}"
         raise RunError(
             f"the loss must be finite, but at step {self.global_step} {broken}. "
-            f"Lower learning_rate or pruning.score_learning_rate, or use trainer.precision=32-true; "
-            f"the last good checkpoint, if one was due, is kept in the run's folder"
+            f"Lower learning_rate or pruning.score_learning_rate, or use trainer.precision=32-true; {_KEPT}"
         )
 
     @property
@@ -321,28 +318,22 @@ class CapModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the global norm over weights and scores once, and stop before a broken gradient reaches the weights.
-
-        The losses of the step are looked at here, too: the host waits for the device once.
-        """
+        """Clip the global norm over weights and scores once, and stop before a broken loss or gradient reaches them."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+        # Losses are looked at here, too, so that the host waits once. A loss scaler skips such steps itself.
         unread, self._unread = self._unread, []
-        # A loss scaler skips such steps itself.
         if has_scaler(self.trainer) or bool(torch.stack([norm, *[total for total, _ in unread]]).isfinite().all()):
             return
         for total, terms in unread:
             self.require_finite(total, terms)
-        if not bool(norm.isfinite()):
-            raise RunError(
-                f"the gradient must be finite, but its norm is {float(norm)} at step {self.global_step} although the "
-                f"loss is finite. Lower learning_rate or the weight of a contrastive term; "
-                f"the last good checkpoint, if one was due, is kept in the run's folder"
-            )
+        raise RunError(
+            f"the gradient must be finite, but its norm is {float(norm)} at step {self.global_step} although the loss "
+            f"is finite. Lower learning_rate or the weight of a contrastive term; {_KEPT}"
+        )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the learning rate of the weights."""
-        # A tensor of the host's: Lightning would copy a float to the device, and wait for that.
+        """Log the learning rate of the weights: not as a float, which Lightning copies to the device and waits."""
         self.log("train/learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
 
     def configure_optimizers(self) -> Any:
