@@ -101,21 +101,22 @@ class Difference:
         return error is not None and abs(self.mean) >= _CLEAR * error and self.mean != 0
 
     def __str__(self) -> str:
-        error = self.standard_error
-        n = len(self.by_seed)
-        if error is None:
-            return f"{100 * self.mean:+.2f} points (one seed)"
-        return f"{100 * self.mean:+.2f} \N{PLUS-MINUS SIGN} {100 * error:.2f} points ({n} seeds)"
+        return self._said()
 
     @property
     def judged(self) -> str:
         """It, and how many standard errors it is."""
         error = self.standard_error
         if error is None:
-            return f"{str(self).removesuffix(')')}, from which nothing can be concluded)"
-        unclear = "" if self.is_clear else ", no clear difference"
-        errors = f", {abs(self.mean) / error:.1f} standard errors" if error else ""
-        return f"{str(self).removesuffix(')')}{errors}{unclear})"
+            return self._said("from which nothing can be concluded")
+        errors = [f"{abs(self.mean) / error:.1f} standard errors"] if error else []
+        return self._said(*errors, *([] if self.is_clear else ["no clear difference"]))
+
+    def _said(self, *remarks: str) -> str:
+        error, n = self.standard_error, len(self.by_seed)
+        spread = "" if error is None else f" \N{PLUS-MINUS SIGN} {100 * error:.2f}"
+        remarks = ("one seed" if n == 1 else f"{n} seeds", *remarks)
+        return f"{100 * self.mean:+.2f}{spread} points ({', '.join(remarks)})"
 
 
 def read_arms(listed: Sequence[Cell], records: Path) -> tuple[list[Arm], Collection]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
@@ -13,8 +15,10 @@ def has_scaler(trainer: Trainer) -> bool:
 
 def loss_scale(trainer: Trainer) -> float | None:
     """Return the factor by which a loss scaler has multiplied the gradients; None if there is no scaler."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return float(scaler.get_scale()) if scaler is not None else None
+    if not has_scaler(trainer):
+        return None
+    plugin: Any = trainer.precision_plugin
+    return float(plugin.scaler.get_scale())
 
 
 def handles_unscaling(optimizer: Optimizer) -> bool:
