@@ -175,3 +175,26 @@ def test_training_goes_to_the_same_bits_with_and_without_measuring(
     assert "gradient_shares" not in other
     for name in ("model/model.safetensors", "logs/metrics.csv"):
         assert (with_it / name).read_bytes() == (without / name).read_bytes()
+
+
+@pytest.mark.parametrize("scaler", [None, object()], ids=["no scaler", "a scaler"])
+def test_halves_are_left_out_where_a_loss_scaler_works(module, monkeypatch, scaler):
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    from cap.training.callbacks.gradient_shares import GradientShares
+    from cap.training.encode import Computation
+
+    entered = []
+
+    @contextmanager
+    def autocast():
+        entered.append(True)
+        yield
+
+    used = Computation(torch.device("cpu"), "16-mixed", autocast)
+    monkeypatch.setattr("cap.training.callbacks.gradient_shares.computation_of", lambda trainer: used)
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    shares = GradientShares(SimpleNamespace(reached=0.5), from_sparsity=0.0, note=dict, warn=str)
+    shares.on_train_batch_start(trainer, module, batch(), 0)
+    assert entered == ([True] if scaler is None else [])

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+
+@pytest.mark.parametrize("is_used", [True, False], ids=["used", "not used"])
+@pytest.mark.parametrize("error", [None, RuntimeError], ids=["ended", "failed"])
+def test_a_leased_gpu_is_left_without_memory_if_it_was_used(monkeypatch, is_used, error):
+    import torch
+
+    from cap.launch import devices
+
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_used)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    monkeypatch.setattr(devices, "visible_devices", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(devices, "lease", lambda n, names: contextlib.nullcontext([1]))
+    checked = type(
+        "Checked", (), {"config": type("C", (), {"trainer": type("T", (), {"accelerator": "gpu", "devices": 1})})}
+    )
+    with contextlib.suppress(RuntimeError), devices.leased_devices(checked, is_grid=True) as given:
+        assert (given.places, given.names, emptied) == ([1], ["GPU-b"], [])
+        if error is not None:
+            raise error
+    assert emptied == ([True] if is_used else [])
