@@ -20,11 +20,13 @@ def test_equal_masks_have_equal_hashes():
     assert hash_of(some_mask()) == hash_of(some_mask().clone())
 
 
-@pytest.mark.parametrize("entry", range(SHAPE[0] * SHAPE[1]))
-def test_one_entry_changes_the_hash(entry):
-    mask = some_mask()
-    mask.view(-1)[entry] ^= True
-    assert hash_of(mask) != hash_of(some_mask())
+def test_any_one_entry_changes_the_hash():
+    hashes = {hash_of(some_mask())}
+    for entry in range(SHAPE[0] * SHAPE[1]):
+        mask = some_mask()
+        mask.view(-1)[entry] ^= True
+        hashes.add(hash_of(mask))
+    assert len(hashes) == 1 + SHAPE[0] * SHAPE[1]
 
 
 def test_two_entries_that_change_places_change_the_hash():

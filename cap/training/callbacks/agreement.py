@@ -88,7 +88,10 @@ def _words(mask: Tensor) -> Tensor:
     missing = -len(flat) % _WORD
     if missing:
         flat = functional.pad(flat, (0, missing))
-    return flat.view(torch.int64)
+    words = flat.view(torch.int64)
+    # The highest byte's bit alone would meet eight bits of its weight, the rest of the product overflows: two masks in a
+    # hundred that differ in two such entries would share a hash. Shifted by 28 no two bits of a word meet.
+    return words ^ (words >> 28)
 
 
 def _weights(n: int, device: torch.device | None) -> Tensor:
