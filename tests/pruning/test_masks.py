@@ -61,11 +61,11 @@ def masked_linear(mask_type: type[FixedMask] | type[ScoredMask], mask: Tensor | 
 
 
 @dtypes
-@pytest.mark.parametrize("n_pruned", range(61))
-def test_the_kept_entries_are_those_of_a_sort(n_pruned: int, dtype: torch.dtype) -> None:
+def test_the_kept_entries_are_those_of_a_sort_whatever_their_number(dtype: torch.dtype) -> None:
     importance, ties = few_values(5, seed=0).to(dtype), few_values(4, seed=1).to(dtype)
-    mask = keep_highest(importance, n_pruned, tie_breaker=lambda: ties)
-    assert kept(mask) == kept_by_sorting(importance, n_pruned, ties)
+    for n_pruned in range(61):
+        mask = keep_highest(importance, n_pruned, tie_breaker=lambda: ties)
+        assert kept(mask) == kept_by_sorting(importance, n_pruned, ties), n_pruned
 
 
 @pytest.mark.parametrize("n_pruned", [0, 1, 30, 59, 60])

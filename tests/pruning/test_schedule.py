@@ -9,7 +9,7 @@ import pytest
 from cap.pruning.schedule import Cubic, OneShot, SchedulePlan, Stepwise
 from cap.pruning.targets import CubicSchedule, StepSchedule
 
-N_STEPS = [1, 2, 3, 4, 7, 10, 11, 100, 1001]
+N_STEPS = [1, 2, 3, 11, 1001]
 PLANS = {
     "cubic": Cubic(sparsity=0.97, warmup=0.1, flat_before=0.2, flat_after=0.3),
     "cubic_without_flat": Cubic(sparsity=0.97, warmup=0.0, flat_before=0.0, flat_after=0.0),
@@ -81,20 +81,10 @@ def test_a_ramp_without_length_is_refused(start: int, end: int) -> None:
 
 @every_plan
 @pytest.mark.parametrize("n_steps", N_STEPS)
-def test_the_last_step_of_the_run_has_the_target(plan: SchedulePlan, n_steps: int) -> None:
-    assert targets(plan, n_steps)[-1] == 0.97
-
-
-@every_plan
-@pytest.mark.parametrize("n_steps", N_STEPS)
-def test_the_target_never_falls(plan: SchedulePlan, n_steps: int) -> None:
-    assert all(a <= b for a, b in pairwise(targets(plan, n_steps)))
-
-
-@every_plan
-@pytest.mark.parametrize("n_steps", N_STEPS)
-def test_the_target_stays_between_0_and_the_sparsity(plan: SchedulePlan, n_steps: int) -> None:
-    assert all(0 <= target <= 0.97 for target in targets(plan, n_steps))
+def test_the_target_rises_from_0_or_more_to_the_sparsity_and_never_falls(plan: SchedulePlan, n_steps: int) -> None:
+    reached = targets(plan, n_steps)
+    assert all(a <= b for a, b in pairwise([0.0, *reached]))
+    assert reached[-1] == 0.97
 
 
 @every_plan
@@ -111,11 +101,6 @@ def test_level_starts_are_where_the_target_jumps(name: str, n_steps: int) -> Non
     reached = [0.0, *targets(PLANS[name], n_steps)]
     jumps = [step for step, (before, after) in enumerate(pairwise(reached)) if after > before]
     assert sorted(set(PLANS[name].level_starts(n_steps))) == jumps
-
-
-@every_plan
-def test_the_same_plan_gives_the_same_schedule(plan: SchedulePlan) -> None:
-    assert targets(plan, 50) == targets(plan, 50)
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 97.0, math.nan])
@@ -308,9 +293,8 @@ def rises(plan: SchedulePlan, n_steps: int) -> dict[int, float]:
 
 @pytest.mark.parametrize("initial", [0.0, 0.3], ids=["from 0", "from 0.3"])
 @pytest.mark.parametrize("n", [2, 3, 7, 50])
-@pytest.mark.parametrize("n_steps", [100, 101, 997])
-def test_there_are_exactly_as_many_jumps_as_were_asked_for(initial: float, n: int, n_steps: int) -> None:
-    assert len(rises(prunings(initial_sparsity=initial, n_prunings=n), n_steps)) == n
+def test_there_are_exactly_as_many_jumps_as_were_asked_for(initial: float, n: int) -> None:
+    assert len(rises(prunings(initial_sparsity=initial, n_prunings=n), 101)) == n
 
 
 def test_levels_are_those_of_the_published_recipe() -> None:
