@@ -239,9 +239,8 @@ def _problems_of_contrast(c: TrainConfig) -> list[str]:
     weight = contrast.supervised_weight
     if contrast.reduction == "anchors" and weight is not None and weight > _MOST_PER_ANCHOR:
         problems.append(
-            f"contrast.reduction=anchors averages over anchors, so that each weight counts nats beside those of the "
-            f"other terms, got contrast.supervised_weight={weight:g}, which is made for reduction=pairs, which also "
-            f"divides by the number of positives; set contrast.supervised_weight=null for the default, or 0.1, say"
+            f"contrast.supervised_weight must be at most {_MOST_PER_ANCHOR:g} with contrast.reduction=anchors, got "
+            f"{weight:g}, which suits reduction=pairs; set contrast.supervised_weight=null for the default"
         )
     return problems
 

@@ -1,4 +1,4 @@
-"""A split's file as a table in memory, whatever its format. Files are read, never written, beside, or cached."""
+"""Read a split's file of any format as an Arrow table; nothing is written or cached."""
 
 from __future__ import annotations
 

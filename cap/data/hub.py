@@ -41,7 +41,7 @@ def read_hub(task: Task) -> tuple[dict[str, pa.Table], str]:
     if missing:
         raise InputError(
             f"task={task.name} needs the splits {', '.join(splits)}, got {', '.join(loaded)} from {_named(task)}; "
-            "set task.validation_splits to what there is"
+            "give the rows as files instead, with data_dir=DIR"
         )
     tables = {split: _table(loaded[split]) for split in splits}
     return tables, f"hub {_named(task)} at {_revision(loaded['train'])}"

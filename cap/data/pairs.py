@@ -119,8 +119,8 @@ def _training_texts(task: Task, table: pa.Table, where: str, held_out: set[str])
     )
     if not kept:
         raise InputError(
-            f"texts that pairs are scored on are not trained on, got {n_held_out} different texts in {where}, all of "
-            f"them among the validation rows; give training rows with others"
+            f"training texts must not be those of the validation pairs, got {n_held_out} different texts in {where}, "
+            f"all of them among the validation rows; add other texts"
         )
     return pa.array(kept, pa.string())
 

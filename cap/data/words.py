@@ -60,8 +60,8 @@ class WordExamples:
         n_unread = n_words - int(np.count_nonzero(np.asarray(arrays["words"]) >= 0))
         if n_unread:
             _log.warning(
-                "%s of the %s words of %s are not read: they lie beyond max_length=%d tokens, or the tokenizer drops "
-                "all their characters; they teach nothing, and count as wrong or as outside of every entity",
+                "%s of the %s words of %s lie beyond max_length=%d tokens, or the tokenizer drops all their "
+                "characters: training ignores them, and they are scored as wrong or as outside of every entity",
                 f"{n_unread:,}",
                 f"{n_words:,}",
                 where,

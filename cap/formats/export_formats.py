@@ -115,8 +115,8 @@ def _write_masks(source: Source, folder: Path) -> Written:
 def _beside_base(source: Source) -> str:
     label = base_of(source.run.record["config"]["model"], named_in="the run's record").label
     return (
-        f"{MASKS_FILE} and {TRAINED_FILE} lie on a base, {label}, which is not part of this folder and which every "
-        f"other such folder can share; it is loaded from where it was, or from cap.load(..., base=FOLDER)."
+        f"{MASKS_FILE} and {TRAINED_FILE} need the base model, {label}, which is not in this folder and which all such "
+        f"folders can share; it is loaded from where it was, or from cap.load(..., base=FOLDER)."
     )
 
 

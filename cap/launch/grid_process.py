@@ -67,7 +67,7 @@ class ThisProcess:
             }
 
     def end_with_owner(self) -> None:
-        """Save and end if the command is killed: its workers would go on, and be in the way when it is repeated."""
+        """Save and end when the multirun's process dies: workers that went on would be in the way of the next one."""
         grid = self.grid
         if grid is None or self._is_watching or os.getppid() != grid.owner:
             return  # submitit's processes are meant to outlive the command

@@ -187,15 +187,15 @@ def _as_own(error: ChildFailedError) -> BaseException:
     # Those that were ended because another one failed say nothing: the first failure is the reason.
     rank, first = error.get_first_failure()
     if _BAD_INPUT in codes.values():
-        return InputError("what is wrong stands above, in the words of the first process")
+        return InputError("see the error of the first process above")
     # A process that is still starting has no handler yet, and dies of the signal itself.
     signals = [code - 128 if code > 128 else -code for code in codes.values()]
     if set(signals) <= set(_AGENT_SIGNALS):
         return StoppedError(signals[0], is_clean=False)
     how = f"was killed by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with exit code {first.exitcode}"
     return RunError(
-        f"process {rank} of this run {how}, and the others were ended; what it had to say stands above. Repeat the "
-        f"command with resume=true to continue from the last checkpoint"
+        f"process {rank} of this run {how}, and the others were ended; see its output above. Repeat the command with "
+        f"resume=true to continue from the last checkpoint"
     )
 
 

@@ -198,14 +198,15 @@ def quiet_transformers() -> Iterator[None]:
 
     A fresh task head is what this program wants: a report of "newly initialized" weights would alarm.
     """
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
+        if has_bars:
+            transformers_logging.enable_progress_bar()
 
 
 __all__ = [

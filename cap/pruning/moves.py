@@ -28,7 +28,7 @@ class MaskMoves:
             the target and the last step always move them, so that the run ends on its target.
         measure: Runs the pass that a pruner ranks by, before each of its moves on the way to a target but the first,
             which the caller measures for.
-        warn: Told of what a reader of the result must know.
+        warn: Called with each warning for the record.
 
     Raises:
         ValueError: If ``every_n_steps`` is below 1, or pruner and schedule name different sparsities.

@@ -121,7 +121,7 @@ class _Plan(ABC):
         ]
 
     def _target_step(self, n_steps: int) -> int:
-        """Return the step that would reach the target if the run were long enough."""
+        """Return the step from which the target holds."""
         return self.jumps(n_steps)[-1]
 
 

@@ -112,7 +112,7 @@ class RunFolder:
         """Refuse to overwrite a finished run unless an earlier attempt counts.
 
         Args:
-            goes_on: Whether what an earlier attempt left counts.
+            goes_on: Whether an earlier attempt is resumed, or its result kept.
 
         Raises:
             InputError: If it holds one and that does not count.

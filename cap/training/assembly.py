@@ -113,7 +113,7 @@ def new_module(
         teacher: The fine-tuned model; None if the run has none.
         memory: What the frozen models gave.
         frozen_keys: Of what the memory was filled with, by source; a checkpoint refers to them.
-        warn: Told of what a reader of the result must know.
+        warn: Called with each warning for the record.
     """
     config = checked.config
     student = prepared.new_student(config.seed)
@@ -211,7 +211,7 @@ def new_callbacks(
         run_dir: The run's folder.
         note_kept: Told of the models that ``keep_levels`` has kept so far.
         note_gradients: Told of how hard each loss term pulls on the encoder.
-        warn: Told of what a reader of the result must know.
+        warn: Called with each warning for the record.
     """
     config, rows, wanted = checked.config, prepared.datamodule, checked.pruner.importance_pass
     starts_from_teacher = config.student_init == "teacher" or prepared.is_of_encodings

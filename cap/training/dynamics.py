@@ -1,4 +1,4 @@
-"""What a run is going to do, said before it is spent: steps, path of the weights, parameters, banks, minutes.
+"""Estimate a run beforehand: steps, path of the weights, parameters, banks, minutes.
 
 Adam moves a weight by about the learning rate a step, so the sum of the learning rates, the path, bounds how far a
 weight can go: what is pruned can be made up for only on the path that is left after the final sparsity is reached.

@@ -32,9 +32,9 @@ class Attempt:
         checked: The configuration.
         run_dir: The run's folder.
         command: What was typed.
-        goes_on: Whether what an earlier attempt left counts.
-        is_first: Whether this process writes and speaks for the run; the others of the same run only keep count.
-        is_alone: False if somebody has started this process as one of several.
+        goes_on: Whether an earlier attempt is resumed, or its result kept.
+        is_first: True on rank 0, which alone writes and prints.
+        is_alone: False if this process was started as one of several.
         shows_found: Whether the few numbers of a run that is found done are shown.
     """
 

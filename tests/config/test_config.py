@@ -41,7 +41,7 @@ def message_of(compose_config, *overrides: str) -> str:
         (["contrast.unsupervised_weight=-1"], "contrast.unsupervised_weight must be >= 0, got -1.0"),
         (
             ["contrast.reduction=anchors", "contrast.supervised_weight=10"],
-            "got contrast.supervised_weight=10, which is made for reduction=pairs",
+            "contrast.supervised_weight must be at most 2 with contrast.reduction=anchors, got 10",
         ),
         (["experiment=cap_structured", "contrast.reduction=anchors"], "set contrast.supervised_weight=null for the"),
         (["contrast.reduction=sum"], "contrast.reduction must be one of pairs, anchors, got 'sum'"),

@@ -140,7 +140,7 @@ def test_a_folder_is_needed():
         ([{"x": "one"}], PAIRS, "train.jsonl lacks a, b, c"),
         ([{"a": ""}], PAIRS, "column a must hold text in every row"),
         ([{"a": 3}], PAIRS, "column a of .*train.jsonl must hold text"),
-        ([{"a": "the plot"}], PAIRS, "are not trained on, got 1 different texts"),
+        ([{"a": "the plot"}], PAIRS, "must not be those of the validation pairs, got 1 different texts"),
         (ROWS, [row | {"score": "alike"} for row in PAIRS], "must be finite numbers, got 'alike' in row 0"),
         (ROWS, [row | {"score": 1} for row in PAIRS], "two different ones at least, got only 1.0"),
         (ROWS, [], "every split needs rows|are pairs"),

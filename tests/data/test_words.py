@@ -76,7 +76,7 @@ def test_words_that_are_cut_off_or_dropped_are_counted_and_have_no_label(data, c
         batch = only_batch(data(max_length=6))
     # the cat ##s play | cat play ##s the: the whole first row has a piece, the second lacks four words.
     assert batch["labels"] == [[-100, 2, 0, -100, 1, -100], [-100, 0, 2, -100, 2, -100]]
-    assert "4 of the 10 words of the split train of folder rows are not read" in caplog.text
+    assert "4 of the 10 words of the split train of folder rows lie beyond max_length" in caplog.text
 
 
 def test_words_without_a_piece_are_counted_too(data, caplog):

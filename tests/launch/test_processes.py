@@ -83,7 +83,7 @@ def failures() -> dict[str, tuple[str, type[Exception], str]]:
 
     return {
         "killed": ("killed", RunError, "process 1 of this run was killed by signal 9, .* resume=true to continue"),
-        "bad input": ("bad input", InputError, "in the words of the first process"),
+        "bad input": ("bad input", InputError, "the error of the first process"),
         "stopped": ("stopped", StoppedError, "stopped by SIGTERM"),
     }
 

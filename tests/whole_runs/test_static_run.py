@@ -108,7 +108,7 @@ def test_masks_of_a_run_are_exported_noted_and_scored_as_the_run_was(static_run,
     assert set(load_file(folder / "trained.safetensors")) == {*POOLER, "classifier.weight", "classifier.bias"}
     assert read(static_run, "record.json")["exports"]["masks"]["details"] == result["details"]
     (note,) = result["notes"]
-    assert f"lie on a base, folder {tiny_model.name}, which is not part of this folder" in note
+    assert f"need the base model, folder {tiny_model.name}, which is not in this folder" in note
     data_dir = read(static_run, "record.json")["config"]["data_dir"]
     given = ["task=sst2", f"model_dir={folder}", f"data_dir={data_dir}", "accelerator=cpu", "max_length=32"]
     folders = [f"cache_dir={folder.parent / 'cache'}", f"output_dir={folder.parent / 'scores'}"]

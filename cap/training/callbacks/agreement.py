@@ -19,7 +19,7 @@ _WORD = 8  # masks are bytes, and are hashed eight at a time
 
 
 class MaskAgreement(Callback):
-    """Compare the masks of all processes in every optimizer step; it stands right after what moves them.
+    """Compare the masks of all processes in every optimizer step. It must run right after what moves them.
 
     It costs about 10 ms a step for the 85 million prunable weights of BERT-base on one CPU core.
 

@@ -49,7 +49,7 @@ class GradientShares(Callback):
         from_sparsity: The first batches are those from this sparsity on: a student that starts from its teacher agrees
             with it until weights are missing, and anything would outweigh distillation. 0 is the start of the run.
         note: Told of the norms by term, relative to distillation's, or to the labels' where there is none.
-        warn: Told of what a reader of the result must know.
+        warn: Called with each warning for the record.
     """
 
     def __init__(
@@ -118,8 +118,9 @@ class GradientShares(Callback):
             if share > _TOO_STRONG and name not in self._warned:
                 self._warned.add(name)
                 self.warn(
-                    f"The term loss/{name} pulls {share:.0f} times as hard on the encoder as {reference} on the first "
-                    f"batches: the student follows it above all; lower {_KEYS.get(name, f'the weight of loss/{name}')}."
+                    f"On the first batches the encoder's gradient of loss/{name} is {share:.0f} times that of "
+                    f"{reference}, so that it decides what the student learns; lower "
+                    f"{_KEYS.get(name, f'the weight of loss/{name}')}."
                 )
 
 

@@ -41,7 +41,7 @@ class PruningTrainerCallback(TrainerCallback):
         plan: The schedule in fractions of a run, such as ``cap.Cubic(sparsity=0.9)``.
         every_n_steps: As in ``cap.PruningCallback``.
         importance: Likewise.
-        warn: Told of what a reader of the result must know.
+        warn: Called with each warning for the record.
 
     Raises:
         ValueError: If ``every_n_steps`` is below 1, pruner and schedule name different sparsities, or the pruner ranks

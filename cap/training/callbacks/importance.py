@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class ImportanceCallback(Callback):
     """Measure importance before the masks move, for a pruner that needs a pass over the training rows.
 
-    It stands before the snapshots: a level's importance is measured against the banks as they were before its snapshot,
+    It must run before the snapshots: a level's importance is measured against the banks as they were before its snapshot,
     and that of the first level against none, as in the released code, which makes its banks after it.
 
     Args:
@@ -29,7 +29,7 @@ class ImportanceCallback(Callback):
         loader: Makes a loader of training batches, told the optimizer step.
         batch_size: Training examples of a batch.
         n_examples: Training examples there are: rows, or windows where answers are spans.
-        warn: Told of what a reader of the result must know.
+        warn: Called with each warning for the record.
     """
 
     def __init__(

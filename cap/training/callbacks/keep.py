@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class KeepCallback(Callback):
     """Save and score the student at chosen sparsities, without changing what becomes of the run.
 
-    It stands before the callback that moves the masks. A schedule that holds levels has its model kept at the end of a
+    It must run before the callback that moves the masks. A schedule that holds levels has its model kept at the end of a
     level, after the retraining; a gradual one where its target passes the level: the masks are moved to exactly that
     level, and then on to the target of the step. Such a model is not trained at its sparsity, which is written down.
 
@@ -43,7 +43,7 @@ class KeepCallback(Callback):
         loaders: Makes the validation loaders by split, of this process's share of the rows.
         metrics: Makes metrics by the same splits.
         note: Told of everything that is kept so far, whenever there is more.
-        warn: Told of what a reader of the result must know.
+        warn: Called with each warning for the record.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class PruningCallback(Callback):
             (``cap.Structured``, ``cap.SecondOrder``, ``cap.Layers``); it calls ``cap.measure_importance``.
         adds_regularizer: Give the scores the gradient of the pruner's regulariser; False where the module has it among
             its losses.
-        warn: Told of what a reader of the result must know.
+        warn: Called with each warning for the record.
 
     Raises:
         ValueError: If ``every_n_steps`` is below 1, or pruner and schedule name different sparsities.

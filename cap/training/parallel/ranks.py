@@ -245,8 +245,8 @@ def naming_lost_peers(rank: int, *, is_certain: bool = False) -> Iterator[None]:
         if not _is_loss(error, is_certain=is_certain):
             raise
         raise RunError(
-            f"rank {rank}: a process of this run ended, or could no longer be reached, so that this one ends too. "
-            f"The reason stands in the output of the other ({_first_line(error)}). "
+            f"rank {rank}: another process of this run ended or cannot be reached, so this one stops "
+            f"({_first_line(error)}). See the output of the other process for the reason. "
             f"Repeat the command with resume=true to continue from the last checkpoint"
         ) from error
 

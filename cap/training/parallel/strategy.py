@@ -16,7 +16,7 @@ from cap.training.parallel.ranks import Ranks, join, naming_lost_peers
 
 
 class ReplicatedStrategy(DDPStrategy):
-    """Give every process the whole model, average the gradients, and say it readably if a process is lost.
+    """Train with DDP, and raise a readable error if a process is lost.
 
     Args:
         find_unused_parameters: Whether parameters may stay without a gradient, at the price of a search in every step.

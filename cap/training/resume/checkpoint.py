@@ -26,7 +26,7 @@ _BYTES_PER_GB = 1e9
 class CheckpointCallback(Callback):
     """Write checkpoints at the start of an optimizer step, before anything else happens in it.
 
-    It stands before all callbacks that change something. At that place the state of a run is that of its loops,
+    It must run before all callbacks that change something. There the state of a run is that of its loops,
     parameters, buffers and callbacks alone: no gradient, no half-filled batch. A checkpoint holds what cannot be had
     again: not the frozen models, and not their encodings, which the cache gives back by content.
 
