@@ -1,8 +1,8 @@
-"""Cases of one test, of which a developer's run takes a few and CI takes all."""
+"""Cases of one test: those of all that a developer's run takes, and pairs of choices that do not act on each other."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -29,3 +29,8 @@ def cases(of: Mapping[str, Any] | Iterable[str], *, daily: Collection[str]) -> l
         )
         for name, value in named.items()
     ]
+
+
+def each_with_the_first(rows: Sequence[Any], columns: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Pair every row with the first column, and the first row with every column: for choices that are independent."""
+    return [*((row, columns[0]) for row in rows), *((rows[0], column) for column in columns[1:])]

@@ -99,8 +99,7 @@ def only(columns: dict[str, list], *rows: int) -> dict[str, list]:
     return {name: [values[row] for row in rows] for name, values in columns.items()}
 
 
-@pytest.mark.parametrize("tokenizer_name", ["pieces", "single_bytes", "minilm"])
-@pytest.mark.parametrize("stride", [0, 1, 13])
+@pytest.mark.parametrize(("tokenizer_name", "stride"), [("pieces", 0), ("single_bytes", 1), ("minilm", 13)])
 @pytest.mark.parametrize("context", [LIGHTHOUSE, ORCHARD], ids=["lighthouse", "orchard"])
 class TestWindows:
     question = "Who was the last keeper?"

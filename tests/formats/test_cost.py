@@ -6,11 +6,11 @@ import torch
 from cap.formats.compact import compact
 from cap.formats.cost import ModelCost, count_cost
 from cap.models.families import prunable
+from tests.cases import each_with_the_first
 from tests.models.tiny_models import FAMILY_NAMES, GATED, HIDDEN, LAYERS, n_prunable, tiny_classifier
 
 
-@pytest.mark.parametrize("tokens", [1, 7, 128])
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize(("family", "tokens"), each_with_the_first(FAMILY_NAMES, [7, 1, 128]))
 def test_a_dense_model_costs_what_the_closed_form_says(family: str, tokens: int) -> None:
     model = tiny_classifier(family)
     linear = n_prunable(family) // LAYERS

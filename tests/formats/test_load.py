@@ -14,6 +14,7 @@ from cap.base.errors import InputError
 from cap.formats.compact import compact, save_compact
 from cap.formats.sparse import save_sparse
 from cap.models.families import prunable
+from tests.cases import each_with_the_first
 from tests.models.tiny_models import FAMILY_NAMES, INTERMEDIATE, tiny_batch, tiny_classifier, tiny_tokenizer
 
 FORMATS = ["compact", "sparse", "plain"]
@@ -41,8 +42,7 @@ def saved(family: str, form: str, folder: Path) -> PreTrainedModel:
 every_format = pytest.mark.parametrize("form", FORMATS)
 
 
-@every_format
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize(("family", "form"), each_with_the_first(FAMILY_NAMES, FORMATS))
 def test_every_format_loads_into_the_stock_class_with_the_same_logits(family: str, form: str, tmp_path: Path) -> None:
     model = saved(family, form, tmp_path)
     loaded = cap.load(tmp_path)

@@ -14,6 +14,7 @@ from cap.base.errors import InputError
 from cap.formats.compact import compact
 from cap.formats.sparse import load_sparse, pack, save_sparse, unpack
 from cap.models.families import prunable_linears
+from tests.cases import each_with_the_first
 from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier, tiny_tokenizer
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -53,8 +54,7 @@ def change(folder: Path, **tensors: Tensor | None) -> None:
     save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, file, {"cap_sparse": "1"})
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.97, 1.1], ids=["dense", "half", "sparse", "empty"])
-@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize(("family", "sparsity"), each_with_the_first(FAMILY_NAMES, [0.97, 0.0, 1.1]))
 def test_a_saved_model_loads_bit_by_bit_into_the_stock_class(family: str, sparsity: float, tmp_path: Path) -> None:
     model = pruned(family, sparsity=sparsity)
     save_sparse(model, tiny_tokenizer(), tmp_path)

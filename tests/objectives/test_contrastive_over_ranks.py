@@ -59,8 +59,12 @@ def losses_and_gradient(sizes: tuple[int, ...], reduction: str, **kinds: bool) -
     return [loss.detach() for loss in losses], anchors.grad
 
 
-@pytest.mark.parametrize("has_groups", [True, False], ids=["windows", "no windows"])
-@pytest.mark.parametrize("has_labels", [True, False], ids=["labels", "no labels"])
+with_and_without = pytest.mark.parametrize(
+    ("has_labels", "has_groups"), [(True, True), (False, False)], ids=["labels and windows", "neither"]
+)
+
+
+@with_and_without
 @pytest.mark.parametrize("reduction", ["pairs", "anchors"])
 @pytest.mark.parametrize("sizes", SHARES.values(), ids=SHARES)
 def test_shares_add_up_to_the_loss_of_the_batch(sizes, reduction, has_labels, has_groups):
@@ -70,8 +74,7 @@ def test_shares_add_up_to_the_loss_of_the_batch(sizes, reduction, has_labels, ha
     torch.testing.assert_close(torch.stack(shares).sum(), whole, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("has_groups", [True, False], ids=["windows", "no windows"])
-@pytest.mark.parametrize("has_labels", [True, False], ids=["labels", "no labels"])
+@with_and_without
 @pytest.mark.parametrize("reduction", ["pairs", "anchors"])
 @pytest.mark.parametrize("sizes", SHARES.values(), ids=SHARES)
 def test_anchors_of_shares_get_the_gradient_of_the_batch(sizes, reduction, has_labels, has_groups):

@@ -106,7 +106,7 @@ def test_masks_are_those_of_a_slow_ranking_with_all_its_ties(name, sparsity, sco
 
 @every_type
 @every_pattern
-@pytest.mark.parametrize("sparsity", RISING)
+@pytest.mark.parametrize("sparsity", [0.0, 0.07, 0.49])
 def test_target_is_met_within_one_group_of_every_matrix_on_the_way(make, name, sparsity, grouped, randomise):
     pruner = attached(make, grouped, pattern=name)
     randomise(grouped)
@@ -220,10 +220,10 @@ def test_a_pattern_is_written_as_it_is_given(name):
 
 
 @every_type
-@pytest.mark.parametrize("name", ["1:4", "2-4", "4:2", ""])
-def test_unknown_pattern_is_refused_with_those_there_are(make, name):
-    with pytest.raises(ValueError, match=r"pruning.pattern must be one of 2:4, 4:8, or null for none, got"):
-        make(pattern=name)
+def test_unknown_pattern_is_refused_with_those_there_are(make):
+    for name in ("1:4", "2-4", "4:2", ""):
+        with pytest.raises(ValueError, match=r"pruning.pattern must be one of 2:4, 4:8, or null for none, got"):
+            make(pattern=name)
 
 
 @every_type

@@ -17,6 +17,7 @@ from cap.models.families import prunable
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.pruning.structured import Structured
 from cap.pruning.units import choose_units
+from tests.cases import each_with_the_first
 from tests.models.tiny_models import (
     BIASES,
     FAMILY_NAMES,
@@ -86,7 +87,7 @@ def test_gates_that_are_open_change_nothing(family: str) -> None:
 
 
 @every_family
-@pytest.mark.parametrize("number", range(2 * LAYERS), ids=["heads 0", "heads 1", "ffn 0", "ffn 1"])
+@pytest.mark.parametrize("number", [0, LAYERS], ids=["heads", "ffn"])
 def test_gradients_of_gates_are_those_of_a_finite_difference(family: str, number: int, monkeypatch) -> None:
     # ModernBERT turns its queries and keys in float32, others in the precision that they have.
     monkeypatch.setattr(modeling_modernbert, "apply_rotary_pos_emb", modeling_gte.apply_rotary_pos_emb)
@@ -229,8 +230,7 @@ def test_among_equals_the_larger_weights_are_kept_and_then_the_lower_index() -> 
     assert got[0].tolist() == [False, True, False, False]
 
 
-@every_family
-@pytest.mark.parametrize("sparsity", [0.0, 0.125, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize(("family", "sparsity"), each_with_the_first(FAMILY_NAMES, [0.25, 0.0, 0.125, 0.75]))
 def test_heads_and_ffn_units_each_hit_the_target(family: str, sparsity: float) -> None:
     pruner = attached(tiny_classifier(family), sparsity)
     set_importance(pruner)

@@ -188,8 +188,9 @@ def test_the_command_of_a_dry_run_succeeds(tiny_overrides, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [1.0, 0.5, 0.34, 3, 100], ids=lambda limit: f"limit {limit}")
-@pytest.mark.parametrize("accumulate", [1, 2, 4], ids=lambda n: f"accumulate {n}")
-@pytest.mark.parametrize(("max_epochs", "max_steps"), [(3, -1), (3, 5), (1, 1000), (-1, 7)])
+@pytest.mark.parametrize(
+    ("accumulate", "max_epochs", "max_steps"), [(1, 3, -1), (2, 3, 5), (4, 3, -1), (2, 1, 1000), (4, -1, 7)]
+)
 def test_planned_steps_are_those_that_lightning_counts(tmp_path, limit, accumulate, max_epochs, max_steps):
     from lightning.pytorch import Trainer
     from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset

@@ -105,12 +105,17 @@ def pruners():
     }
 
 
+# Every family with a type that leaves its layers as they are and with one that takes some away; every type with BERT.
 @pytest.mark.parametrize(
-    "pruning",
-    ["magnitude", "first_order", "platon", "second_order", "movement", "static_scores", "layers", "structured"],
-)
-@pytest.mark.parametrize(
-    ("family", "answer"), [*((name, "classes") for name in FAMILY_NAMES), *((name, "span") for name in SPAN_FAMILIES)]
+    ("family", "answer", "pruning"),
+    [
+        *((name, "classes", pruning) for name in FAMILY_NAMES for pruning in ("magnitude", "layers")),
+        *((name, "span", "magnitude") for name in SPAN_FAMILIES),
+        *(
+            ("bert", "classes", pruning)
+            for pruning in ("first_order", "platon", "second_order", "movement", "static_scores", "structured")
+        ),
+    ],
 )
 def test_labels_alone_give_every_trained_parameter_a_gradient(family, pruning, answer):
     # Otherwise processes would have to search for those without in every step.

@@ -89,8 +89,8 @@ def _words(mask: Tensor) -> Tensor:
     if missing:
         flat = functional.pad(flat, (0, missing))
     words = flat.view(torch.int64)
-    # The highest byte's bit alone would meet eight bits of its weight, the rest of the product overflows: two masks in a
-    # hundred that differ in two such entries would share a hash. Shifted by 28 no two bits of a word meet.
+    # Of the highest byte's bit only eight bits of the product with its weight would be left, the others overflow, and
+    # masks that differ in two such entries would often share a hash. Shifted by 28 no two bits of a word meet.
     return words ^ (words >> 28)
 
 

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class ImportanceCallback(Callback):
     """Measure importance before the masks move, for a pruner that needs a pass over the training rows.
 
-    It must run before the snapshots: a level's importance is measured against the banks as they were before its snapshot,
-    and that of the first level against none, as in the released code, which makes its banks after it.
+    It must run before the snapshots: a level's importance is measured against the banks as they were before its
+    snapshot, and that of the first level against none, as in the released code, which makes its banks after it.
 
     Args:
         pruning: Knows when the masks move.

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class KeepCallback(Callback):
     """Save and score the student at chosen sparsities, without changing what becomes of the run.
 
-    It must run before the callback that moves the masks. A schedule that holds levels has its model kept at the end of a
-    level, after the retraining; a gradual one where its target passes the level: the masks are moved to exactly that
+    It must run before the callback that moves the masks. A schedule that holds levels has its model kept at the end of
+    a level, after the retraining; a gradual one where its target passes the level: the masks are moved to exactly that
     level, and then on to the target of the step. Such a model is not trained at its sparsity, which is written down.
 
     Args:
