@@ -137,11 +137,6 @@ _Tables = dict[str, tuple[pa.Table, str]]  # per split: the rows, and what to ca
 def _read(task: Task, data_dir: Path | None) -> tuple[_Tables, str]:
     splits = ("train", *task.validation_splits)
     if data_dir is not None:
-        if not data_dir.is_dir():
-            raise InputError(
-                f"data_dir must be a folder with one file per split ({', '.join(f'{split}.*' for split in splits)}), "
-                f"got {data_dir}, which is {'not a folder' if data_dir.exists() else 'not there'}; correct the path"
-            )
         files = {split: split_file(data_dir, split, kind=task.kind) for split in splits}
         source = f"folder {data_dir.resolve().name}"
         return {split: (read_table(file, task), f"data_dir file {file.name}") for split, file in files.items()}, source

@@ -50,16 +50,12 @@ class Latency:
         batch_size: Rows of a call.
         length: Tokens of a row.
         n_rounds: Calls of each model that counted.
-        n_threads: Threads that torch computes with on a CPU; other libraries have their own setting.
-        device: Where the inputs lay.
         models: By name.
     """
 
     batch_size: int
     length: int
     n_rounds: int
-    n_threads: int
-    device: str
     models: dict[str, ModelLatency]
 
 
@@ -115,7 +111,7 @@ def paired_latency(
                 name: ModelLatency(_quartiles(1000 * seconds[:, i]), _quartiles(base / seconds[:, i]))
                 for i, name in enumerate(models)
             }
-            measured.append(Latency(batch_size, length, len(seconds), torch.get_num_threads(), place.type, found))
+            measured.append(Latency(batch_size, length, len(seconds), found))
     return measured
 
 

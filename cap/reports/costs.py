@@ -40,8 +40,6 @@ class Machine(NamedTuple):
 
     def __str__(self) -> str:
         threads = "" if self.threads is None else f"{self.threads} threads"
-        if self.device == threads or self.device.endswith(f" {threads}"):
-            return self.device
         return ", ".join(part for part in (self.device, threads) if part)
 
 

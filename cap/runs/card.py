@@ -259,9 +259,8 @@ def spoken(setting: str) -> str:
 
 
 def _place(timed: Mapping[str, Any]) -> str:
-    device, threads = str(timed["device"]), timed.get("threads")
-    # Earlier versions wrote the threads into the device, too.
-    return device if threads is None or device.endswith(" threads") else f"{device}, {threads} threads"
+    threads = timed.get("threads")
+    return ", ".join([str(timed["device"]), *([] if threads is None else [f"{threads} threads"])])
 
 
 def _loading(lines: str, on_hub: OnHub | None, *, is_stock: bool) -> str:

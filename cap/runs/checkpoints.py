@@ -18,13 +18,11 @@ class Checkpoint:
     Args:
         path: The file, which ``Trainer.fit(ckpt_path=...)`` takes.
         step: Optimizer steps that are done.
-        n_bytes: Its size.
         n_rows: Rows of ``metrics.csv`` when it was written.
     """
 
     path: Path
     step: int
-    n_bytes: int
     n_rows: int
 
 
@@ -46,7 +44,7 @@ def newest_checkpoint(folder: Path, *, config_hash: str) -> Checkpoint | None:
                 continue
             is_whole = path.stat().st_size == expected["bytes"] and file_sha256(path) == expected["sha256"]
             if is_whole:
-                return Checkpoint(path, expected["step"], expected["bytes"], expected["n_rows"])
+                return Checkpoint(path, expected["step"], expected["n_rows"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
         log.warning("the checkpoint %s is torn; the one before it is used", path.name)

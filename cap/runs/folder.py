@@ -21,6 +21,8 @@ CONFIG = "config.yaml"
 MODEL = "model"
 LEVELS = "levels"
 CHECKPOINTS = "checkpoints"
+_LOGS = "logs"
+CURVES = f"{_LOGS}/metrics.csv"
 # What a run may leave in its folder; anything else was put there by somebody else.
 _OURS = {
     RECORD,
@@ -30,14 +32,14 @@ _OURS = {
     CHECKPOINTS,
     "report.md",
     "pictures",
-    "logs",
+    _LOGS,
     "train.log",
     "wandb",
     "tensorboard",
 }
 
 # What a run leaves that failed before it had anything to show.
-_OF_A_START = {RECORD, CONFIG, CHECKPOINTS, "logs", "train.log", "wandb", "tensorboard"}
+_OF_A_START = {RECORD, CONFIG, CHECKPOINTS, _LOGS, "train.log", "wandb", "tensorboard"}
 
 log = logging.getLogger(__name__)
 
@@ -273,6 +275,7 @@ def hold(run_dir: Path, *, patience: float = 0.0) -> FileLock:
 __all__ = [
     "CHECKPOINTS",
     "CONFIG",
+    "CURVES",
     "EXPORT",
     "LEVELS",
     "MODEL",

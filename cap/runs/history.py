@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
-_Points = dict[str, dict[int, float]]
 
 
 @dataclass(frozen=True)
@@ -54,32 +51,8 @@ def read_history(path: Path) -> History:
         A series for each column but ``step``, without its empty cells. Where a step was logged twice, as after a
         resume, the later row counts. Cells that hold no finite number are left out.
     """
-    return _read([path])
-
-
-def read_run_history(run_dir: Path) -> History:
-    """Read every ``metrics.csv`` under a run's folder as one history.
-
-    Args:
-        run_dir: The run's folder. A resumed run may have a file per attempt; where two files know the same step of a
-            series, the one written last counts.
-
-    Returns:
-        The history, empty if there is no file.
-    """
-    return _read(sorted(run_dir.rglob("metrics.csv"), key=lambda path: (path.stat().st_mtime_ns, path)))
-
-
-def _read(paths: Iterable[Path]) -> History:
-    points: _Points = {}
-    for path in paths:
-        if path.is_file():
-            _collect(path, points)
-    return History({name: _series(cells) for name, cells in points.items()})
-
-
-def _collect(path: Path, points: _Points) -> None:
-    text = path.read_text(encoding="utf-8")
+    points: dict[str, dict[int, float]] = {}
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     # A killed process may leave its last row cut within a number: only rows that were ended count.
     for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
         step = _number(row.pop("step", None))
@@ -89,6 +62,7 @@ def _collect(path: Path, points: _Points) -> None:
             value = _number(cell)
             if value is not None:
                 points.setdefault(name, {})[int(step)] = value
+    return History({name: _series(cells) for name, cells in points.items()})
 
 
 def _number(cell: object) -> float | None:
@@ -105,4 +79,4 @@ def _series(cells: dict[int, float]) -> Series:
     return Series(np.array(steps, dtype=np.int64), np.array([cells[step] for step in steps], dtype=np.float64))
 
 
-__all__ = ["History", "Series", "read_history", "read_run_history"]
+__all__ = ["History", "Series", "read_history"]

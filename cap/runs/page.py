@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cap.base.files import atomic_file, read_json
-from cap.runs.history import read_run_history
+from cap.runs.folder import CURVES
+from cap.runs.history import read_history
 
 _NONE = "\N{EN DASH}"
 _MAX_LEVELS = 12
@@ -33,7 +34,7 @@ def write_report(run_dir: Path, record: dict[str, Any]) -> Path:
     """Write ``report.md`` and its pictures into a run's folder.
 
     Args:
-        run_dir: The run's folder; its ``metrics.csv`` files, at any depth, give the curves.
+        run_dir: The run's folder; its ``logs/metrics.csv`` gives the curves.
         record: What ``record.json`` holds, see ``cap.runs.record``; what a run does not know may be missing.
 
     Returns:
@@ -91,7 +92,7 @@ def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
     from cap.runs.kept import plot_kept
     from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
 
-    folder, history, metric = run_dir / "pictures", read_run_history(run_dir), _text(_at(record, "metric"))
+    folder, history, metric = run_dir / "pictures", read_history(run_dir / CURVES), _text(_at(record, "metric"))
     drawn = (
         plot_score_and_sparsity(
             history,

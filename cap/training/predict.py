@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from cap.base.kinds import Metrics
 from cap.training.evaluation import evaluate
-from cap.training.parallel.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -43,27 +42,25 @@ def predict(
     device: torch.device,
     description: str,
     order: Sequence[int] | None = None,
-    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, float], dict[str, Answers]]:
     """Score a model in eval mode and float32, and keep its answers.
 
     Args:
         model: Gives an output with ``logits`` for a batch, as ``PooledModel`` does; moved to ``device`` and left there.
-        loaders: Validation data by split; every row once, over all processes together.
+        loaders: Validation data by split; every row once.
         metrics: By the same splits; reset before and after.
         device: Where to run.
         description: What the progress bar says.
         order: The model's output of every class of the task; None takes them as they are.
-        ranks: The processes that share the rows; every one of them calls this with its own loaders.
 
     Returns:
-        Scores by name over all splits, and the answers by split; the same on every process.
+        Scores by name over all splits, and the answers by split.
 
     Raises:
         ValueError: If the loaders do not give every row exactly once.
     """
     kept = {split: _Keeping(metric, order) for split, metric in metrics.items()}
-    scores, _ = evaluate(model, loaders, kept, device=device, description=description, ranks=ranks)
+    scores, _ = evaluate(model, loaders, kept, device=device, description=description)
     return scores, {split: kept[split].kept() for split in loaders}
 
 
@@ -97,13 +94,11 @@ class _Keeping:
     def reset(self) -> None:
         self._metric.reset()
 
-    def state(self) -> tuple[Any, list[Tensor], list[Tensor]]:
-        return self._metric.state(), _joined(self._logits), _joined(self._example_id)
+    def state(self) -> Any:
+        return self._metric.state()
 
-    def merge(self, states: Sequence[tuple[Any, list[Tensor], list[Tensor]]]) -> None:
-        self._metric.merge([state for state, _, _ in states])
-        self._logits = [part for _, logits, _ in states for part in logits]
-        self._example_id = [part for _, _, example_id in states for part in example_id]
+    def merge(self, states: Sequence[Any]) -> None:
+        self._metric.merge(states)
 
     def kept(self) -> Answers:
         if not self._logits:
@@ -113,11 +108,6 @@ class _Keeping:
         if not torch.equal(example_id[rows], torch.arange(len(example_id))):
             raise ValueError("predictions need every row exactly once, numbered from 0")
         return Answers(torch.cat(self._logits)[rows], self._in_text)
-
-
-def _joined(parts: list[Tensor]) -> list[Tensor]:
-    # A list all the same: nobody knows how wide the logits are where there are none.
-    return [torch.cat(parts)] if parts else []
 
 
 __all__ = ["Answers", "predict"]

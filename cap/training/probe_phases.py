@@ -18,6 +18,7 @@ from rich.console import Console
 from cap.base.files import content_key, ensure_writable
 from cap.config.probe import ProbeConfig, data_dir_of, probed_task
 from cap.data.datamodule import CapDataModule
+from cap.data.majority import majority_of
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
 from cap.models.pooled import PooledModel
@@ -205,8 +206,7 @@ class TaskData:
             "source": self.rows.source,
             "fingerprint": self.rows.fingerprint,
             "n_rows": {split: len(rows) for split, rows in self.rows.splits.items()},
-            # Labels do not depend on how a text is read: any module will do.
-            "majority": next(iter(self._modules.values())).majority(),
+            "majority": majority_of(self.task, self.rows),
         }
 
 

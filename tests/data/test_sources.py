@@ -172,7 +172,9 @@ def test_the_fingerprint_does_not_follow_the_chunks_of_a_file(tmp_path: Path, fo
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data_dir must be a folder .*train\.\*, validation\.\*.*nowhere.*not there"):
+    with pytest.raises(
+        InputError, match=r"data_dir must be a folder with a file for the split train, got .*nowhere.*not there"
+    ):
         load(tmp_path / "nowhere")
 
 

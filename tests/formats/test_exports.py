@@ -89,7 +89,7 @@ def test_the_table_shows_both_scores_and_what_the_format_counts() -> None:
 
 def latency(dense: float, export: Quartiles) -> Latency:
     once = ModelLatency(Quartiles(dense, dense, dense), Quartiles(1.0, 1.0, 1.0))
-    return Latency(1, 32, 7, 3, "cpu", {"dense": once, "export": ModelLatency(Quartiles(1.0, 2.0, 3.0), export)})
+    return Latency(1, 32, 7, {"dense": once, "export": ModelLatency(Quartiles(1.0, 2.0, 3.0), export)})
 
 
 def test_timing_keeps_quartiles_and_rounds() -> None:

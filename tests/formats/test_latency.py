@@ -100,11 +100,6 @@ def test_inputs_are_token_numbers_without_padding_and_the_same_for_the_same_seed
     assert not torch.equal(ids[0], ids[2])
 
 
-def test_result_says_how_many_threads_and_which_device(measure):
-    ((found,), _) = measure({"dense": (1.0,)})
-    assert (found.n_threads, found.device) == (torch.get_num_threads(), "cpu")
-
-
 class Doubling(nn.Module):
     def forward(self, batch):
         assert torch.is_inference_mode_enabled()

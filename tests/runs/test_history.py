@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from cap.runs.history import History, read_history, read_run_history
+from cap.runs.history import History, read_history
 
 
 def _write(path: Path, text: str) -> Path:
@@ -78,15 +77,3 @@ def test_a_file_without_points_gives_an_empty_history(tmp_path: Path, text: str)
 
 def test_a_missing_file_gives_an_empty_history(tmp_path: Path) -> None:
     assert read_history(tmp_path / "metrics.csv").series == {}
-
-
-def test_the_attempts_of_a_resumed_run_are_one_history(tmp_path: Path) -> None:
-    first = _write(tmp_path / "logs" / "version_0" / "metrics.csv", "loss/ce,step\n3,0\n2,10\n9,20\n")
-    second = _write(tmp_path / "logs" / "version_1" / "metrics.csv", "loss/ce,step\n1,20\n0.5,30\n")
-    os.utime(first, (1000, 1000))
-    os.utime(second, (2000, 2000))
-    assert _pairs(read_run_history(tmp_path), "loss/ce") == [(0, 3.0), (10, 2.0), (20, 1.0), (30, 0.5)]
-
-
-def test_a_run_that_logged_nothing_has_an_empty_history(tmp_path: Path) -> None:
-    assert read_run_history(tmp_path).series == {}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -10,7 +9,6 @@ from torch.utils.data import DataLoader
 
 from cap.training.predict import predict
 from tests.models.tiny_models import tiny_batch, tiny_classifier
-from tests.training.ranks_in_threads import run_ranks
 
 
 class Counting:
@@ -111,26 +109,3 @@ def test_model_is_scored_in_eval_mode_and_left_in_its_own():
 def test_rows_that_do_not_come_once_each_are_refused(batches):
     with pytest.raises(ValueError, match="every row exactly once"):
         run(pooled(), Counting(), loader(*batches))
-
-
-@pytest.mark.parametrize("parts", [([[2, 0]], [[1]]), ([[1], [0, 2]], [])], ids=["shared", "one idle"])
-def test_every_process_gets_the_answers_of_all(parts):
-    model = pooled()
-    outcomes = run_ranks(
-        2, lambda ranks: run(copy.deepcopy(model), Counting(), loader(*parts[ranks.rank]), ranks=ranks)
-    )
-    assert [scores["n"] for scores, _ in outcomes] == [3, 3]
-    assert torch.equal(outcomes[0][1]["v"].logits, outcomes[1][1]["v"].logits)
-    torch.testing.assert_close(outcomes[0][1]["v"].logits, expected_logits(model))
-
-
-def test_every_process_reads_the_texts_of_all():
-    model = reader()
-    parts = ([[0, 1]], [[2]])
-    outcomes = run_ranks(2, lambda ranks: run(copy.deepcopy(model), Reading(), loader(*parts[ranks.rank]), ranks=ranks))
-    assert [answers["v"].in_text for _, answers in outcomes] == [{0: "2 batches"}] * 2
-
-
-def test_row_that_two_processes_answered_is_refused():
-    outcomes = run_ranks(2, lambda ranks: run(pooled(), Counting(), loader([0, 1]), ranks=ranks))
-    assert ["every row exactly once" in str(outcome) for outcome in outcomes] == [True, True]

@@ -148,7 +148,7 @@ class PruningTrainerCallback(TrainerCallback):
 
     def _resume(self, state: TrainerState) -> None:
         states: Any = state.stateful_callbacks
-        key = self._state_key if self._state_key in states else _STATE  # that of a checkpoint of an older version
+        key = self._state_key
         if key not in states:
             raise InputError(
                 f"a resumed checkpoint must have been written with this callback, got one of step {state.global_step} "

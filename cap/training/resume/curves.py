@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from cap.base.files import atomic_file
+from cap.runs.folder import CURVES
 
 _FLUSH_STEPS = 50
 
@@ -47,7 +48,7 @@ def cut_curves(run_dir: Path, n_rows: int) -> None:
         run_dir: The run's folder.
         n_rows: Rows there were when the checkpoint was written.
     """
-    path = run_dir / "logs" / ExperimentWriter.NAME_METRICS_FILE
+    path = run_dir / CURVES
     if path.is_file():
         rows = _read(path)[:n_rows]
         if rows:
