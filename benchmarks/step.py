@@ -208,7 +208,7 @@ def training_step(module: CapModule, pruner: Pruner, sparsity: float, *, every_n
             pruner.update_masks(sparsity * (index + 1) / N_STEPS)
         loss = torch.stack(list(module.loss_terms(module(batch), batch).values())).sum()
         loss.backward()
-        pruner.observe_gradients(scale=1.0)
+        pruner.observe_gradients(scale=None)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         scheduler.step()

@@ -68,7 +68,7 @@ class Movement(WeightPruner):
 
     def score_parameters(self) -> list[nn.Parameter]:
         """List the scores of all matrices."""
-        return [self.scored(name).scores for name in self.masks]
+        return [module.scores for module in self.scored_masks()]
 
     def importance(self, name: str) -> Tensor:
         """Return the learned scores."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cap.models.families import Prunable
 from cap.pruning.masks import ScoredMask
-from cap.pruning.weights import Scope, WeightPruner
+from cap.pruning.observed import ObservedPruner
+from cap.pruning.weights import Scope
 
 
-class Platon(WeightPruner):
+class Platon(ObservedPruner):
     """Prune by sensitivity times uncertainty; pruned weights are scored too, so that they can return.
 
     The sensitivity I of a weight is |w · dL/d(w·mask)|, its mean over a window of optimizer steps. Ī is the moving
@@ -33,8 +33,7 @@ class Platon(WeightPruner):
     and gradients are those of the step before they are clipped.
     """
 
-    learns_scores = True
-    mask_type = ScoredMask
+    averages = ("in_window", "sensitivity", "uncertainty")
 
     def __init__(
         self,
@@ -58,30 +57,16 @@ class Platon(WeightPruner):
         self.uncertainty_decay = uncertainty_decay
         self._n_seen = 0
 
-    def attach(self, prunable: Prunable, *, seed: int) -> None:
-        """Put the masks on; every average starts at 0."""
-        super().attach(prunable, seed=seed)
-        for name in prunable.linears:
-            module = self.scored(name)
-            for buffer in ("in_window", "sensitivity", "uncertainty"):
-                module.register_buffer(buffer, torch.zeros_like(module.scores))
-
-    def auxiliary_parameters(self) -> list[nn.Parameter]:
-        """List the scores: their gradient w · dL/d(w·mask), summed over micro-batches, is all that is used of them."""
-        return [self.scored(name).scores for name in self.masks]
-
-    def observe_gradients(self, *, scale: float) -> None:
-        """Add this step's |w · dL/d(w·mask)| to the window and clear the gradients; a full one moves the averages."""
+    def take_in(self, modules: Sequence[ScoredMask], observed: Sequence[Tensor], *, may_overflow: bool) -> None:
+        """Add this step's to the window, an entry that overflowed as 0; a full window moves the averages."""
         self._n_seen += 1
-        for name in self.masks:
-            module = self.scored(name)
-            if module.scores.grad is not None:
-                observed = module.scores.grad.abs().div_(scale)
-                # A loss scaler provokes infinities to find its scale; one would stay in the averages for good.
-                module.get_buffer("in_window").add_(observed.nan_to_num_(nan=0.0, posinf=0.0))
-                module.scores.grad = None
-            if self._n_seen == self.window:
-                self._end_window(module)
+        if modules:
+            if may_overflow:
+                for step in observed:
+                    step.nan_to_num_(nan=0.0, posinf=0.0)
+            torch._foreach_add_([module.get_buffer("in_window") for module in modules], list(observed))
+        if self._n_seen == self.window:
+            self._end_window()
         self._n_seen %= self.window
 
     def importance(self, name: str) -> Tensor:
@@ -98,12 +83,17 @@ class Platon(WeightPruner):
         super().load_state_dict(state)
         self._n_seen = int(state["n_seen"])
 
-    def _end_window(self, module: ScoredMask) -> None:
-        in_window, sensitivity = module.get_buffer("in_window"), module.get_buffer("sensitivity")
-        in_window.div_(self.window)
-        sensitivity.lerp_(in_window, 1 - self.sensitivity_decay)
-        module.get_buffer("uncertainty").lerp_(in_window.sub_(sensitivity).abs_(), 1 - self.uncertainty_decay)
-        in_window.zero_()
+    def _end_window(self) -> None:
+        modules = self.scored_masks()
+        in_window, sensitivity, uncertainty = (
+            [module.get_buffer(name) for module in modules] for name in self.averages
+        )
+        torch._foreach_div_(in_window, self.window)
+        torch._foreach_lerp_(sensitivity, in_window, 1 - self.sensitivity_decay)
+        torch._foreach_sub_(in_window, sensitivity)
+        torch._foreach_abs_(in_window)
+        torch._foreach_lerp_(uncertainty, in_window, 1 - self.uncertainty_decay)
+        torch._foreach_zero_(in_window)
 
 
 __all__ = ["Platon"]

@@ -232,11 +232,11 @@ class Pruner(ABC):
         """List parameters that only collect gradients; no optimizer may touch them."""
         return []
 
-    def observe_gradients(self, *, scale: float) -> None:  # noqa: B027 - most types look at no gradient
+    def observe_gradients(self, *, scale: float | None) -> None:  # noqa: B027 - most types look at no gradient
         """See the gradients of an optimizer step before it is taken.
 
         Args:
-            scale: Factor by which a loss scaler has multiplied them.
+            scale: Factor by which a loss scaler has multiplied them; None without one.
         """
 
     def state_dict(self) -> dict[str, int | float]:

@@ -131,7 +131,7 @@ class SecondOrder(WeightPruner):
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """List the weights: masks let no gradient through to those that are pruned."""
-        return [linear.get_parameter("parametrizations.weight.original") for linear in self._linears.values()]
+        return [self.original(name) for name in self._linears]
 
     def forget_importance(self) -> None:  # noqa: D102
         self._fisher, self._costs = {}, {}

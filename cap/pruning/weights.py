@@ -45,6 +45,10 @@ class WeightPruner(Pruner):
         if self.pattern is not None:
             self.final_sparsity = self.pattern.sparsity
         self._linears: dict[str, nn.Linear] = {}
+        # Of each: its mask and what holds its unmasked weight. To look them up by their paths takes longer than to use
+        # them, and they are used in every step.
+        self._masks: dict[str, MaskModule] = {}
+        self._weights: dict[str, nn.Module] = {}
         self._matrices: dict[str, Matrix] = {}
         self._n_pruned = 0
 
@@ -55,12 +59,14 @@ class WeightPruner(Pruner):
     def attach(self, prunable: Prunable, *, seed: int) -> None:  # noqa: D102
         self.check(prunable)
         self._linears, self._matrices = prunable.linears, prunable.matrices
-        for linear in self._linears.values():
-            parametrize.register_parametrization(linear, "weight", self.mask_type(linear.weight))
+        for name, linear in self._linears.items():
+            self._masks[name] = self.mask_type(linear.weight)
+            parametrize.register_parametrization(linear, "weight", self._masks[name])
+            self._weights[name] = linear.get_submodule("parametrizations.weight")
 
     @property
     def masks(self) -> dict[str, Tensor]:  # noqa: D102
-        return {name: _mask_module(linear).mask for name, linear in self._linears.items()}
+        return {name: module.mask for name, module in self._masks.items()}
 
     @abstractmethod
     def importance(self, name: str) -> Tensor:
@@ -72,7 +78,7 @@ class WeightPruner(Pruner):
 
     def original(self, name: str) -> nn.Parameter:
         """Return the parameter that holds the unmasked weight of a linear layer."""
-        return self._linears[name].get_parameter("parametrizations.weight.original")
+        return self._weights[name].get_parameter("original")
 
     def update_masks(self, sparsity: float) -> MaskCounts:  # noqa: D102
         before = self._n_pruned
@@ -100,7 +106,13 @@ class WeightPruner(Pruner):
 
     def scored(self, name: str) -> ScoredMask:
         """Return the mask module of a linear layer whose type keeps scores."""
-        module = _mask_module(self._linears[name])
+        return self._with_scores(self._masks[name])
+
+    def scored_masks(self) -> list[ScoredMask]:
+        """List the mask modules of all linear layers whose type keeps scores, in their order."""
+        return [self._with_scores(module) for module in self._masks.values()]
+
+    def _with_scores(self, module: MaskModule) -> ScoredMask:
         if not isinstance(module, ScoredMask):
             raise TypeError(f"{type(self).__name__} keeps no scores")
         return module
@@ -147,13 +159,6 @@ class WeightPruner(Pruner):
         )
         parts = mask.split([scores.numel() for scores in importance.values()])
         return {name: part.view_as(importance[name]) for name, part in zip(importance, parts, strict=True)}
-
-
-def _mask_module(linear: nn.Linear) -> MaskModule:
-    module = linear.get_submodule("parametrizations.weight.0")
-    if not isinstance(module, FixedMask | ScoredMask):
-        raise TypeError(f"a prunable matrix carries a mask, got {type(module).__name__}")
-    return module
 
 
 __all__ = ["Scope", "WeightPruner"]

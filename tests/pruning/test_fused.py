@@ -55,7 +55,7 @@ def trained(pruner: WeightPruner, linears: dict[str, nn.Linear]) -> WeightPruner
     targets = torch.randn(3 * ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
     weight = torch.cat([linear.weight for linear in linears.values()])
     ((weight - targets) * targets).sum().backward()
-    pruner.observe_gradients(scale=1.0)
+    pruner.observe_gradients(scale=None)
     with torch.no_grad():
         for scores in pruner.score_parameters():
             scores -= scores.grad

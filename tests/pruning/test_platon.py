@@ -47,7 +47,7 @@ def test_importance_is_that_of_a_slow_loop_while_masks_move_and_weights_are_trai
                 mean[name] = torch.zeros_like(mean[name])
         optimizer.zero_grad()
         sum(linear(inputs(linear, step)).square().sum() for linear in linears.values()).backward()
-        pruner.observe_gradients(scale=1.0)
+        pruner.observe_gradients(scale=None)
         optimizer.step()
         for name in linears:
             torch.testing.assert_close(pruner.importance(name), average[name] * uncertainty[name], rtol=1e-4, atol=1e-9)
@@ -80,14 +80,14 @@ def test_pruned_weights_return_when_they_matter(linears):
     pruner.update_masks(0.5)
     was_pruned = ~pruner.masks["query"].clone()
     pruner.scored("query").scores.grad = torch.rand(20, 30) + was_pruned
-    pruner.observe_gradients(scale=1.0)
+    pruner.observe_gradients(scale=None)
     pruner.update_masks(0.5)
     assert torch.equal(pruner.masks["query"], was_pruned)
 
 
 def test_place_within_a_window_is_part_of_the_state(linears):
     pruner = attached(linears, window=3)
-    pruner.observe_gradients(scale=1.0)
+    pruner.observe_gradients(scale=None)
     other = Platon(window=3)
     other.load_state_dict(pruner.state_dict())
     assert other.state_dict() == {"n_pruned": 0, "n_seen": 1}

@@ -423,7 +423,7 @@ def test_the_average_follows_its_formula_over_scaled_steps_and_micro_batches(lin
     second = (pruner.weight("query") * both).abs()
     backward(linear, inputs(2))
     backward(linear, inputs(3))
-    pruner.observe_gradients(scale=1.0)
+    pruner.observe_gradients(scale=None)
     torch.testing.assert_close(pruner.importance("query"), 0.9 * 0.1 * first + 0.1 * second, rtol=1e-4, atol=1e-6)
 
 
@@ -432,7 +432,7 @@ def test_pruned_weights_are_scored_so_that_they_can_return(linears) -> None:
     pruner.attach(Prunable(linears), seed=0)
     pruner.update_masks(0.97)
     backward(linears["query"], inputs(1))
-    pruner.observe_gradients(scale=1.0)
+    pruner.observe_gradients(scale=None)
     assert bool((pruner.importance("query")[~pruner.masks["query"]] > 0).all())
 
 
@@ -440,9 +440,9 @@ def test_the_gradient_is_seen_once(linears) -> None:
     pruner = FirstOrder()
     pruner.attach(Prunable(linears), seed=0)
     backward(linears["query"], inputs(1))
-    pruner.observe_gradients(scale=1.0)
+    pruner.observe_gradients(scale=None)
     before = pruner.importance("query").clone()
-    pruner.observe_gradients(scale=1.0)
+    pruner.observe_gradients(scale=None)
     assert pruner.scored("query").scores.grad is None
     assert torch.equal(pruner.importance("query"), before)
 
@@ -506,3 +506,15 @@ def test_magnitude_start_has_mean_one_in_every_matrix(linears) -> None:
     pruner.attach(Prunable(linears), seed=0)
     means = [float(scores.detach().mean()) for scores in pruner.score_parameters()]
     assert means == pytest.approx([1.0] * len(means), abs=1e-5)
+
+
+def test_a_gradient_that_is_no_number_stays_to_be_refused_without_a_loss_scaler(linears) -> None:
+    from cap.base.errors import RunError
+
+    for pruner in (FirstOrder(), Platon(window=1)):
+        plain = {name: nn.Linear(part.in_features, part.out_features) for name, part in linears.items()}
+        pruner.attach(Prunable(plain), seed=0)
+        pruner.scored("query").scores.grad = torch.full((20, 30), math.nan)
+        pruner.observe_gradients(scale=None)
+        with pytest.raises(RunError, match="NaN"):
+            pruner.update_masks(0.5)

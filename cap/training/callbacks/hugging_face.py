@@ -121,11 +121,12 @@ class PruningTrainerCallback(TrainerCallback):
         """Let the pruner see the gradients of the whole step, and add those of its regulariser."""
         optimizer: Optimizer = kwargs["optimizer"]
         scaler = getattr(optimizer, "scaler", None)
-        scale = float(scaler.get_scale()) if scaler is not None else 1.0
+        scale = float(scaler.get_scale()) if scaler is not None else None
         self._gradients.put_back()
         self.pruner.observe_gradients(scale=scale)
         # Clipping takes the scaler's factor off the gradients of what is in the optimizer.
-        add_regularizer(self.pruner, optimizer, scale=1.0 if args.max_grad_norm > 0 else scale)
+        factor = 1.0 if scale is None or args.max_grad_norm > 0 else scale
+        add_regularizer(self.pruner, optimizer, scale=factor)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note in the trainer's state where the masks are, before it may be saved."""

@@ -101,10 +101,11 @@ class PruningCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let the pruner see the gradients of the whole step, and add those of its regulariser."""
-        scale = loss_scale(trainer) or 1.0
+        scale = loss_scale(trainer)
         self.pruner.observe_gradients(scale=scale)
         if self.adds_regularizer:
-            add_regularizer(self.pruner, optimizer, scale=scale if handles_unscaling(optimizer) else 1.0)
+            factor = 1.0 if scale is None or not handles_unscaling(optimizer) else scale
+            add_regularizer(self.pruner, optimizer, scale=factor)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
         return self.moves.state_dict()
