@@ -386,6 +386,16 @@ def test_scores_during_training_are_of_one_kind_and_the_final_one_says_that_it_i
     assert "| share of rows | precision |" in report
 
 
+def test_a_run_without_validation_scores_its_final_model_alone(compose_config, tiny_overrides):
+    stepwise = ["schedule=stepwise", "schedule.levels=[0.2,0.4,0.6]", "schedule.epochs_per_level=null"]
+    _, _, record = run(
+        compose_config,
+        [*tiny_overrides, *stepwise, "pruning=magnitude", "sparsity=0.6", "trainer.limit_val_batches=0"],
+    )
+    assert [level["step"] for level in record["levels"]] == [record["dynamics"]["steps"]]
+    assert record["levels"][0]["share"] == 1.0
+
+
 def test_folder_in_use_by_another_process_is_refused(compose_config, tiny_overrides, tmp_path):
     from cap.base.errors import InputError
     from cap.base.files import locked

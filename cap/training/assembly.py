@@ -85,8 +85,8 @@ def filled_memory(
         keys[source] = outputs.encodings.parent.name
         if is_dense:
             memory.set_teacher_logits(outputs.encodings)
-        else:
-            memory.add(source, outputs.encodings)
+        elif source == "pretrained" or config.contrast.finetuned:
+            memory.add(source, outputs.encodings)  # else nothing reads them: not even the memory they would take
         if outputs.logits is not None:
             memory.set_teacher_logits(outputs.logits, lengths=outputs.lengths)
         if outputs.hidden is not None:

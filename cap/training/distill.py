@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from cap.data.batch import host_ids
+from cap.data.batch import host_ids, places
 from cap.models.pooled import EncoderOutput, PooledModel, mean_over_tokens
 from cap.objectives.distillation import (
     distillation_loss,
@@ -110,7 +110,7 @@ def distillation_terms(
         with torch.no_grad():
             wanted = _tokens(teacher(batch, with_hidden=True).hidden, index)
         # What is averaged are tokens: this process's part of them is not its part of the rows.
-        tokens = ranks.share(len(index), device=index.device)
+        tokens = ranks.share(len(index))
         yield "hidden", distill.hidden_weight * _hidden_term(_tokens(output.hidden, index), wanted, tokens, ranks)
     elif distill.hidden_weight > 0 and memory is not None:
         means = [mean_over_tokens(states.float(), batch["attention_mask"]) for states in output.hidden]
@@ -164,13 +164,15 @@ def logit_rows(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     # What the memory gives ends with the longest example, a batch perhaps later.
     padding = is_token.shape[1] - logits.shape[1]
     padded = functional.pad(logits, (0, 0, 0, padding))
-    return padded[batch["is_word"]] if "is_word" in batch else span_rows(padded, is_token)
+    if "is_word" in batch:
+        return padded.flatten(0, 1).index_select(0, places(batch, "is_word"))
+    return span_rows(padded, is_token)
 
 
 def label_rows(batch: Mapping[str, Tensor]) -> Tensor:
     """Return the labels of the rows that ``logit_rows`` gives."""
-    labels = batch["labels"]
-    rows = labels[batch["is_word"]] if "is_word" in batch else labels.flatten()
+    labels = batch["labels"].flatten()
+    rows = labels.index_select(0, places(batch, "is_word")) if "is_word" in batch else labels
     return rows if rows.is_floating_point() else rows.long()
 
 
@@ -182,12 +184,9 @@ def share_of_rows(batch: Mapping[str, Tensor], share: Share, ranks: Ranks) -> Sh
         share: Its part of the examples; of one count where it has a batch of its own, and no other process is asked.
         ranks: The processes.
     """
-    if "is_word" not in batch:
+    if "is_word" not in batch or len(share.counts) == 1:
         return share
-    n_words = int(batch["is_word"].sum())
-    if len(share.counts) == 1:
-        return Share(rank=0, counts=(n_words,))
-    return ranks.share(n_words, device=batch["is_word"].device)
+    return ranks.share(len(places(batch, "is_word")))
 
 
 __all__ = [

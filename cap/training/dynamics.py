@@ -128,8 +128,7 @@ def path_length(optimisation: Optimisation, n_steps: int, *, start: int = 0) -> 
         n_steps: Optimizer steps of the run.
         start: First step that counts.
     """
-    multipliers = (optimisation.multiplier(step, n_steps) for step in range(start, n_steps))
-    return optimisation.learning_rate * math.fsum(multipliers)
+    return optimisation.learning_rate * math.fsum(map(optimisation.over(n_steps), range(start, n_steps)))
 
 
 def count_parameters(module: CapModule, sparsity: float) -> dict[str, int]:

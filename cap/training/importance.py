@@ -68,7 +68,7 @@ def measure_importance(
                 loss = partial(_loss, module, moved, wanted, own, with_contrast=with_contrast)
                 pruner.observe_importance(pruner.measured(loss))
                 continue
-            share = module.ranks.share(len(batch["example_id"]), device=moved["example_id"].device)
+            share = module.ranks.share(len(batch["example_id"]))
             loss = partial(_finite_loss, module, moved, wanted, share, with_contrast=with_contrast)
             pruner.observe_importance(_shared(pruner.measured(loss), module.ranks))
         if wanted.batch_rows is not None and module.ranks.size > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cap.pruning.schedule import SchedulePlan
@@ -29,24 +30,31 @@ class Optimisation:
     start: float = 1.0
     plan: SchedulePlan | None = None
 
-    def multiplier(self, step: int, n_steps: int) -> float:
-        """Return the learning rate of a step as a fraction of its peak."""
-        rewinds = self.plan.rewinds(n_steps) if self.plan is not None else []
-        bounds = [0, *rewinds, n_steps]
-        begin = max(bound for bound in bounds[:-1] if bound <= step)
-        length = bounds[bounds.index(begin) + 1] - begin
-        warmup = self.plan.rewind_warmup if self.plan is not None and begin > 0 else self.warmup
-        n_warmup, since = round(warmup * length), step - begin
-        if since < n_warmup:
-            return since / n_warmup * self._share(step, n_steps)
-        remaining = max(0.0, (length - since) / max(1, length - n_warmup))
-        return (self.floor + (1 - self.floor) * remaining) * self._share(step, n_steps)
+    def over(self, n_steps: int) -> Callable[[int], float]:
+        """Return the learning rate of each optimizer step of a run, as a fraction of its peak.
 
-    def _share(self, step: int, n_steps: int) -> float:
-        """Return what of the learning rate applies at the sparsity of a step."""
-        if self.plan is None or self.start == 1 or self.plan.sparsity == 0:
-            return 1.0
-        return self.start + (1 - self.start) * self.plan.over(n_steps)(step) / self.plan.sparsity
+        Args:
+            n_steps: Optimizer steps of the run.
+        """
+        plan = self.plan
+        bounds = [0, *(plan.rewinds(n_steps) if plan is not None else []), n_steps]
+        sparsity = None if plan is None or self.start == 1 or plan.sparsity == 0 else plan.over(n_steps)
+
+        def multiplier(step: int) -> float:
+            begin = max(bound for bound in bounds[:-1] if bound <= step)
+            length = bounds[bounds.index(begin) + 1] - begin
+            warmup = plan.rewind_warmup if plan is not None and begin > 0 else self.warmup
+            n_warmup, since = round(warmup * length), step - begin
+            if since < n_warmup:
+                part = since / n_warmup
+            else:
+                remaining = max(0.0, (length - since) / max(1, length - n_warmup))
+                part = self.floor + (1 - self.floor) * remaining
+            if plan is None or sparsity is None:
+                return part
+            return part * (self.start + (1 - self.start) * sparsity(step) / plan.sparsity)
+
+        return multiplier
 
 
 __all__ = ["Optimisation"]

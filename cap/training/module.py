@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cap.base.errors import RunError
 from cap.base.kinds import Metrics
-from cap.data.batch import host_ids
+from cap.data.batch import host_ids, places
 from cap.models.encoders import tensors_key
 from cap.models.pooled import EncoderOutput, PooledModel, normalise
 from cap.objectives.contrastive import bank_loss, collect_candidates
@@ -154,7 +154,7 @@ class CapModule(LightningModule):
             without weight are left out, and those of snapshots before the first one. With several processes their mean
             over the processes is the term of the whole batch.
         """
-        share = self.ranks.share(len(batch["example_id"]), device=batch["example_id"].device)
+        share = self.ranks.share(len(batch["example_id"]))
         terms: dict[str, Tensor] = {}
         if self.distill.ce_weight > 0:
             terms["ce"] = self.distill.ce_weight * self.task_loss(output, batch, share)
@@ -171,8 +171,7 @@ class CapModule(LightningModule):
         )
         if with_contrast:
             terms.update(self._contrastive_terms(output.pooled, batch, share))
-        regularizer = self.pruner.regularizer() if self.pruner is not None else None
-        if regularizer is not None:
+        if self.pruner is not None and (regularizer := self.pruner.regularizer()) is not None:
             terms["scores"] = regularizer
         return terms
 
@@ -193,11 +192,12 @@ class CapModule(LightningModule):
             return share.weight * teacher_term(output, batch, distill=self.distill, memory=self.memory)
         logits, labels = logit_rows(output.logits, batch), label_rows(batch)
         share = share_of_rows(batch, share, self.ranks)
-        is_labelled = batch.get("is_labelled")
-        if is_labelled is not None:
-            is_labelled = is_labelled.repeat_interleave(len(labels) // len(is_labelled))  # one row a label of a set
-            logits, labels = logits[is_labelled], labels[is_labelled]
-            share = self.ranks.share(len(labels), device=labels.device)
+        if "is_labelled" in batch:
+            index, n_rows = places(batch, "is_labelled"), len(labels) // len(batch["is_labelled"])
+            if n_rows > 1:  # one row a label of a set
+                index = (index[:, None] * n_rows + torch.arange(n_rows, device=index.device)).flatten()
+            logits, labels = logits.index_select(0, index), labels.index_select(0, index)
+            share = self.ranks.share(len(labels))
         return share.weight * label_loss(logits, labels)
 
     def _contrastive_terms(
@@ -209,8 +209,8 @@ class CapModule(LightningModule):
         anchors = normalise(functional.dropout(pooled, settings.anchor_dropout, training=self.training))
         # From here on the batch is that of all processes: they draw the same extras, and see the same candidates.
         batch_encodings = self.ranks.gather_rows(anchors, counts=share.counts)
-        batch_id = self.ranks.gather_rows(batch["example_id"], counts=share.counts)
-        example_id = host_ids(batch) if self.ranks.size == 1 else batch_id.cpu()
+        example_id = self.ranks.gather_rows(host_ids(batch), counts=share.counts)
+        batch_id = batch["example_id"] if self.ranks.size == 1 else moved(example_id, anchors.device)
         extras = memory.draw_extras(settings.extra_examples, exclude=example_id, generator=self._extras)
         for source in settings.sources:
             n_encodings = memory.n_encodings(source)
@@ -342,7 +342,7 @@ class CapModule(LightningModule):
             self.parameter_groups(), lr=self.optimisation.learning_rate, eps=_ADAM_EPSILON, fused=self._can_fuse()
         )
         n_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: self.optimisation.multiplier(step, n_steps))
+        scheduler = LambdaLR(optimizer, self.optimisation.over(n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

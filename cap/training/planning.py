@@ -65,9 +65,10 @@ def _room_of_a_pass(checked: Ready) -> Room:
 
 def _problems_of_learning(checked: Ready, n_steps: int) -> list[str]:
     """Check that masks which are all that is learned are learned: they move last when the last step begins."""
-    optimisation = optimisation_of(checked)
-    learned = path_length(optimisation, n_steps) - path_length(optimisation, n_steps, start=n_steps - 1)
-    if checked.pruner.trains_weights or checked.config.sparsity == 0 or learned > 0:
+    if checked.pruner.trains_weights or checked.config.sparsity == 0:
+        return []
+    multiplier = optimisation_of(checked).over(n_steps)
+    if any(multiplier(step) > 0 for step in range(n_steps - 1)):
         return []
     return [
         f"pruning={checked.pruning_name} learns nothing but scores, which must learn before the masks move in the last "
@@ -95,20 +96,21 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
     )
     target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0
     moves = checked.pruner.trains_weights
-    n_encodings = int(config.contrast.pretrained)
-    n_encodings += config.teacher != "none" and (config.contrast.finetuned or config.distill.weight > 0)
+    n_read = int(config.contrast.pretrained) + (config.teacher != "none" and config.contrast.finetuned)
     if config.contrast.snapshots:
-        n_encodings += len(snapshot_steps(checked.plan, n_steps, config.contrast.snapshot_count))
+        n_read += len(snapshot_steps(checked.plan, n_steps, config.contrast.snapshot_count))
+    # What the teacher encodes is kept for other runs, also where only its logits are read.
+    is_kept = config.teacher != "none" and config.distill.weight > 0 and not config.contrast.finetuned
     n_bytes = prepared.datamodule.n_train * int(module.student.model.config.hidden_size) * _BYTES_PER_VALUE
-    n_read = prepared.budget.bytes_to_read(n_bytes, n_encodings) * config.trainer.devices
+    n_bytes_read = prepared.budget.bytes_to_read(n_bytes, n_read) * config.trainer.devices
     return Dynamics(
         steps=n_steps,
         steps_after_target=n_steps - target_step,
         path=path_length(module.optimisation, n_steps) if moves else 0.0,
         path_after_target=path_length(module.optimisation, n_steps, start=target_step) if moves else 0.0,
-        encodings=n_encodings,
-        bank_disk_gb=n_bytes * n_encodings / _BYTES_PER_GB,
-        bank_memory_gb=n_read / _BYTES_PER_GB,
+        encodings=n_read,
+        bank_disk_gb=n_bytes * (n_read + is_kept) / _BYTES_PER_GB,
+        bank_memory_gb=n_bytes_read / _BYTES_PER_GB,
         **count_parameters(module, config.sparsity),
     )
 

@@ -33,7 +33,7 @@ def talk(ranks: Ranks) -> dict[str, object]:
         "mean": ranks.mean(torch.tensor([1.0 + rank, 5.0])).tolist(),
         "total": ranks.total(torch.tensor([1 + rank, 5])).tolist(),
         "highest": ranks.highest([rank, 5 - rank]),
-        "share": [*ranks.share(1 + 2 * rank, device=rows.device).counts],
+        "share": [*ranks.share(1 + 2 * rank).counts],
     }
 
 

@@ -484,7 +484,7 @@ def test_learning_rate_without_rewinds_is_transformers_linear_schedule(warmup, n
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     (expected,) = get_linear_schedule_with_warmup(optimizer, round(warmup * n_steps), n_steps).lr_lambdas
     optimisation = Optimisation(learning_rate=1.0, weight_decay=0.0, warmup=warmup)
-    rates = [optimisation.multiplier(step, n_steps) for step in range(n_steps + 1)]
+    rates = [*map(optimisation.over(n_steps), range(n_steps + 1))]
     assert rates == pytest.approx([expected(step) for step in range(n_steps + 1)])
 
 
@@ -585,3 +585,12 @@ def test_numbers_of_examples_stay_with_the_host():
     assert [moved[name].device.type for name in batch] == ["meta", "meta"]
     assert host_ids(moved).tolist() == [3, 1]
     assert host_ids(batch).tolist() == [3, 1]
+
+
+def test_places_of_a_boolean_column_are_found_on_the_host():
+    from cap.data.batch import on_device, places
+
+    batch = {"example_id": torch.tensor([3, 1]), "is_word": torch.tensor([[True, False, True], [False, True, False]])}
+    assert places(batch, "is_word").tolist() == places(on_device(batch, torch.device("cpu")), "is_word").tolist()
+    assert places(batch, "is_word").tolist() == [0, 2, 4]
+    assert places(on_device(batch, torch.device("meta")), "is_word").shape == (3,)  # a device cannot tell how many

@@ -23,7 +23,7 @@ def parts(n_steps: int, bounds: list[int], *, warmups: list[float], floor: float
 
 def multipliers(plan, n_steps: int, **options) -> list[float]:
     optimisation = Optimisation(learning_rate=1.0, weight_decay=0.0, warmup=plan.warmup, plan=plan, **options)
-    return [optimisation.multiplier(step, n_steps) for step in range(n_steps)]
+    return [*map(optimisation.over(n_steps), range(n_steps))]
 
 
 SHARED = {"sparsity": 0.9, "warmup": 0.1, "rewind_warmup": 0.05}

@@ -151,14 +151,14 @@ def test_texts_have_no_label_to_be_contrasted_by(make_module):
 class Known(Ranks):
     """Know how many rows and words each of two processes has."""
 
-    def share(self, n_rows: int, *, device: torch.device) -> Share:
+    def share(self, n_rows: int) -> Share:
         return Share(self.rank, {2: (2, 3), 3: (2, 3), 4: (4, 7), 7: (4, 7)}[n_rows])
 
 
 class Silent(Ranks):
     """Fail if another process is asked."""
 
-    def share(self, n_rows: int, *, device: torch.device) -> Share:
+    def share(self, n_rows: int) -> Share:
         raise AssertionError("another process was asked")
 
 
@@ -177,3 +177,27 @@ def test_a_batch_of_ones_own_asks_no_other_process(make_module):
         module.task_loss(module(made), made, own).item() for module in (make_module(), make_module(ranks=Silent(0, 2)))
     ]
     assert losses[0] == losses[1] > 0
+
+
+@pytest.mark.parametrize("some_without", [False, True], ids=["words", "some texts without a label"])
+def test_labels_are_compared_without_asking_the_device(make_module, some_without):
+    """Every one of these operators makes a host wait for its GPU."""
+    from cap.data.batch import on_device
+    from tests.pruning.operators import Calls
+
+    module, made = make_module(), batch([0, 2, 5])
+    if some_without:
+        made = {name: made[name] for name in ("input_ids", "attention_mask", "example_id")}
+        made |= {"labels": torch.tensor([0, 1, -100]), "is_labelled": torch.tensor([True, True, False])}
+    moved = on_device(made, torch.device("cpu"))
+    output = module(moved)
+    if some_without:
+        output = output._replace(logits=output.logits[:, 0])
+    with Calls() as calls:
+        assert module.task_loss(output, moved, Share(rank=0, counts=(3,))) > 0
+    # The comparison of this line asks once.
+    assert {name: calls.n[name] for name in ("nonzero", "index", "_local_scalar_dense")} == {
+        "nonzero": 0,
+        "index": 0,
+        "_local_scalar_dense": 1,
+    }

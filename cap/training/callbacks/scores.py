@@ -59,6 +59,8 @@ class ScoreCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Score a level before the next one begins, unless a validation has just done so."""
+        if trainer.limit_val_batches == 0:  # nothing is validated
+            return
         step = trainer.global_step
         is_noted = bool(self.levels) and self.levels[-1]["step"] == step
         if (step in self._level_ends and not is_noted) or self._owed is not None:

@@ -117,14 +117,13 @@ class Ranks:
             dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def share(self, n_rows: int, *, device: torch.device) -> Share:
+    def share(self, n_rows: int) -> Share:
         """Say which part of all processes' rows this one has.
 
         Args:
             n_rows: How many rows it has.
-            device: Where the rows are; what moves them is asked.
         """
-        return Share(self.rank, tuple(self._counts(n_rows, device)))
+        return Share(self.rank, tuple(self._counts(n_rows)))
 
     def gather_rows(
         self, rows: Shaped[Tensor, "rows ..."], *, counts: Sequence[int] | None = None
@@ -140,7 +139,7 @@ class Ranks:
         """
         if self.size == 1:
             return rows.detach()
-        counts = self._counts(len(rows), rows.device) if counts is None else counts
+        counts = self._counts(len(rows)) if counts is None else counts
         most = max(counts)
         # Every process must send equally much; what is padded is cut off again.
         sent = rows.new_zeros((most, *rows.shape[1:]))
@@ -167,10 +166,10 @@ class Ranks:
         """Find the largest of every process's values, element by element."""
         return [max(column) for column in zip(*self.gather(list(values)), strict=True)]
 
-    def _counts(self, n_rows: int, device: torch.device) -> list[int]:
+    def _counts(self, n_rows: int) -> list[int]:
         if self.size == 1:
             return [n_rows]
-        sent = torch.tensor([n_rows], device=device)
+        sent = torch.tensor([n_rows])  # on the host, which would wait for all that its device has to do
         received = sent.new_empty(self.size, 1)
         with naming_lost_peers(self.rank):
             dist.all_gather(list(received), sent, group=self._group_of(sent))
