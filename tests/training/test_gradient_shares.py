@@ -195,6 +195,11 @@ def test_halves_are_left_out_where_a_loss_scaler_works(module, monkeypatch, scal
     used = Computation(torch.device("cpu"), "16-mixed", autocast)
     monkeypatch.setattr("cap.training.callbacks.gradient_shares.computation_of", lambda trainer: used)
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
-    shares = GradientShares(SimpleNamespace(reached=0.5), from_sparsity=0.0, note=dict, warn=str)
+    pruning = SimpleNamespace(reached=0.4)
+    shares = GradientShares(pruning, from_sparsity=0.0, note=dict, warn=str)
+    shares.on_train_batch_start(trainer, module, batch(), 0)
+    assert (entered, shares.seconds) == ([], 0.0)  # the student still is its snapshot
+    pruning.reached = 0.5
     shares.on_train_batch_start(trainer, module, batch(), 0)
     assert entered == ([True] if scaler is None else [])
+    assert shares.seconds > 0

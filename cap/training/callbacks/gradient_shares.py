@@ -41,8 +41,9 @@ _KEYS = {
 class GradientShares(Callback):
     """Measure the gradient of every term with respect to the encoder once, on the first batches of training.
 
-    Each batch is run a second time, in eval mode, before it is trained on; training goes on to the same bits. It stands
-    behind the snapshots, and before the masks move.
+    Each batch is run a second time, in eval mode, before it is trained on; training goes on to the same bits. It must
+    run after the snapshots are taken, and before the masks move. Terms that snapshots bring are measured once masks
+    have moved since the first of them: until then the student is that snapshot, and has nothing to learn from it.
 
     Args:
         pruning: Knows what sparsity is reached.
@@ -66,6 +67,7 @@ class GradientShares(Callback):
         self.warn = warn
         self.seconds = 0.0
         self._norms: dict[str, list[dict[str, float]]] = {phase: [] for phase in _N_BATCHES}
+        self._snapshot_at: float | None = None  # the sparsity at which there was a snapshot first
         self._warned: set[str] = set()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +79,10 @@ class GradientShares(Callback):
         module = cap_module(pl_module)
         has_snapshots = module.memory is not None and module.memory.n_encodings("snapshots") > 0
         phase = "snapshots" if has_snapshots else "first"
-        if self._is_over(phase) or self.pruning.reached < self.from_sparsity:
+        reached = self.pruning.reached
+        if has_snapshots and self._snapshot_at is None:
+            self._snapshot_at = reached
+        if self._is_over(phase) or reached < self.from_sparsity or reached == self._snapshot_at:
             return
         started = time.perf_counter()
         known = {name for norms in self._norms["first"] for name in norms} if phase == "snapshots" else set()
@@ -95,10 +100,11 @@ class GradientShares(Callback):
         self._tell(is_over=True)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
-        return {"norms": self._norms, "seconds": self.seconds}
+        return {"norms": self._norms, "seconds": self.seconds, "snapshot_at": self._snapshot_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
         self._norms, self.seconds = state_dict["norms"], state_dict["seconds"]
+        self._snapshot_at = state_dict["snapshot_at"]
 
     def _is_over(self, phase: str) -> bool:
         has_ended = phase == "first" and len(self._norms["snapshots"]) > 0
