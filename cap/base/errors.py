@@ -6,6 +6,8 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+_LONGEST = 200  # characters of another program's error within one of ours
+
 
 class InputError(ValueError):
     """Report something the user gave that cannot work; a door exits with code 2."""
@@ -36,9 +38,14 @@ class StoppedError(BaseException):
         return 128 + self.number
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST]
+
+
 def nearest_first(given: str, known: Iterable[str]) -> list[str]:
     """Order the known names by their likeness to what was given, most alike first."""
     return sorted(known, key=lambda name: (-difflib.SequenceMatcher(None, given, name).ratio(), name))
 
 
-__all__ = ["InputError", "RunError", "StoppedError", "nearest_first"]
+__all__ = ["InputError", "RunError", "StoppedError", "first_line", "nearest_first"]

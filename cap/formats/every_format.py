@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cap.base.errors import InputError, RunError
 from cap.base.files import atomic_file, atomic_folder, write_json
+from cap.base.markdown import table
 from cap.config.export import ExportConfig
 from cap.formats.choice import Side, chosen_shapes, dense_side, recommendation, side_of, table_rows
 from cap.formats.export_formats import FORMATS, auto_class
@@ -118,8 +119,7 @@ def _write_summary(made: Made, metric: str, folder: Path, *, name: str) -> None:
     titles = {shape: spoken(shape) for shape in chosen_shapes(dense)}
     picture = plot_formats(points, titles, metric=metric, path=folder / PICTURE)
     titles_of_table, *rows = table_rows(dense, formats, metric)
-    lines = [_row(titles_of_table), _row(["---"] * len(titles_of_table)), *map(_row, rows)]
-    parts = [f"# {name}", sentence, "\n".join(lines)]
+    parts = [f"# {name}", sentence, table(titles_of_table, rows)]
     if dense.milliseconds:
         parts.append(f"Latencies are medians on {dense.device}, each beside the dense model in one process.")
     if picture is not None:
@@ -130,10 +130,6 @@ def _write_summary(made: Made, metric: str, folder: Path, *, name: str) -> None:
     parts.append("Each folder has its card, with the lines that load it.")
     with atomic_file(folder / CARD) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 __all__ = ["PICTURE", "SUMMARY", "Made", "export_every", "write_every"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, first_line
 from cap.base.files import atomic_file
 from cap.formats.layout import read_layout, shrink
 
@@ -37,7 +37,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(
-            f"config.json must be one that transformers reads, got that of {folder} ({_first_line(error)}); "
+            f"config.json must be one that transformers reads, got that of {folder} ({first_line(error)}); "
             f"export or save the model again"
         ) from error
     return config
@@ -73,7 +73,7 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
     except (ValueError, TypeError) as error:
         raise InputError(
             f"config.json must describe a model that transformers can build, got one that it cannot "
-            f"({_first_line(error)}); export or save the model again"
+            f"({first_line(error)}); export or save the model again"
         ) from error
     if layout is not None:
         shrink(model, layout)
@@ -131,7 +131,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{path.name} must be a whole safetensors file, got one that is damaged or cut off in {path.parent} "
-            f"({_first_line(error)}); copy it again or export the model again"
+            f"({first_line(error)}); copy it again or export the model again"
         ) from error
 
 
@@ -160,10 +160,6 @@ def write_folder(
         setattr(config, key, value)
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 __all__ = [

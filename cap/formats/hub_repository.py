@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from cap.base.errors import InputError, RunError
+from cap.base.errors import InputError, RunError, first_line
 from cap.base.network import HUB_ERROR, hub_is_reachable
 from cap.runs.folder import EXPORT
 
@@ -99,7 +99,7 @@ def _errors_of(what: str) -> Iterator[None]:
     try:
         yield
     except HfHubHTTPError as error:
-        status, reason = error.response.status_code, _first_line(error)
+        status, reason = error.response.status_code, first_line(error)
         if status in _REFUSED:
             raise InputError(
                 f"a push needs a token that may write to the repository, got one that the Hub refuses for {what} "
@@ -108,12 +108,8 @@ def _errors_of(what: str) -> Iterator[None]:
         raise RunError(f"the Hub answered {status} for {what} ({reason}); nothing was lost here, push again") from error
     except HUB_ERROR as error:
         raise RunError(
-            f"the connection to {constants.ENDPOINT} broke ({_first_line(error)}); nothing was lost here, push again"
+            f"the connection to {constants.ENDPOINT} broke ({first_line(error)}); nothing was lost here, push again"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 __all__ = ["owner_of_token", "upload"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, first_line
 from cap.models.pooled import PooledModel, Pooling, evaluating, normalise
 
 ONNX_FILE = "model.onnx"
@@ -50,8 +50,9 @@ class OnnxModel:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions have no common base below this
-            reason = str(error).splitlines()[0]
-            raise InputError(f"an ONNX graph must be whole, got {path.name} ({reason}); export it again") from error
+            raise InputError(
+                f"an ONNX graph must be whole, got {path.name} ({first_line(error)}); export it again"
+            ) from error
         self._inputs = [value.name for value in self._session.get_inputs()]
         names = [value.name for value in self._session.get_outputs()]
         self._outputs = [ENCODING] if ENCODING in names else names

@@ -33,6 +33,7 @@ from rich.text import Text
 
 from cap.base.errors import InputError
 from cap.base.files import atomic_folder, read_json, write_json
+from cap.base.markdown import table
 from cap.runs.style import BLUE, DPI, GREEN, GREY, ORANGE, PINK, SKY, STYLE, VERMILLION, WIDTH, save
 
 _JSON, _TABLE, _PICTURE = "probe.json", "table.md", "probe.png"
@@ -209,15 +210,19 @@ def _caption(result: dict[str, Any]) -> str:
 
 def _page(result: dict[str, Any]) -> str:
     header, *rows = _cells(result)
-    table = [header, ["---"] * len(header), *rows]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table]
     data = [
         f"{name}: {task['source']}, "
         + ", ".join(f"{split} {n_rows:,} rows" for split, n_rows in task["n_rows"].items())
         for name, task in result["tasks"].items()
     ]
     notes = [f"- {sentence}" for sentence in (*data, *result["notes"])]
-    parts = ["# Linear probes", _caption(result), "\n".join(lines), "\n".join(notes), f"![Linear probes]({_PICTURE})"]
+    parts = [
+        "# Linear probes",
+        _caption(result),
+        table(header, rows),
+        "\n".join(notes),
+        f"![Linear probes]({_PICTURE})",
+    ]
     return "\n\n".join(parts) + "\n"
 
 

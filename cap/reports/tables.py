@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cap.base.files import content_key
+from cap.base.markdown import table
 from cap.runs.identity import Run, number
 
 NONE = "\N{EN DASH}"
@@ -153,8 +154,7 @@ def commands(groups: Iterable[Group]) -> list[tuple[str, str]]:
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Write a table in markdown, its cells escaped."""
-    head, *body = ("".join(f"| {escape_markdown(cell)} " if cell else "| " for cell in row) for row in (header, *rows))
-    return "\n".join([f"{head}|", f"|{' --- |' * len(header)}", *(f"{row}|" for row in body)])
+    return table([*map(escape_markdown, header)], ([*map(escape_markdown, row)] for row in rows))
 
 
 def csv_text(groups: Iterable[Group]) -> str:

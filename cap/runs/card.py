@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cap.base.files import atomic_file
+from cap.base.markdown import table
 from cap.runs.card_metadata import OnHub, metadata
 from cap.runs.places import without_folders
 
@@ -169,23 +170,17 @@ def _scores(record: Mapping[str, Any], models: Mapping[str, Mapping[str, float]]
     """
     columns = {"dense teacher": record["scores"].get("teacher"), **models}
     columns["learned nothing"] = record["scores"].get("majority")
-    rows = [_row(name, *(_score(scores, name) for scores in columns.values())) for name in models["this model"]]
+    rows = [[name, *(_score(scores, name) for scores in columns.values())] for name in models["this model"]]
     kept = _retention(retained, "retention"), _retention(retained, "retention_above_majority")
     return "\n".join(
         [
             "## Scores",
             "",
-            _row("on the validation rows", *columns),
-            _row(*["---"] * (len(columns) + 1)),
-            *rows,
+            table(["on the validation rows", *columns], rows),
             "",
             f"Retention of {record['metric']}: {kept[0]}; above the majority class: {kept[1]}. One seed.",
         ]
     )
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _score(scores: Mapping[str, float] | None, name: str) -> str:
@@ -219,38 +214,38 @@ def _sparsity_of_export(record: Mapping[str, Any], found: Mapping[str, Any]) -> 
 
 def _size(export: Mapping[str, Any]) -> str:
     details = {name: value for name, value in export["details"].items() if isinstance(value, int | float)}
-    rows = [_row(name.replace("_", " "), f"{value:,}") for name, value in (export["size"] | details).items()]
-    return "\n".join(["## Size", "", "| | |", "| --- | --- |", *rows])
+    rows = ([name.replace("_", " "), f"{value:,}"] for name, value in (export["size"] | details).items())
+    return f"## Size\n\n{table(['', ''], rows)}"
 
 
 def _latency_of_export(export: Mapping[str, Any]) -> str:
     rows = [
-        _row(spoken(setting), f"{milliseconds:.2f}", f"{export['speed_up'][setting]:.2f}")
+        [spoken(setting), f"{milliseconds:.2f}", f"{export['speed_up'][setting]:.2f}"]
         for setting, milliseconds in export["latency_ms"].items()
     ]
-    head = ["| | ms | times the dense model's speed |", "| --- | --- | --- |"]
-    where = [f"{_place(export)}, beside the dense model in one process; medians.", "", *head, *rows, ""]
+    times = table(["", "ms", "times the dense model's speed"], rows)
+    where = [f"{_place(export)}, beside the dense model in one process; medians.", "", times, ""]
     return "\n".join(["## Latency", "", *(where if rows else []), str(export["sentence"])])
 
 
 def _latency_of_exports(exports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say on a run's own card how fast its exports were; nothing if none was timed."""
     rows = [
-        _row(
+        [
             name,
             spoken(setting),
             f"{found['dense_latency_ms'][setting]:.2f}",
             f"{milliseconds:.2f}",
             f"{found['speed_up'][setting]:.2f}",
             _place(found),
-        )
+        ]
         for name, found in exports.items()
         for setting, milliseconds in (found.get("latency_ms") or {}).items()
     ]
     if not rows:
         return []
-    head = _row("export", "", "this model, ms", "export, ms", "times this model's speed", "on")
-    return ["\n".join(["## Latency", "", "Medians, side by side in one process.", "", head, _row(*["---"] * 6), *rows])]
+    times = table(["export", "", "this model, ms", "export, ms", "times this model's speed", "on"], rows)
+    return [f"## Latency\n\nMedians, side by side in one process.\n\n{times}"]
 
 
 def spoken(setting: str) -> str:

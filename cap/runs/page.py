@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cap.base.files import atomic_file, read_json
+from cap.base.markdown import table
 from cap.runs.folder import CURVES
 from cap.runs.history import read_history
+from cap.runs.identity import at
 
 _NONE = "\N{EN DASH}"
 _MAX_LEVELS = 12
@@ -67,8 +69,8 @@ def summary_table(record: dict[str, Any], folder: str) -> Table:
         A table of one row; a dash stands for what has no value, and for a retention that says nothing because the
         teacher does not beat the majority class.
     """
-    metric = _text(_at(record, "metric"))
-    teacher, pruned, majority = (_at(record, "scores", who, metric) for who in ("teacher", "pruned", "majority"))
+    metric = _text(at(record, "metric"))
+    teacher, pruned, majority = (at(record, "scores", who, metric) for who in ("teacher", "pruned", "majority"))
     is_idle = teacher is not None and majority is not None and teacher <= majority
     caption = f"{metric}; the teacher does not beat the majority class: nothing to retain" if is_idle else metric
     names = ("teacher", "pruned", "majority", "retention", "above majority")
@@ -76,9 +78,9 @@ def summary_table(record: dict[str, Any], folder: str) -> Table:
     table.columns[-1].overflow = "fold"
     cells = (
         *(_number(score, ".4f") for score in (teacher, pruned, majority)),
-        _number(None if is_idle else _at(record, "retention"), ".3f"),
-        _number(_at(record, "retention_above_majority"), ".3f"),
-        f"{_number(_at(record, 'sparsity', 'prunable'), '.4f')} ({_number(_at(record, 'sparsity', 'asked'), 'g')})",
+        _number(None if is_idle else at(record, "retention"), ".3f"),
+        _number(at(record, "retention_above_majority"), ".3f"),
+        f"{_number(at(record, 'sparsity', 'prunable'), '.4f')} ({_number(at(record, 'sparsity', 'asked'), 'g')})",
         _minutes(record, "total"),
         folder,
     )
@@ -92,24 +94,24 @@ def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
     from cap.runs.kept import plot_kept
     from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
 
-    folder, history, metric = run_dir / "pictures", read_history(run_dir / CURVES), _text(_at(record, "metric"))
+    folder, history, metric = run_dir / "pictures", read_history(run_dir / CURVES), _text(at(record, "metric"))
     drawn = (
         plot_score_and_sparsity(
             history,
             metric=metric,
-            teacher=_at(record, "scores", "teacher", metric),
-            majority=_at(record, "scores", "majority", metric),
+            teacher=at(record, "scores", "teacher", metric),
+            majority=at(record, "scores", "majority", metric),
             path=folder / _SCORE_PICTURE,
         ),
         plot_layer_sparsity(
-            _at(record, "matrices") or {}, folder / _LAYER_PICTURE, kinds=_at(record, "matrix_kinds") or {}
+            at(record, "matrices") or {}, folder / _LAYER_PICTURE, kinds=at(record, "matrix_kinds") or {}
         ),
         plot_losses(history, folder / _LOSS_PICTURE),
         plot_kept(
             record.get("kept") or [],
             metric=metric,
-            teacher=_at(record, "scores", "teacher", metric),
-            majority=_at(record, "scores", "majority", metric),
+            teacher=at(record, "scores", "teacher", metric),
+            majority=at(record, "scores", "majority", metric),
             path=folder / _KEPT_PICTURE,
         ),
     )
@@ -119,49 +121,49 @@ def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
 
 
 def _heading(record: dict[str, Any]) -> str:
-    lines = [f"# Run {_text(_at(record, 'config_hash'))}: {_text(_at(record, 'status'))}", ""]
+    lines = [f"# Run {_text(at(record, 'config_hash'))}: {_text(at(record, 'status'))}", ""]
     lines += [f"> **Error:** {_one_line(record['error'])}", ""] if record.get("error") else []
     for warning in record.get("warnings") or ():
         lines += [f"> **Warning:** {_one_line(warning)}", ""]
-    lines += ["```", _text(_at(record, "command")), "```"]
+    lines += ["```", _text(at(record, "command")), "```"]
     return "\n".join(lines)
 
 
 def _summary(record: dict[str, Any]) -> str:
-    metric = _text(_at(record, "metric"))
-    scores = {who: _at(record, "scores", who) or {} for who in ("teacher", "pruned", "majority")}
+    metric = _text(at(record, "metric"))
+    scores = {who: at(record, "scores", who) or {} for who in ("teacher", "pruned", "majority")}
     names = list(dict.fromkeys([metric, *(name for known in scores.values() for name in known)]))
-    lines = _table(
+    scored = table(
         ["score", "teacher", "pruned", "knows nothing"],
         ([name, *(_number(known.get(name), ".4f") for known in scores.values())] for name in names),
     )
-    lines += ["", *_table(["", "value", "meaning"], [*_quality_rows(record, metric), *_cost_rows(record)])]
-    return "\n".join(["## Summary", "", *lines])
+    told = table(["", "value", "meaning"], [*_quality_rows(record, metric), *_cost_rows(record)])
+    return f"## Summary\n\n{scored}\n\n{told}"
 
 
 def _quality_rows(record: dict[str, Any], metric: str) -> list[list[str]]:
     rows = [
-        [name.replace("_", " "), _number(_at(record, name), ".3f"), _one_line(_at(record, f"{name}_reason") or formula)]
+        [name.replace("_", " "), _number(at(record, name), ".3f"), _one_line(at(record, f"{name}_reason") or formula)]
         for name, formula in (
             ("retention", f"pruned / teacher, {metric}"),
             ("retention_above_majority", "(pruned - majority) / (teacher - majority)"),
         )
     ]
-    rows.append(["sparsity asked", _number(_at(record, "sparsity", "asked"), "g"), "fraction of prunable weights"])
+    rows.append(["sparsity asked", _number(at(record, "sparsity", "asked"), "g"), "fraction of prunable weights"])
     denominators = {
         "prunable": "of the prunable weights",
         "encoder": "of all encoder weights, biases and LayerNorm counted as kept",
         "model": "of the whole model",
     }
     for name, meaning in denominators.items():
-        rows.append([f"sparsity reached, {name}", _number(_at(record, "sparsity", name), ".4f"), f"fraction {meaning}"])
+        rows.append([f"sparsity reached, {name}", _number(at(record, "sparsity", name), ".4f"), f"fraction {meaning}"])
     return [*rows, *_unit_rows(record)]
 
 
 def _unit_rows(record: dict[str, Any]) -> list[list[str]]:
     rows = []
     for kind, name in (("heads", "attention heads"), ("ffn", "FFN units")):
-        layers: Mapping[str, Sequence[int]] = _at(record, "units", kind) or {}
+        layers: Mapping[str, Sequence[int]] = at(record, "units", kind) or {}
         if layers:
             n_pruned, n = (sum(counts) for counts in zip(*layers.values(), strict=True))
             kept = ", ".join(f"{n_units - n_gone:,}" for n_gone, n_units in layers.values())
@@ -170,16 +172,16 @@ def _unit_rows(record: dict[str, Any]) -> list[list[str]]:
 
 
 def _cost_rows(record: dict[str, Any]) -> list[list[str]]:
-    n_rows = _at(record, "data", "n_rows") or {}
+    n_rows = at(record, "data", "n_rows") or {}
     phases = ", ".join(
         f"{phase} {_minutes(record, phase)}" for phase in record.get("seconds") or {} if phase != "total"
     )
-    host, device = _at(record, "peak_memory_gb", "host"), _at(record, "peak_memory_gb", "device")
+    host, device = at(record, "peak_memory_gb", "host"), at(record, "peak_memory_gb", "device")
     return [
         ["rows", ", ".join(f"{_number(n, ',')} {split}" for split, n in n_rows.items()) or _NONE, _source(record)],
-        ["optimizer steps", _number(_at(record, "steps"), ","), f"seed {_text(_at(record, 'seed'))}"],
+        ["optimizer steps", _number(at(record, "steps"), ","), f"seed {_text(at(record, 'seed'))}"],
         ["minutes", _minutes(record, "total"), phases or "all phases"],
-        ["seconds per step", _number(_at(record, "seconds_per_step"), ".3g"), "median"],
+        ["seconds per step", _number(at(record, "seconds_per_step"), ".3g"), "median"],
         ["peak memory, host", _number(host, ".2f"), "GB of resident memory"],
         ["peak memory, device", _number(device, ".2f"), "GB allocated on the accelerator"],
     ]
@@ -199,7 +201,7 @@ def _kept(record: dict[str, Any]) -> str:
         ]
         for line in kept
     )
-    return "\n".join(["## Kept models", "", *_table(["step", "sparsity", *names, "folder"], rows)])
+    return "\n".join(["## Kept models", "", table(["step", "sparsity", *names, "folder"], rows)])
 
 
 def _levels(record: dict[str, Any]) -> str:
@@ -224,7 +226,7 @@ def _levels(record: dict[str, Any]) -> str:
     )
     note = [f"{len(shown)} of {len(levels)} levels.", ""] if len(shown) < len(levels) else []
     return "\n".join(
-        ["## Levels", "", *note, *_table(["step", "target sparsity", "sparsity", *names, *mixed.values()], rows)]
+        ["## Levels", "", *note, table(["step", "target sparsity", "sparsity", *names, *mixed.values()], rows)]
     )
 
 
@@ -271,20 +273,7 @@ outputs = model(**tokenizer("first text", "second text, if the task has one", re
 
 def _surroundings(record: dict[str, Any]) -> str:
     rows = [[name.replace("_", " "), _text(value)] for name, value in (record.get("environment") or {}).items()]
-    return "\n".join(["## Environment", "", *_table(["", ""], rows)]) if rows else ""
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
-def _at(record: Mapping[str, Any], *keys: str) -> Any:
-    """Follow keys down; None as soon as one is missing or null."""
-    value: Any = record
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    return "\n".join(["## Environment", "", table(["", ""], rows)]) if rows else ""
 
 
 def _number(value: float | int | None, form: str) -> str:
@@ -292,12 +281,12 @@ def _number(value: float | int | None, form: str) -> str:
 
 
 def _minutes(record: dict[str, Any], phase: str) -> str:
-    seconds = _at(record, "seconds", phase)
+    seconds = at(record, "seconds", phase)
     return _NONE if seconds is None else format(seconds / 60, ".1f" if seconds >= 600 else ".2f")
 
 
 def _source(record: dict[str, Any]) -> str:
-    source, fingerprint = _at(record, "data", "source"), _at(record, "data", "fingerprint")
+    source, fingerprint = at(record, "data", "source"), at(record, "data", "fingerprint")
     return f"{_text(source)}, fingerprint {_text(fingerprint)}"
 
 

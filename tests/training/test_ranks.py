@@ -53,7 +53,7 @@ def test_a_process_closes_its_connections_before_it_ends(found, folder):
 
 @pytest.mark.ends
 def test_a_killed_peer_is_named_with_what_to_do(found):
-    assert "rank 0: a process of this run ended" in found[0]["error"]
+    assert "rank 0: another process of this run ended" in found[0]["error"]
     assert "resume=true" in found[0]["error"]
 
 
@@ -136,7 +136,7 @@ def test_a_lost_connection_says_what_to_do(message):
     from cap.base.errors import RunError
     from cap.training.parallel.ranks import naming_lost_peers
 
-    with pytest.raises(RunError, match=r"rank 3: a process of this run ended.*resume=true"), naming_lost_peers(3):
+    with pytest.raises(RunError, match=r"rank 3: another process of this run ended.*resume=true"), naming_lost_peers(3):
         raise RuntimeError(message)
 
 
@@ -155,7 +155,7 @@ def test_a_connection_that_is_lost_within_a_step_says_what_to_do(error):
     from cap.base.errors import RunError
     from cap.training.parallel.ranks import naming_lost_peers
 
-    with pytest.raises(RunError, match="rank 3: a process"), naming_lost_peers(3, is_certain=True):
+    with pytest.raises(RunError, match="rank 3: another process"), naming_lost_peers(3, is_certain=True):
         raise error
 
 

@@ -139,6 +139,6 @@ def test_a_mask_that_differs_is_named_with_step_and_rank(errors, rank):
 
 
 def test_a_peer_that_dies_while_gradients_are_averaged_gives_a_readable_error(errors):
-    assert errors[0]["peer"].startswith("rank 0: a process of this run ended")
+    assert errors[0]["peer"].startswith("rank 0: another process of this run ended")
     assert "resume=true" in errors[0]["peer"]
     assert "peer" not in errors[1]

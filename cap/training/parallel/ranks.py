@@ -16,7 +16,7 @@ from jaxtyping import Num, Shaped
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from cap.base.errors import RunError
+from cap.base.errors import RunError, first_line
 
 T = TypeVar("T")
 
@@ -245,7 +245,7 @@ def naming_lost_peers(rank: int, *, is_certain: bool = False) -> Iterator[None]:
             raise
         raise RunError(
             f"rank {rank}: another process of this run ended or cannot be reached, so this one stops "
-            f"({_first_line(error)}). See the output of the other process for the reason. "
+            f"({first_line(error)}). See the output of the other process for the reason. "
             f"Repeat the command with resume=true to continue from the last checkpoint"
         ) from error
 
@@ -256,10 +256,6 @@ def _is_loss(error: RuntimeError, *, is_certain: bool) -> bool:
     if isinstance(error, dist.DistError) or _ONLY_LOSS.match(str(error).lstrip()):
         return True
     return not is_certain and any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS)
-
-
-def _first_line(error: RuntimeError) -> str:
-    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
 
 
 __all__ = ["ALONE", "Ranks", "Share", "join", "leave", "naming_lost_peers", "ranks_of"]
