@@ -43,15 +43,15 @@ class CapDataModule(LightningDataModule):
     not insert samplers of its own (``use_distributed_sampler=False``).
 
     Args:
-        rows: Where the texts and labels come from.
+        rows: Where the texts and labels come from; without a split ``train`` for a model that is only scored.
         task: Which columns a model reads.
         tokenizer: Turns texts into tokens; sentences and pairs are truncated ``longest_first``.
         tokenizer_key: Content hash of the tokenizer, for the names of cache entries.
         max_length: Longest example in tokens, special ones included.
         stride: Tokens that neighbouring windows of one context share; None unless answers are spans.
-        batch_size: Training examples per batch and process.
+        batch_size: Training examples per batch and process; None where nothing is trained.
         eval_batch_size: Examples per batch where nothing is learned.
-        seed: Fixes the order of the training batches.
+        seed: Fixes the order of the training batches, >= 0.
         cache_dir: Folder of all caches; tokens go to ``tokenised/<key>`` in it.
         num_workers: Processes that prepare batches; 0 prepares them in this one.
         budget: What the tokens of all splits may hold in memory, training rows first; None maps them all.
@@ -71,9 +71,9 @@ class CapDataModule(LightningDataModule):
         tokenizer_key: str,
         max_length: int,
         stride: int | None = None,
-        batch_size: int,
+        batch_size: int | None = None,
         eval_batch_size: int = 64,
-        seed: int,
+        seed: int = 0,
         cache_dir: Path,
         num_workers: int = 0,
         budget: MemoryBudget | None = None,
@@ -105,12 +105,18 @@ class CapDataModule(LightningDataModule):
             )
             for split, fingerprint in rows.fingerprints.items()
         }
-        # What depends on the rows with a label alone, like a teacher, is the same whatever other rows there are.
-        self.labelled_key: str = keys["train"]
-        if rows.unlabelled is not None:
-            keys["train"] = content_key([keys["train"], rows.unlabelled.fingerprint])
-        self.key: str = keys["train"]
+        if "train" in keys:
+            # What depends on the rows with a label alone, like a teacher, is the same whatever other rows there are.
+            self.labelled_key: str = keys["train"]
+            if rows.unlabelled is not None:
+                keys["train"] = content_key([keys["train"], rows.unlabelled.fingerprint])
+        self.keys = keys
         self._folders = {split: cache_dir / "tokenised" / key for split, key in keys.items()}
+
+    @property
+    def key(self) -> str:
+        """Hash of the training rows and of what turns them into tokens."""
+        return self.keys["train"]
 
     @property
     def n_train(self) -> int:
@@ -151,7 +157,8 @@ class CapDataModule(LightningDataModule):
     def labelled(self) -> CapDataModule:
         """Return a data module that trains on the rows with a label alone: the same batches as without the others."""
         part = copy.copy(self)
-        part.key, part._tokens = self.labelled_key, {**self._tokens, "train": self._tokens["train"].labelled()}
+        part.keys = {**self.keys, "train": self.labelled_key}
+        part._tokens = {**self._tokens, "train": self._tokens["train"].labelled()}
         return part
 
     def setup(self, stage: str | None = None) -> None:  # noqa: D102 - Lightning's hook
@@ -271,6 +278,8 @@ class CapDataModule(LightningDataModule):
 
     def _train_loader(self, tokens: TokenRows) -> DataLoader:
         rank, size = self._place
+        if self._batch_size is None:
+            raise ValueError("training needs a batch_size, got None")
         return self._loader(tokens, self._shuffled(tokens, self._batch_size, rank, size), _ResumableLoader)
 
     def _shuffled(self, tokens: TokenRows, batch_size: int, rank: int = 0, size: int = 1) -> LengthGroupedBatchSampler:

@@ -84,6 +84,11 @@ class Rows:
         """Hash of the content of all splits; rows without a label have their own."""
         return content_key(self.fingerprints)
 
+    def without_training(self) -> Rows:
+        """Return the validation splits alone, for a model that is scored and not trained."""
+        splits = {name: rows for name, rows in self.splits.items() if name != "train"}
+        return Rows(splits, self.source, {name: self.fingerprints[name] for name in splits})
+
 
 def load_rows(
     task: Task,

@@ -25,7 +25,6 @@ from cap.data.datamodule import CapDataModule
 from cap.data.likeness import similarities
 from cap.data.majority import labels_of, majority_of
 from cap.data.pairs import SCORE
-from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tags import TAGS
 from cap.data.tasks import Task
@@ -154,16 +153,17 @@ def read_rows(config: EvaluateConfig, task: Task, loaded: Loaded) -> Data:
     limit = config.data.max_eval_rows
     rows = load_rows(task, data_dir=_data_dir(config), max_train_rows=None, max_eval_rows=limit, keep_unlabelled=True)
     tokenizer = load_tokenizer(loaded.source)
-    module = scoring_rows(
-        task,
-        rows,
-        tokenizer,
+    module = CapDataModule(
+        rows=rows.without_training(),
+        task=task,
+        tokenizer=tokenizer,
         tokenizer_key=tokenizer_key(tokenizer),
         max_length=loaded.max_length,
         stride=config.task.stride,
         eval_batch_size=config.data.eval_batch_size,
         cache_dir=Path(config.cache_dir),
     )
+    module.setup()
     return Data(rows, module)
 
 
@@ -178,7 +178,8 @@ def begin_record(task: Task, loaded: Loaded, data: Data, *, command: str, resolv
         resolved: The configuration as plain containers.
     """
     scored, rows = loaded.scored, data.rows
-    key = content_key([scored.weights, data.module.key, rows.fingerprint, task.labels, task.metrics, loaded.order])
+    tokens = data.module.keys[task.validation_splits[0]]
+    key = content_key([scored.weights, tokens, rows.fingerprint, task.labels, task.metrics, loaded.order])
     return {
         "config_hash": key,
         "model": loaded.source.label,

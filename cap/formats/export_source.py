@@ -23,7 +23,6 @@ from cap.config.schema import TaskConfig
 from cap.data.corpus import Part, corpus_texts, split_texts, training_texts
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
-from cap.data.scoring import scoring_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, data_terms
 from cap.data.unlabelled import with_unlabelled
@@ -172,16 +171,17 @@ def read_source(run: FinishedRun, config: ExportConfig) -> Source:
     task, rows = _rows_of(run, node, data_dir)
     smaller, cost = _smaller(config, settings["data"], task, rows, dense, tokenizer)
     model, tokenizer = (dense, tokenizer) if smaller is None else (smaller.model, smaller.tokenizer)
-    data = scoring_rows(
-        task,
-        rows,
-        tokenizer,
+    data = CapDataModule(
+        rows=rows.without_training(),
+        task=task,
+        tokenizer=tokenizer,
         tokenizer_key=tokenizer_key(tokenizer),
         max_length=settings["max_length"],
         stride=node.stride,
         eval_batch_size=settings["data"]["eval_batch_size"],
         cache_dir=Path(config.cache_dir),
     )
+    data.setup()
     examples: list[Any] = [loader.dataset for loader in data.eval_dataloaders().values()]
 
     chosen = [choose_rows(one.lengths, config.check_rows) for one in examples]

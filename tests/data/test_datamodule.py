@@ -493,3 +493,17 @@ class TestUnderLightning:
         whole = fit(tmp_path, make_data(), SaveAfterEpoch(0, tmp_path / "one.ckpt"), max_epochs=2)
         resumed = fit(tmp_path, make_data(), Callback(), tmp_path / "one.ckpt", max_epochs=2)
         assert resumed == whole[11:]
+
+
+def test_rows_that_are_only_scored_need_no_training_rows(tmp_path, pair_columns, write_split, tokenizer) -> None:
+    for split in ("train", "validation"):
+        write_split(tmp_path / "data", split, pair_columns(6))
+    task = get_task("qqp")
+    rows = load_rows(task, data_dir=tmp_path / "data", max_train_rows=None, max_eval_rows=None).without_training()
+    scored = CapDataModule(
+        rows=rows, task=task, tokenizer=tokenizer, tokenizer_key="k", max_length=8, cache_dir=tmp_path / "cache"
+    )
+    scored.setup()
+    assert list(rows.fingerprints) == list(scored.eval_dataloaders()) == ["validation"]
+    assert len(list((tmp_path / "cache" / "tokenised").glob("[!.]*"))) == 1
+    assert list(scored.keys) == ["validation"]
