@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _BYTES_PER_GB = 1024**3
 
@@ -87,7 +87,7 @@ class MemoryBudget:
             array: np.ndarray = np.load(path, allow_pickle=False)
             return array
         if self._limit > 0 and self._bytes_mapped == 0:
-            _log.info(
+            log.info(
                 "memory.budget_gb: %.2f of this process's %.2f GiB are used; what does not fit is memory-mapped",
                 self._bytes_in_memory / _BYTES_PER_GB,
                 self._limit / _BYTES_PER_GB,

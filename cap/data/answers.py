@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from cap.base.errors import InputError
 from cap.data.tasks import Task
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _FIELDS = {"text": pa.list_(pa.string()), "answer_start": pa.list_(pa.int64())}
 _SHOWN = 60  # characters of a text in a message
@@ -101,7 +101,7 @@ def _not_in_place(
             f"column {name} {complaint} in row {row} (counted from 0) of {where}; correct or remove the row"
         )
     if len(bad):
-        _log.warning(
+        log.warning(
             "%s has %d rows with an answer that does not stand where it says; they are kept and scored, and their "
             "answer counts as lying in no window",
             where,

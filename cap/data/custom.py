@@ -22,7 +22,7 @@ from cap.data.pairs import embed_task
 from cap.data.tagged import tokens_task
 from cap.data.tasks import Task, get_task
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "validation")
 # What cap.data.sources calls its own columns.
@@ -109,16 +109,16 @@ def custom_task(own: OwnFiles) -> Task:
         _require_spread(task, train, validation)
     meaning = f"{len(labels)} classes ({_shown(labels)})" if labels else "numbers"
     if label_type is None and kind == "classes" and len(labels) > _FEW and all(map(is_whole_number, labels)):
-        _log.warning(
+        log.warning(
             "column %s holds %d different whole numbers, taken as classes; set task.label_type=number if their "
             "distance means something",
             label,
             len(labels),
         )
     scores = [f"f1 of {labels[1]}" if name == "f1" else name for name in task.metrics]
-    _log.info("task=custom: column %s holds %s; scored by %s", label, meaning, ", ".join(scores))
+    log.info("task=custom: column %s holds %s; scored by %s", label, meaning, ", ".join(scores))
     if label_type is None and kind == "number" and _look_like_classes(train):
-        _log.warning(
+        log.warning(
             "column %s holds few different numbers, all of them whole (%s); set task.label_type=classes if they are "
             "classes",
             label,

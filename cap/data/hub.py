@@ -14,7 +14,7 @@ from cap.base.errors import InputError
 from cap.base.network import HUB_ERROR, hub_is_reachable
 from cap.data.tasks import Task
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def read_hub(task: Task) -> tuple[dict[str, pa.Table], str]:
@@ -30,7 +30,7 @@ def read_hub(task: Task) -> tuple[dict[str, pa.Table], str]:
         InputError: If neither the Hub nor the cache has it; the message says both ways forward.
     """
     assert task.hub_path is not None
-    _log.info("loading %s from the Hub or its cache", _named(task))
+    log.info("loading %s from the Hub or its cache", _named(task))
     try:
         with _quiet(), _without_waiting_for_the_network():
             loaded = datasets.load_dataset(task.hub_path, task.hub_config)

@@ -25,7 +25,7 @@ from cap.data.tags import (
 )
 from cap.data.tasks import Task
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SCORES_OF_SETS = ("micro_f1", "macro_f1")
 _FORMATS = "parquet or jsonl"
@@ -93,7 +93,7 @@ def label_sets_task(tables: Mapping[str, pa.Table], own: OwnFiles, *, texts: tup
         metrics=own.metrics_or(SCORES_OF_SETS),
     )
     TaskMetrics(task)
-    _log.info(
+    log.info(
         "task=custom: column %s holds any number of %d labels (%s), %.2f in a row on average; scored by %s",
         label,
         len(labels),

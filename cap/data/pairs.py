@@ -20,7 +20,7 @@ from cap.data.own import OwnFiles
 from cap.data.tasks import Task
 from cap.data.texts import checked_texts
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 TEXT = "text"
 """What the column of training texts is called, whatever columns of the file they come from."""
@@ -110,7 +110,7 @@ def _training_texts(task: Task, table: pa.Table, where: str, held_out: set[str])
     different = dict.fromkeys(found)
     kept = [text for text in different if text not in held_out]
     n_held_out = len(different) - len(kept)
-    _log.info(
+    log.info(
         "task=embed: %s different texts of the columns %s of %s; %s are left out, which the validation rows have",
         f"{len(different):,}",
         ", ".join(names),

@@ -18,7 +18,7 @@ from cap.data.tasks import Task
 from cap.data.tokens import check_tokenizer, read_array, write_arrays
 from cap.data.windows import Windows, answer_positions, cut_windows, question_lengths
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class QuestionExamples:
@@ -84,7 +84,7 @@ class QuestionExamples:
         arrays = write_arrays(rows, folder, encode)
         n_windows = len(arrays["questions"])
         n_found = len(np.unique(arrays["questions"][arrays["positions"][:, 1] > 0]))
-        _log.info(
+        log.info(
             "%s questions of %s gave %s windows; the answer to %s of them is whole in none",
             f"{rows.num_rows:,}",
             where,

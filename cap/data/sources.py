@@ -29,7 +29,7 @@ from cap.data.tags import read_tags
 from cap.data.tasks import Task
 from cap.data.texts import checked_texts
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def load_rows(
         datasets, unlabelled = _each_with_answer(
             task, tables, limits, is_fixed=is_ours, keep_unlabelled=keep_unlabelled and KINDS[task.kind].is_of_text
         )
-    _log.info("rows from %s: %s", source, ", ".join(f"{split} {rows.num_rows:,}" for split, rows in datasets.items()))
+    log.info("rows from %s: %s", source, ", ".join(f"{split} {rows.num_rows:,}" for split, rows in datasets.items()))
     fingerprints = {split: fingerprint_of(rows) for split, rows in datasets.items()}
     return Rows(splits=datasets, source=source, fingerprints=fingerprints, unlabelled=unlabelled)
 

@@ -23,7 +23,7 @@ from cap.data.tags import (
 )
 from cap.data.tasks import Task
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "validation")
 _RESERVED = (TAGS, "example_id")  # what cap.data.sources calls its own columns
@@ -109,7 +109,7 @@ def _default_metrics(labels: tuple[str, ...]) -> tuple[str, ...]:
 def _tell(task: Task, files: list[_Tagged]) -> None:
     """Say what the tags are taken for, how they are scored, and once what of them is unusual."""
     is_of_entities = any(name in SCORES_OF_ENTITIES for name in task.metrics)
-    _log.info(
+    log.info(
         "task=tokens: column %s holds %d tags (%s); scored by %s of %s",
         task.label_column,
         len(task.labels),
@@ -119,10 +119,10 @@ def _tell(task: Task, files: list[_Tagged]) -> None:
     )
     if not is_of_entities:
         return
-    _log.info("a model that answers %s throughout finds no entity: its f1 is 0, which retention counts from", OUTSIDE)
+    log.info("a model that answers %s throughout finds no entity: its f1 is 0, which retention counts from", OUTSIDE)
     counts = {one.where: sum(map(begins_without_mark, one.names.to_pylist())) for one in files}
     if any(counts.values()):
-        _log.warning(
+        log.warning(
             "entities begin with I- in place of B-: %s; each is read as one that begins there, in labels and in "
             "answers, as nervaluate does",
             ", ".join(f"{n:,} in {where}" for where, n in counts.items() if n),

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from cap.base.errors import InputError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: bool) -> pa.ChunkedArray:
@@ -36,7 +36,7 @@ def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: b
         # A row of the Hub stays as it is, and one half of a pair may well be empty: it is kept, and said.
         n_empty = pc.sum(is_empty).as_py()
         if n_empty:
-            _log.warning("%s has %d rows with an empty %s; they are kept", where, n_empty, name)
+            log.warning("%s has %d rows with an empty %s; they are kept", where, n_empty, name)
         return column
     row = pc.index(is_empty, True).as_py()
     if row >= 0:

@@ -24,7 +24,7 @@ from cap.base.errors import InputError
 from cap.base.files import GrowingArray
 from cap.base.memory import MemoryBudget
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NO_LABEL = -100
 """Stands in place of a missing label: what torch's cross-entropy ignores, and no class."""
@@ -74,7 +74,7 @@ def write_arrays(rows: datasets.Dataset, folder: Path, encode: _Encode) -> dict[
     Returns:
         The arrays that were written, by name, memory-mapped.
     """
-    _log.info("tokenising %s rows", f"{rows.num_rows:,}")
+    log.info("tokenising %s rows", f"{rows.num_rows:,}")
     started = time.perf_counter()
     is_quiet = rows.num_rows < _ROWS_WORTH_A_BAR or not sys.stderr.isatty()
     starts = range(0, rows.num_rows, _ROWS_PER_CALL)
@@ -87,7 +87,7 @@ def write_arrays(rows: datasets.Dataset, folder: Path, encode: _Encode) -> dict[
                 if name not in growing:
                     growing[name] = files.enter_context(GrowingArray(folder / f"{name}.npy"))
                 growing[name].append(array)
-    _log.info("tokenised in %.1f s", time.perf_counter() - started)
+    log.info("tokenised in %.1f s", time.perf_counter() - started)
     return {name: read_array(folder, name) for name in growing}
 
 

@@ -15,7 +15,7 @@ from cap.data.sources import Rows, Unlabelled
 from cap.data.tasks import Task
 from cap.data.texts import checked_texts
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def with_unlabelled(
@@ -53,18 +53,18 @@ def with_unlabelled(
         known.update(texts)  # the file may hold the training rows again, those without a label too
     found = Dataset(pa.concat_tables(tables).slice(0, max_rows))
     source = " and ".join(part.source for part in parts)
-    _log.info(
+    log.info(
         "rows without a label from %s: %s; training has the texts of %s others already",
         source,
         f"{found.num_rows:,}",
         f"{n_repeated:,}",
     )
     if found.num_rows == 0:
-        _log.warning("no row without a label is left: training has the texts of all rows of %s already", source)
+        log.warning("no row without a label is left: training has the texts of all rows of %s already", source)
         return dataclasses.replace(rows, unlabelled=None)
     n_validated = _count_validated(task, rows, found)
     if n_validated:
-        _log.warning(
+        log.warning(
             "%s rows without a label have the texts of validation rows: the student learns what the teacher answers "
             "to these, so that its score is no longer that of unseen texts",
             f"{n_validated:,}",

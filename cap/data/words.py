@@ -16,7 +16,7 @@ from cap.data.tags import TAGS
 from cap.data.tasks import Task
 from cap.data.tokens import NO_LABEL, check_tokenizer, flatten, write_arrays
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Part of every cache key of these examples: raise it when the files change their meaning."""
@@ -59,7 +59,7 @@ class WordExamples:
         n_words = sum(map(len, rows[TAGS]))
         n_unread = n_words - int(np.count_nonzero(np.asarray(arrays["words"]) >= 0))
         if n_unread:
-            _log.warning(
+            log.warning(
                 "%s of the %s words of %s lie beyond max_length=%d tokens, or the tokenizer drops all their "
                 "characters: training ignores them, and they are scored as wrong or as outside of every entity",
                 f"{n_unread:,}",
