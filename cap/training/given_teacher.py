@@ -15,12 +15,14 @@ from cap.config.schema import TrainConfig
 from cap.data.sources import Rows
 from cap.data.tasks import Task
 from cap.models.encoders import load_model, other_problem
+from cap.models.outputs import output_order
 from cap.models.sources import ModelSource, load_config, load_tokenizer
 
 log = logging.getLogger(__name__)
 
 # Rows whose tokens a given teacher's tokenizer must reproduce.
 _PROBE_TEXTS = 16
+_ANOTHER = "give one fine-tuned on the task, or teacher=auto"
 
 
 @dataclass(frozen=True)
@@ -113,41 +115,28 @@ def check_labels(config: PretrainedConfig, *, head: Head, name: str) -> None:
         InputError: If it has another number of outputs, other labels, or the same ones in another order; where answers
             lie in the text, if its head is for another kind.
     """
-    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
-    n_found, labels = len(names), head.labels
     architectures, kind_of_answer = config.architectures or [], KINDS[head.kind]
     # Every classifier of two classes has as many outputs as a span.
     has_head = any(architecture.endswith(kind_of_answer.head) for architecture in architectures)
     if not kind_of_answer.is_of_text and not has_head:
         raise InputError(
             f"teacher must be a {kind_of_answer.model} for this task, got {name} with {list(architectures)} as its "
-            f"architectures; give one fine-tuned on the task, or teacher=auto"
+            f"architectures; {_ANOTHER}"
         )
     problem = other_problem(config, head.kind)
     if problem is not None:
         raise InputError(
             f"teacher must be trained for {kind_of_answer.problem_type} as this task is, got {name} for {problem}; "
-            f"give one fine-tuned on the task, or teacher=auto"
+            f"{_ANOTHER}"
         )
-    if n_found != head.n_outputs:
+    order, notes = output_order(config, head=head, name=name, key="teacher", hint=_ANOTHER)
+    if order is not None:
         raise InputError(
-            f"teacher must have {head.n_outputs} output{'s' if head.n_outputs > 1 else ''} for this task, "
-            f"got {name} with {n_found}; give one fine-tuned on the task, or teacher=auto"
+            f"teacher must have the labels {list(head.labels)} in this order, got {name} with "
+            f"{list((config.id2label or {}).values())}; {_ANOTHER}"
         )
-    found = [names[i] for i in range(n_found)]
-    if not labels or found == [f"LABEL_{i}" for i in range(n_found)]:
-        if labels:
-            log.warning(
-                "teacher %s does not name its labels; they are taken to be %s in this order", name, list(labels)
-            )
-        return
-    if [label.lower() for label in found] == [label.lower() for label in labels]:
-        return
-    kind = "in this order" if sorted(map(str.lower, found)) == sorted(map(str.lower, labels)) else "these"
-    raise InputError(
-        f"teacher must have the labels {list(labels)}{' in this order' if kind == 'in this order' else ''}, "
-        f"got {name} with {found}; give one fine-tuned on this task, or teacher=auto"
-    )
+    for note in notes:
+        log.warning("%s", note)
 
 
 def check_size(

@@ -42,9 +42,9 @@ def refusal(compose_config, overrides: list[str], folder: Path) -> str:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (["happy", "sad"], "must have the labels ['negative', 'positive'], got"),
+        (["happy", "sad"], "a model with the labels ['negative', 'positive'], got"),
         (["positive", "negative"], "['negative', 'positive'] in this order, got"),
-        (["a", "b", "c"], "must have 2 outputs for this task, got folder given with 3"),
+        (["a", "b", "c"], "with 2 outputs for this task, got folder given with 3"),
         (["negative", "positive"], "at chance level"),
     ],
     ids=["other labels", "other order", "other number", "knows nothing"],
@@ -178,7 +178,7 @@ def test_question_answering_teacher_fits_whatever_its_outputs_are_called(archite
         ("BertForSequenceClassification", 2, r"question-answering model .* \['BertForSequenceClassification'\]"),
         ("BertModel", 2, r"question-answering model .* \['BertModel'\]"),
         (None, 2, r"question-answering model .* with \[\]"),
-        ("BertForQuestionAnswering", 3, "must have 2 outputs for this task, got folder given with 3"),
+        ("BertForQuestionAnswering", 3, "with 2 outputs for this task, got folder given with 3"),
     ],
     ids=["classifier of two classes", "no head", "no architecture", "other number"],
 )
