@@ -29,7 +29,7 @@ from rich.table import Column, Table
 from transformers import BertTokenizerFast
 
 from cap.base.files import write_json
-from cap.base.memory import MemoryBudget
+from cap.base.memory_budget import MemoryBudget
 from cap.data.tokens import TokenRows
 from cap.objectives.memory import Memory, Source
 from cap.runs.environment import environment

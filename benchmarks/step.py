@@ -27,7 +27,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from cap.base.files import read_json, write_json
 from cap.base.kinds import Head
-from cap.base.memory import MemoryBudget
+from cap.base.memory_budget import MemoryBudget
 from cap.base.parts import PARTS, Part
 from cap.config.check import check, contrast_weights
 from cap.config.places import conf_dir
@@ -43,9 +43,9 @@ from cap.pruning.pruner import Pruner
 from cap.runs.environment import environment, peak_memory_gb
 from cap.train import train
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
-from cap.training.parts import make_ready
 from cap.training.preparation import prepare
 from cap.training.progress import tracked
+from cap.training.ready import make_ready
 from cap.training.trainer import build_trainer
 
 BATCH, TOKENS = 32, 40

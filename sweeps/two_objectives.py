@@ -29,7 +29,7 @@ from cap.config.check import check
 from cap.config.places import conf_dir
 from cap.config.schema import register
 from cap.launch.cli import explain, known_keys, set_up_log
-from cap.training.parts import make_ready
+from cap.training.ready import make_ready
 from sweeps.front import draw_front, front_table, write_trials
 from sweeps.space import Space, read_space
 from sweeps.trials import Reached, TrialError, run_trial

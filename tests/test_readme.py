@@ -114,7 +114,7 @@ def test_docs_list_the_columns_of_every_task():
 )
 def test_readmes_commands_pass_the_rules(compose_config, command):
     from cap.config.check import check
-    from cap.training.parts import make_ready
+    from cap.training.ready import make_ready
 
     # The first value of each that a grid names; commas in brackets belong to a list.
     overrides = [re.split(r",(?![^\[]*\])", word)[0] for word in shlex.split(command) if "=" in word]

@@ -13,8 +13,8 @@ from cap.formats.compact import compact, save_compact
 from cap.formats.load import load
 from cap.runs.folder import MODEL
 from cap.train import train
-from cap.training.parts import make_ready
 from cap.training.preparation import prepare
+from cap.training.ready import make_ready
 
 
 def run_masked(cfg: DictConfig) -> Outcome:

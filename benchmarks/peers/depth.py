@@ -19,8 +19,8 @@ from cap.models.families import encoder_stack, prunable
 from cap.pruning.layers import Layers
 from cap.pruning.masks import n_to_prune
 from cap.pruning.parameters import kept_parameters
-from cap.training.parts import Ready
 from cap.training.preparation import Prepared
+from cap.training.ready import Ready
 
 
 def run_layers(cfg: DictConfig) -> Outcome:

@@ -17,8 +17,8 @@ from cap.base.errors import InputError, RunError
 from cap.formats.compact import save_compact
 from cap.models.families import Units, encoder_layers, family_of, prunable
 from cap.training.module import CapModule, cap_module
-from cap.training.parts import Ready
 from cap.training.preparation import Prepared
+from cap.training.ready import Ready
 
 N_BATCHES = 10  # what the tool's example sums gradients over
 

@@ -12,8 +12,8 @@ from torch import nn
 from benchmarks.peers.student import Outcome, begin, train_student
 from cap.base.errors import InputError
 from cap.models.families import prunable_linears
-from cap.training.parts import Ready
 from cap.training.preparation import Prepared
+from cap.training.ready import Ready
 
 
 def run_model_pruning(cfg: DictConfig) -> Outcome:

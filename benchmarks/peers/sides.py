@@ -15,9 +15,9 @@ from benchmarks.peers.model_pruning import require_epochs, run_model_pruning
 from benchmarks.peers.student import Outcome
 from cap.base.errors import InputError
 from cap.config.check import Checked
-from cap.training.parts import Ready, make_ready
 from cap.training.planning import require_possible
 from cap.training.preparation import Prepared, prepare
+from cap.training.ready import Ready, make_ready
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from cap.training.assembly import filled_memory, new_module
 from cap.training.callbacks.timer import StepTimer
 from cap.training.evaluation import evaluate
 from cap.training.module import CapModule
-from cap.training.parts import Ready, make_ready
 from cap.training.planning import require_possible
 from cap.training.preparation import Prepared, prepare
+from cap.training.ready import Ready, make_ready
 from cap.training.resume.curves import cut_curves
 from cap.training.teacher import get_teacher
 from cap.training.trainer import build_trainer, fit, idle_trainer

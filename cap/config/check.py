@@ -1,6 +1,6 @@
 """The verdict on a composed conf/train.yaml, from its values alone: every command begins with it, so no torch here.
 
-What only the class of the pruning type and Lightning can tell follows it, see ``cap.training.parts``.
+What only the class of the pruning type and Lightning can tell follows it, see ``cap.training.ready``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
 from cap.data.label_sets import holds_lists, label_sets_task
 from cap.data.labels import LabelColumn, in_order, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
-from cap.data.own import OwnFiles
+from cap.data.own_files import OwnFiles
 from cap.data.pairs import embed_task
 from cap.data.tagged import tokens_task
 from cap.data.tasks import Task, get_task

@@ -20,7 +20,7 @@ from cap.base.cache import CacheEntry
 from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import Metrics
-from cap.base.memory import MemoryBudget
+from cap.base.memory_budget import MemoryBudget
 from cap.data.batch import on_device
 from cap.data.examples import examples_of
 from cap.data.majority import majority_of

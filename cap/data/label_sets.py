@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from cap.base.errors import InputError
 from cap.data.labels import KEEPING, in_order
 from cap.data.metrics import TaskMetrics
-from cap.data.own import OwnFiles
+from cap.data.own_files import OwnFiles
 from cap.data.tags import (
     first_true,
     given_names,

@@ -16,7 +16,7 @@ from cap.base.errors import InputError
 from cap.data.files import NAME_YOURS, require_columns
 from cap.data.labels import read_labels
 from cap.data.metrics import check_metrics
-from cap.data.own import OwnFiles
+from cap.data.own_files import OwnFiles
 from cap.data.tasks import Task
 from cap.data.texts import checked_texts
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from cap.base.errors import InputError
 from cap.data.entities import SCORES_OF_ENTITIES, SCORES_OF_TAGS, check_tag_metrics
 from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
-from cap.data.own import OwnFiles
+from cap.data.own_files import OwnFiles
 from cap.data.tags import (
     OUTSIDE,
     TAGS,

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.files import GrowingArray
-from cap.base.memory import MemoryBudget
+from cap.base.memory_budget import MemoryBudget
 
 log = logging.getLogger(__name__)
 

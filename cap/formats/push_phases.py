@@ -21,7 +21,7 @@ from cap.runs.card import CARD, CARD_KEYS, write_card, write_export_card
 from cap.runs.card_metadata import UNKNOWN, OnHub
 from cap.runs.finished import FinishedRun, read_runs, require_keys
 from cap.runs.folder import EXPORT, MODEL, RECORD, require_empty
-from cap.runs.places import without_places
+from cap.runs.hidden_paths import without_places
 
 log = logging.getLogger("cap.push")
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cap.base.memory import MemoryBudget, as_tensor
+from cap.base.memory_budget import MemoryBudget, as_tensor
 
 T = TypeVar("T")
 

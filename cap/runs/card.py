@@ -9,7 +9,7 @@ from typing import Any
 from cap.base.files import atomic_file
 from cap.base.markdown import table
 from cap.runs.card_metadata import OnHub, metadata
-from cap.runs.places import without_folders
+from cap.runs.hidden_paths import without_folders
 
 CARD = "README.md"
 CARD_KEYS = (

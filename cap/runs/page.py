@@ -91,7 +91,7 @@ def summary_table(record: dict[str, Any], folder: str) -> Table:
 
 def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
     # Importing matplotlib takes a second. The table of a finished run needs no picture.
-    from cap.runs.kept import plot_kept
+    from cap.runs.kept_picture import plot_kept
     from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
 
     folder, history, metric = run_dir / "pictures", read_history(run_dir / CURVES), _text(at(record, "metric"))

@@ -36,8 +36,8 @@ from cap.training.dynamics import EstimateCallback
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.parallel.strategy import make_strategy
-from cap.training.parts import Ready
 from cap.training.preparation import Prepared
+from cap.training.ready import Ready
 from cap.training.resume.checkpoint import CheckpointCallback
 from cap.training.teacher import Teacher
 from cap.training.trainer import build_trainer

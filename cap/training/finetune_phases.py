@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cap.config.check import Checked
-from cap.training.parts import make_ready
 from cap.training.preparation import Prepared, prepare
+from cap.training.ready import make_ready
 from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
 from cap.training.teacher import Teacher, get_teacher

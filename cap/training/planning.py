@@ -15,8 +15,8 @@ from cap.pruning.pruner import Room
 from cap.pruning.schedule import snapshot_steps
 from cap.training.assembly import new_module, optimisation_of
 from cap.training.dynamics import Dynamics, count_parameters, path_length, planned_steps
-from cap.training.parts import Ready
 from cap.training.preparation import Prepared
+from cap.training.ready import Ready
 from cap.training.trainer import takes_gpus
 
 _BYTES_PER_VALUE = 2  # encodings are float16

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cap.base.errors import InputError
 from cap.base.files import ensure_writable
 from cap.base.kinds import KINDS, Metrics
-from cap.base.memory import MemoryBudget
+from cap.base.memory_budget import MemoryBudget
 from cap.base.parts import PARTS
 from cap.config.check import Checked
 from cap.config.schema import TrainConfig

@@ -27,9 +27,9 @@ from cap.training.found import Attempt, Earlier, checkpoint_of, leave_done
 from cap.training.module import CapModule
 from cap.training.parallel.ranks import ranks_of
 from cap.training.parallel.shares import together
-from cap.training.parts import Ready, make_ready
 from cap.training.planning import planned_dynamics, require_possible
 from cap.training.preparation import Prepared, prepare
+from cap.training.ready import Ready, make_ready
 from cap.training.record import RunRecord
 from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cap.base.memory import MemoryBudget, as_tensor
+from cap.base.memory_budget import MemoryBudget, as_tensor
 
 N_BYTES = 96  # of every array below but the small one
 GIB = 1024**3

@@ -263,7 +263,7 @@ def test_a_budget_that_reads_everything_is_found_out(tmp_path, monkeypatch):
     import numpy as np
 
     from benchmarks.memory import Settings, measure_memory, write_files
-    from cap.base.memory import MemoryBudget
+    from cap.base.memory_budget import MemoryBudget
 
     def reads(budget: MemoryBudget, path: Path) -> np.ndarray:
         array = np.load(path)

@@ -12,7 +12,7 @@ import pytest
 from cap.base.errors import InputError
 from cap.data.custom import custom_task
 from cap.data.labels import read_labels
-from cap.data.own import OwnFiles
+from cap.data.own_files import OwnFiles
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
 

@@ -15,7 +15,7 @@ from cap.base.errors import InputError
 from cap.data.custom import custom_task
 from cap.data.majority import labels_of, majority_of
 from cap.data.metrics import TaskMetrics
-from cap.data.own import OwnFiles
+from cap.data.own_files import OwnFiles
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cap.base.memory import MemoryBudget
+from cap.base.memory_budget import MemoryBudget
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import load_rows
 from cap.data.tasks import get_task

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from cap.base.errors import InputError
 from cap.data.custom import custom_task
 from cap.data.datamodule import NO_LABEL, CapDataModule
-from cap.data.own import OwnFiles
+from cap.data.own_files import OwnFiles
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
 from cap.data.unlabelled import with_unlabelled

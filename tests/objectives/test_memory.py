@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from cap.base.memory import MemoryBudget
+from cap.base.memory_budget import MemoryBudget
 from cap.objectives.memory import Memory, moved
 
 N, DIM = 64, 8
@@ -570,7 +570,7 @@ def test_tensor_is_kept_as_a_float16_copy(dtype) -> None:
 
 
 def test_tensor_counts_against_the_budget() -> None:
-    from cap.base.memory import MemoryBudget
+    from cap.base.memory_budget import MemoryBudget
     from cap.objectives.memory import Memory
 
     budget = MemoryBudget(1.0)

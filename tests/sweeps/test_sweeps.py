@@ -75,7 +75,7 @@ def test_every_task_has_a_file_of_each_kind_and_there_is_no_other():
 @pytest.mark.parametrize("arguments", RUNS)
 def test_every_run_that_a_sweep_can_produce_passes_the_rules(compose_config, arguments):
     from cap.config.check import check
-    from cap.training.parts import make_ready
+    from cap.training.ready import make_ready
 
     assert make_ready(check(compose_config(*arguments))).hash
 

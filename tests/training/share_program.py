@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
 from cap.base.errors import RunError
-from cap.base.memory import MemoryBudget
+from cap.base.memory_budget import MemoryBudget
 from cap.models.families import prunable
 from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory

@@ -238,7 +238,7 @@ class AfterEachStep(Callback):
 
 def distilled_from_snapshots(tiny_module, tmp_path, *, weight: float, **options):
     """Train four steps of 32 rows with a snapshot after two, and return what was seen after each."""
-    from cap.base.memory import MemoryBudget
+    from cap.base.memory_budget import MemoryBudget
     from cap.objectives.memory import Memory
     from cap.training.callbacks.snapshots import SnapshotCallback
     from cap.training.module import Distill

@@ -51,7 +51,7 @@ def slow_loss(student: nn.Module, teacher: nn.Module, form: str) -> float:
 
 
 def memory_of(teacher: nn.Module, folder: Path):
-    from cap.base.memory import MemoryBudget
+    from cap.base.memory_budget import MemoryBudget
     from cap.objectives.memory import Memory
 
     layers = [[row.mean(dim=0) for row in rows] for rows in states(teacher)]
@@ -168,7 +168,7 @@ def test_what_the_hidden_states_come_from_is_required(form, missing):
 
 def snapshot_module(folder: Path, logits: Tensor, *, weight: float, **sizes: Any):
     """Make a module that is distilled from these logits alone, given in the order of the batch."""
-    from cap.base.memory import MemoryBudget
+    from cap.base.memory_budget import MemoryBudget
     from cap.models.pooled import PooledModel
     from cap.objectives.memory import Memory
     from cap.training.module import CapModule, Distill, Optimisation

@@ -227,7 +227,7 @@ def test_planned_steps_are_those_that_lightning_counts(tmp_path, limit, accumula
 def test_what_fits_into_a_memory_budget_is_known_beforehand(n_bytes, n_arrays, expected):
     import numpy as np
 
-    from cap.base.memory import MemoryBudget
+    from cap.base.memory_budget import MemoryBudget
 
     budget = MemoryBudget(1000 / 1024**3)
     budget.hold(np.zeros(200, dtype=np.int8))

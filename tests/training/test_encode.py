@@ -235,7 +235,7 @@ def test_entry_of_spans_is_found_again_with_its_lengths(reader, tmp_path):
 
 
 def test_memory_takes_the_files_of_an_entry_of_spans(reader, tmp_path):
-    from cap.base.memory import MemoryBudget
+    from cap.base.memory_budget import MemoryBudget
     from cap.objectives.memory import Memory
 
     outputs = frozen(reader, [windows([2, 0]), windows([1])], tmp_path)

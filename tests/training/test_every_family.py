@@ -22,7 +22,7 @@ def checked(compose_config):
 
     def choose(pruning: str):
         from cap.config.check import check
-        from cap.training.parts import make_ready
+        from cap.training.ready import make_ready
 
         return make_ready(check(compose_config(f"pruning={pruning}", f"sparsity={SPARSITY}")))
 

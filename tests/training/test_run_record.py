@@ -15,8 +15,8 @@ def begin(compose_config, tiny_overrides, tmp_path):
     """Let two processes begin a run whose folder holds a record with a status; return what comes of it on each."""
     from cap.config.check import check
     from cap.training.parallel.shares import together
-    from cap.training.parts import make_ready
     from cap.training.preparation import prepare
+    from cap.training.ready import make_ready
     from cap.training.record import RunRecord
 
     checked = make_ready(check(compose_config(*tiny_overrides)))

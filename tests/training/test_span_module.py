@@ -45,7 +45,7 @@ def _bank(source: str, number: int) -> np.ndarray:
 
 @pytest.fixture
 def memory(tmp_path):
-    from cap.base.memory import MemoryBudget
+    from cap.base.memory_budget import MemoryBudget
     from cap.objectives.memory import Memory
 
     memory = Memory(n_examples=N_WINDOWS, budget=MemoryBudget(1.0))

@@ -123,7 +123,7 @@ REFUSED = {
 def test_levels_that_no_run_passes_are_refused(compose_config, overrides, message):
     from cap.base.errors import InputError
     from cap.config.check import check
-    from cap.training.parts import make_ready
+    from cap.training.ready import make_ready
 
     with pytest.raises(InputError, match=message):
         make_ready(check(compose_config(*overrides)))

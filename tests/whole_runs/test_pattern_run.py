@@ -30,7 +30,7 @@ def test_run_leaves_a_model_all_of_whose_groups_are_in_the_pattern(compose_confi
 def test_pattern_with_another_sparsity_is_refused_with_the_one_that_works(compose_config, pruning, pattern, goes):
     from cap.base.errors import InputError
     from cap.config.check import check
-    from cap.training.parts import make_ready
+    from cap.training.ready import make_ready
 
     expected = f"pruning.pattern={pattern} prunes {goes} weights, so sparsity must be 0.5, got 0.97; set sparsity=0.5"
     with pytest.raises(InputError, match=re.escape(expected)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cap.runs.places import without_folders, without_places
+from cap.runs.hidden_paths import without_folders, without_places
 
 
 @pytest.mark.parametrize(

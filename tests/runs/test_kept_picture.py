@@ -16,7 +16,7 @@ def kept() -> list[dict[str, Any]]:
 
 
 def test_kept_models_are_drawn(tmp_path, kept):
-    from cap.runs.kept import plot_kept
+    from cap.runs.kept_picture import plot_kept
 
     path = tmp_path / "kept.png"
     assert plot_kept(kept, metric="accuracy", teacher=0.9, majority=0.5, path=path) == path
@@ -24,7 +24,7 @@ def test_kept_models_are_drawn(tmp_path, kept):
 
 
 def test_nothing_is_drawn_of_no_model(tmp_path):
-    from cap.runs.kept import plot_kept
+    from cap.runs.kept_picture import plot_kept
 
     assert plot_kept([], metric="accuracy", teacher=None, majority=None, path=tmp_path / "kept.png") is None
 

@@ -11,7 +11,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 def ready(compose_config, *overrides: str):
     from cap.config.check import check
-    from cap.training.parts import make_ready
+    from cap.training.ready import make_ready
 
     return make_ready(check(compose_config(*overrides)))
 
