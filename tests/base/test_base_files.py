@@ -118,7 +118,7 @@ def test_permissions_follow_the_umask_of_the_process(tmp_path: Path, umask: int)
     with atomic_file(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
     with atomic_folder(tmp_path / "model") as temporary:
-        (temporary / "weights").write_text("new")
+        (temporary / "weights").touch(mode=0o600)  # as safetensors writes
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "model", "model/weights")]
     assert modes == [0o666 & ~umask, 0o777 & ~umask, 0o666 & ~umask]
 
