@@ -8,14 +8,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cap.base.errors import InputError
-from cap.base.kinds import Kind
 from cap.formats.compact import Compacted, save_compact
 from cap.formats.export_source import Source
 from cap.formats.load import load
@@ -30,6 +29,7 @@ from cap.models.semi_structured import require_sparse_gpu, to_semi_structured
 from cap.models.sources import ModelSource
 from cap.pruning.masks import count_zeros
 from cap.pruning.patterns import PATTERNS, follows_pattern
+from cap.runs.asking import asked, described
 from cap.runs.finished import require_keys
 from cap.runs.folder import MODEL
 
@@ -212,10 +212,9 @@ _RUN_STOCK = """from transformers import {auto_class}, AutoTokenizer
 
 model, tokenizer = {auto_class}.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")"""
 _RUN_ONNX = """import onnxruntime
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-session, tokenizer = onnxruntime.InferenceSession("{folder}/model.onnx"), AutoTokenizer.from_pretrained("{folder}")
-"""
+session, tokenizer = onnxruntime.InferenceSession("{folder}/model.onnx"), AutoTokenizer.from_pretrained("{folder}")"""
 _RUN_SENTENCES = """from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("{folder}")"""
@@ -229,28 +228,26 @@ inputs = tokenizer(["a text", "another one"], padding=True, truncation=True, max
 hidden, real = model(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(-1)
 vectors = torch.nn.functional.normalize(POOLED)"""
 _POOLED = {"mean": "(hidden * real).sum(dim=1) / real.sum(dim=1)", "first_token": "hidden[:, 0]"}
-_ASK_ONNX: dict[Kind, str] = {
-    "classes": 'logits = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
-    "label_sets": 'has_label = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0] > 0',
-    "number": 'value = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
-    "span": 'start, end = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))',
-    "tags": 'logits = session.run(None, dict(tokenizer(TEXTS, return_tensors="np")))[0]',
-    "encoding": 'inputs = tokenizer(["a text", "another one"], padding=True, truncation=True, max_length=LENGTH)\n'
-    'vectors = session.run(["sentence_embedding"], dict(inputs.convert_to_tensors("np")))[0]',
-}
+_ENCODE_ONNX = """
+inputs = tokenizer(["a text", "another one"], padding=True, truncation=True, max_length=LENGTH, return_tensors="np")
+vectors = session.run(["sentence_embedding"], dict(inputs))[0]"""
 
 
 def _how_to_run_onnx(source: Source) -> str:
-    names = [column.replace("_", " ").replace('"', "") for column in source.task.text_columns]
-    texts = ", ".join(f'"the {name}"' for name in names)
-    asked = _ASK_ONNX[source.task.kind].replace("TEXTS", texts)
-    return _RUN_ONNX + asked.replace("LENGTH", str(source.max_length))
+    if source.is_of_encodings:
+        return _RUN_ONNX + _ENCODE_ONNX.replace("LENGTH", str(source.max_length))
+    return _RUN_ONNX + _asked(source, of="session")
+
+
+def _asked(source: Source, *, of: Literal["model", "session"]) -> str:
+    asks = described(source.task.kind, source.task.text_columns)
+    return asked(asks, max_length=source.max_length, of=of)
 
 
 def _how_to_run_stock(source: Source) -> str:
     if source.is_of_encodings:
         return _RUN_SENTENCES
-    return _RUN_STOCK.format(auto_class=auto_class(source)).replace("FOLDER", "{folder}")
+    return _RUN_STOCK.format(auto_class=auto_class(source)).replace("FOLDER", "{folder}") + _asked(source, of="model")
 
 
 def how_to_load(source: Source, chosen: Format) -> str | None:
@@ -258,7 +255,7 @@ def how_to_load(source: Source, chosen: Format) -> str | None:
     if chosen.how_to_load is not None:
         return chosen.how_to_load(source)
     if not source.is_of_encodings:
-        return None
+        return None  # the card adds how to ask
     return _ENCODE.replace("LENGTH", str(source.max_length)).replace("POOLED", _POOLED[source.pooling])
 
 
@@ -291,7 +288,7 @@ FORMATS: dict[str, Format] = {
         load=_OnGpu,
         tolerance=None,
         loads_with_transformers=True,
-        how_to_load=lambda source: _RUN_SEMI_STRUCTURED,
+        how_to_load=lambda source: _RUN_SEMI_STRUCTURED,  # on a GPU, in half precision
         require=_require_pattern,
         beside=_beside_half,
         no_gain="at this size the kernels that skip the zeros gain nothing over dense ones",

@@ -8,12 +8,14 @@ from typing import Any
 
 from cap.base.files import atomic_file
 from cap.base.markdown import table
+from cap.runs.asking import asked
 from cap.runs.card_metadata import OnHub, metadata
 from cap.runs.hidden_paths import without_folders
 
 CARD = "README.md"
 CARD_KEYS = (
     "command",
+    "config.max_length",
     "config.pruning.name",
     "config.task.name",
     "data.fingerprint",
@@ -33,9 +35,13 @@ CARD_KEYS = (
 )
 """What a card reads of a record, see ``cap.runs.finished.require_keys``."""
 _DASH = "\N{EN DASH}"
+_AS_LARGE = (
+    "Zeros take part in every product: this folder is as large and as slow as the dense model. `python -m cap.export` "
+    "makes it smaller."
+)
 _LOAD_STOCK = """from transformers import {auto_class}, AutoTokenizer
 
-model = {auto_class}.from_pretrained("{folder}")
+model = {auto_class}.from_pretrained("{folder}").eval()
 tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
 _LOAD_SENTENCES = """from sentence_transformers import SentenceTransformer
 
@@ -60,13 +66,9 @@ def write_card(
         on_hub: What is said on the Hub besides; None for the card of a folder.
     """
     name = folder.name if on_hub is None else on_hub.repository
-    limits = [
-        "Zeros take part in every product: this folder is as large and as slow as the dense model. "
-        "`python -m cap.export` makes it smaller.",
-        *_limits(record),
-    ]
+    limits = [*([] if record.get("layers") else [_AS_LARGE]), *_limits(record)]
     is_encoder = auto_class == "AutoModel"
-    lines = _LOAD_SENTENCES if is_encoder else _LOAD_STOCK
+    lines = _LOAD_SENTENCES if is_encoder else _LOAD_STOCK + _asked(record)
     library = "sentence-transformers" if is_encoder else "transformers"
     parts = [
         metadata(record, record["scores"]["pruned"], library=library, on_hub=on_hub),
@@ -120,7 +122,7 @@ def write_export_card(
     """
     is_stock = export["loads_with_transformers"]
     name = on_hub.repository if on_hub is not None and is_stock else name
-    load = (export["how_to_load"] or _LOAD_OURS).format(folder=name)
+    load = (export["how_to_load"] or _LOAD_OURS + _asked(record)).format(folder=name)
     scores = {"this model": record["scores"]["pruned"]}
     if export["scores"] is not None:
         scores = {"before export": record["scores"]["pruned"], "this model": export["scores"]}
@@ -256,6 +258,10 @@ def spoken(setting: str) -> str:
 def _place(timed: Mapping[str, Any]) -> str:
     threads = timed.get("threads")
     return ", ".join([str(timed["device"]), *([] if threads is None else [f"{threads} threads"])])
+
+
+def _asked(record: Mapping[str, Any]) -> str:
+    return asked(record.get("asks"), max_length=record["config"]["max_length"], of="model")
 
 
 def _loading(lines: str, on_hub: OnHub | None, *, is_stock: bool) -> str:

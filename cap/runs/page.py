@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cap.base.files import atomic_file, read_json
 from cap.base.markdown import table
+from cap.runs.asking import asked
 from cap.runs.folder import CURVES
 from cap.runs.history import read_history
 from cap.runs.identity import at
@@ -49,7 +50,7 @@ def write_report(run_dir: Path, record: dict[str, Any]) -> Path:
         _kept(record),
         _levels(record),
         _pictures(run_dir),
-        _loading(run_dir),
+        _loading(run_dir, record),
         _surroundings(record),
     ]
     report = run_dir / "report.md"
@@ -240,7 +241,7 @@ def _pictures(run_dir: Path) -> str:
     return "\n".join(["## Pictures", *lines]) if lines else ""
 
 
-def _loading(run_dir: Path) -> str:
+def _loading(run_dir: Path, record: Mapping[str, Any]) -> str:
     config = run_dir / "model" / "config.json"
     if not config.is_file():
         return ""
@@ -259,15 +260,15 @@ from sentence_transformers import SentenceTransformer
 vectors = SentenceTransformer("model").encode(["a text", "another one"])
 ```"""
     loader = f"AutoModelFor{head[1]}" if head else "AutoModelForSequenceClassification"
+    lines = asked(at(record, "asks"), max_length=at(record, "config", "max_length"), of="model")
     return f"""## Load the model
 
 In this folder, with nothing but `transformers`:
 
 ```python
 from transformers import {loader}, AutoTokenizer
-model = {loader}.from_pretrained("model")
-tokenizer = AutoTokenizer.from_pretrained("model")
-outputs = model(**tokenizer("first text", "second text, if the task has one", return_tensors="pt"))
+model = {loader}.from_pretrained("model").eval()
+tokenizer = AutoTokenizer.from_pretrained("model"){lines}
 ```"""
 
 

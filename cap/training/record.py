@@ -28,6 +28,7 @@ from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
 from cap.pruning.masks import count_matrix_zeros, count_pruned_units, matrix_kinds, sparsity_fractions
 from cap.pruning.schedule import held_level
+from cap.runs.asking import described
 from cap.runs.card import record_of_level, write_card
 from cap.runs.checkpoints import Checkpoint
 from cap.runs.environment import environment, forget_peak_memory, peak_memory_gb
@@ -127,6 +128,7 @@ class RunRecord:
             How the run begins; on all processes but the first that says nothing.
         """
         self.content["metric"] = prepared.task.monitored
+        self.content["asks"] = described(prepared.task.kind, prepared.task.text_columns)
         self.content["data"] = {
             "source": prepared.rows.source,
             "fingerprint": prepared.rows.fingerprint,

@@ -6,7 +6,8 @@ from typing import Any
 
 RECORD: dict[str, Any] = {
     "command": "python -m cap.train task=sst2 sparsity=0.9",
-    "config": {"task": {"name": "sst2"}, "pruning": {"name": "movement"}},
+    "asks": {"kind": "classes", "columns": ["sentence"]},
+    "config": {"max_length": 16, "task": {"name": "sst2"}, "pruning": {"name": "movement"}},
     "environment": {"git_commit": "0123abc"},
     "model": "package some-encoder",
     "seed": 7,

@@ -167,7 +167,7 @@ def test_report_says_how_to_load_the_model_that_was_saved(run_dir: Path, record,
     (run_dir / "model").mkdir(parents=True)
     (run_dir / "model" / "config.json").write_text(json.dumps(config))
     code = _page(run_dir, record).split("```python\n")[1].split("\n```")[0]
-    assert len(code.splitlines()) == 4
+    assert len(code.splitlines()) == 3
     assert f'{loader}.from_pretrained("model")' in code
     compile(code, "report", "exec")
 

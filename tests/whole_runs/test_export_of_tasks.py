@@ -41,7 +41,7 @@ def test_the_lines_of_a_graph_of_spans_ask_a_question_about_a_context(squad_grap
     monkeypatch.chdir(squad_graph.parent)
     lines, names = lines_of_card(squad_graph), {}
     exec(lines, names)
-    assert 'tokenizer("the question", "the context", return_tensors="np")' in lines
+    assert 'tokenizer(["the question"], ["the context"], padding=True, truncation="only_second"' in lines
     assert names["start"].shape == names["end"].shape == (1, 7)  # [CLS] the ? [SEP] the ? [SEP]
 
 
