@@ -79,7 +79,7 @@ def test_the_page_has_the_table_the_picture_and_what_cannot_be_with_its_reason(e
     assert summary["sentence"].startswith("Ship ")
     assert summary["sentence"] in page
     assert [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")][2:] == [
-        f"| {name}" for name in ("dense", *summary["formats"])
+        f"| {name}" for name in ("dense; score of the run's model", *summary["formats"])
     ]
     assert "![Size against latency](formats.png)" in page
     assert (everything / "formats.png").read_bytes()[:4] == b"\x89PNG"

@@ -379,3 +379,15 @@ def test_an_output_folder_that_holds_something_is_refused(runs, tmp_path) -> Non
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"output_dir must be new or empty, got .* with notes\.txt"):
         make_export(runs["structured"], "compact", tmp_path)
+
+
+def test_an_export_of_fewer_layers_stands_beside_the_dense_model(tiny_model, tiny_data, tmp_path) -> None:
+    layers = ["pruning=layers", "sparsity=0.5", *QUICK]
+    run = make_run(tmp_path / "run", "task=sst2", f"data_dir={tiny_data}", f"model.name_or_path={tiny_model}", *layers)
+    size = read(make_export(run, "compact", tmp_path / "small"))["size"]
+    n_layer = 4 * 32 * 32 + 2 * 32 * 64
+    assert (size["prunable_parameters"], size["dense_prunable_parameters"]) == (n_layer, 2 * n_layer)
+    n_gone = size["dense_parameters"] - size["parameters"]
+    assert size["dense_bytes"] == (run / "model" / "model.safetensors").stat().st_size + 4 * n_gone
+    assert size["dense_multiply_adds_of_128_tokens"] == 2 * size["multiply_adds_of_128_tokens"]
+    assert "as large and as slow" not in (run / "model" / "README.md").read_text(encoding="utf-8")

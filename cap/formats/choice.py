@@ -118,7 +118,7 @@ def table_rows(dense: Side, formats: Sequence[Side], metric: str) -> list[list[s
     titles = ["format", "MB", "of the dense model's", metric, *(f"ms, {spoken(shape)} (speed-up)" for shape in shapes)]
     rows = [
         [
-            side.name if side.device == dense.device else f"{side.name}, on {side.device}",
+            _called(side, dense),
             f"{side.megabytes:.1f}",
             f"{side.n_bytes / dense.n_bytes:.1%}",
             f"{side.score:.4f}",
@@ -130,6 +130,12 @@ def table_rows(dense: Side, formats: Sequence[Side], metric: str) -> list[list[s
         for side in (dense, *formats)
     ]
     return [titles, *rows]
+
+
+def _called(side: Side, dense: Side) -> str:
+    if side is dense:
+        return f"{DENSE}; score of the run's model"
+    return side.name if side.device == dense.device else f"{side.name}, on {side.device}"
 
 
 def _keeps_score(side: Side, dense: Side) -> bool:

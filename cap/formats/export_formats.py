@@ -199,7 +199,7 @@ class _OnGpu:
 
 def _beside_half(source: Source, loaded: Any) -> tuple[dict[str, Any], torch.device]:
     """Time against the dense model in the same precision on the same device."""
-    dense = copy.deepcopy(source.dense).half().cuda().eval()
+    dense = copy.deepcopy(source.beside).half().cuda().eval()
     return {"dense": dense, "export": loaded.model}, torch.device("cuda", torch.cuda.current_device())
 
 

@@ -237,11 +237,11 @@ def _sparsity(source: Source, left: PreTrainedModel) -> dict[str, Any]:
 
 
 def _sizes(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, Any]:
-    cost, dense = (count_cost(model, tokens=128) for model in (smaller, source.dense))
+    cost, dense = (count_cost(model, tokens=128) for model in (smaller, source.beside))
     n_bytes = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern))
     size = {
         "bytes": n_bytes,
-        "dense_bytes": source.dense_file.stat().st_size,
+        "dense_bytes": source.dense_bytes,
         "dense_bytes_gzipped": source.dense_bytes_gzipped,
         "parameters": cost.parameters,
         "dense_parameters": dense.parameters,
@@ -254,7 +254,7 @@ def _sizes(source: Source, folder: Path, smaller: PreTrainedModel) -> dict[str, 
 
 
 def _timed(source: Source, loaded: Any, chosen: Format, config: ExportConfig, notes: list[str]) -> dict[str, Any]:
-    models, device = {"dense": source.dense, "export": loaded}, torch.device("cpu")
+    models, device = {"dense": source.beside, "export": loaded}, torch.device("cpu")
     if config.latency_seconds == 0:
         return timing([], device)
     if chosen.beside is not None:

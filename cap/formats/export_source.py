@@ -32,6 +32,7 @@ from cap.formats.folders import WEIGHTS_FILE
 from cap.formats.load import load
 from cap.formats.onnx import ONNX_FILE, export_onnx
 from cap.formats.vocabulary import Smaller, Vocabulary, count_changed, with_vocabulary
+from cap.models.depth import as_deep_as_dense, read_removed
 from cap.models.outputs import output_order
 from cap.models.pooled import Pooling
 from cap.models.sources import ModelSource, load_tokenizer, tokenizer_key
@@ -41,6 +42,7 @@ from cap.runs.folder import MODEL
 
 log = logging.getLogger("cap.export")
 
+_BYTES_PER_WEIGHT = 4  # models are saved in float32
 _READ_KEYS = (
     "config.data_dir",
     "config.data.eval_batch_size",
@@ -57,7 +59,7 @@ class Source:
     Args:
         run: The finished run.
         task: Its task.
-        dense: Its model, in eval mode.
+        dense: Its model, in eval mode; with as many zeros as weights went, but for layers that were taken out.
         model: What is exported: its model, or a copy with fewer rows of the word embedding.
         tokenizer: That of ``model``.
         smaller: The model and its tokenizer with fewer rows of the word embedding; None where all are left.
@@ -117,6 +119,18 @@ class Source:
     def dense_file(self) -> Path:
         """The weights of the run's model."""
         return self.run.folder / MODEL / WEIGHTS_FILE
+
+    @cached_property
+    def beside(self) -> PreTrainedModel:
+        """What sizes and times are measured beside: a model as large and as deep as the one that was pruned."""
+        return as_deep_as_dense(self.dense)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Size of the weights of such a model on disk."""
+        removed = read_removed(self.dense.config)
+        n_gone = 0 if removed is None else removed.n_parameters
+        return self.dense_file.stat().st_size + n_gone * _BYTES_PER_WEIGHT
 
     @cached_property
     def dense_bytes_gzipped(self) -> int:

@@ -124,6 +124,29 @@ def forget_removed(config: PretrainedConfig) -> None:
         delattr(config, REMOVED_KEY)
 
 
+def as_deep_as_dense(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model of the dense model's size and speed; a copy whose answers mean nothing where layers are gone.
+
+    Copies of the layers that are left stand in for those: what they hold changes neither bytes nor time.
+    """
+    removed = read_removed(model.config)
+    if removed is None:
+        return model
+    deep = copy.deepcopy(model)
+    stack, n_kept = encoder_stack(deep), len(removed.kept)
+    alike = [*range(1 if stack.family.has_own_first_layer and n_kept > 1 else 0, n_kept)]
+    for number in range(removed.n_dense - n_kept):
+        again = alike[number % len(alike)]
+        stack.layers.append(copy.deepcopy(stack.layers[again]))
+        for key in stack.family.per_layer:
+            values = getattr(stack.config, key)
+            setattr(stack.config, key, [*values, values[again]])
+    stack.config.num_hidden_layers = removed.n_dense
+    forget_removed(stack.config)
+    _number_layers(stack)
+    return deep
+
+
 def take_out(stack: Stack, is_kept: Sequence[bool]) -> None:
     """Take layers out of a model, in place; its configuration then describes the smaller stock model.
 
@@ -135,6 +158,10 @@ def take_out(stack: Stack, is_kept: Sequence[bool]) -> None:
     for number in reversed(range(len(is_kept))):
         if not is_kept[number]:
             del stack.layers[number]
+    _number_layers(stack)
+
+
+def _number_layers(stack: Stack) -> None:
     for number, layer in enumerate(stack.layers):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):

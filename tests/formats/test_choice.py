@@ -106,6 +106,6 @@ def test_the_table_has_the_dense_model_first() -> None:
             *("format", "MB", "of the dense model's", "accuracy"),
             *("ms, batch 1, tokens 32 (speed-up)", "ms, batch 32, tokens 128 (speed-up)"),
         ],
-        ["dense", "90.0", "100.0%", "0.8600", "6.00 (1.00 x)", "600.00 (1.00 x)"],
+        ["dense; score of the run's model", "90.0", "100.0%", "0.8600", "6.00 (1.00 x)", "600.00 (1.00 x)"],
         ["compact", "60.0", "66.7%", "0.8600", "4.00 (1.50 x)", "300.00 (2.00 x)"],
     ]

@@ -90,6 +90,24 @@ def test_saved_model_has_fewer_layers_and_stock_transformers_loads_it(family, tm
     torch.testing.assert_close(logits(loaded), gated, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "deberta-v2", "modernbert", "gte"])
+def test_a_stand_in_for_the_dense_model_is_as_large_and_runs(family):
+    from cap.models.depth import as_deep_as_dense
+
+    dense = deep(family, 5)
+    n_dense, types = dense.num_parameters(), getattr(dense.config, "layer_types", [])
+    assert as_deep_as_dense(dense) is dense
+    pruner = cap.attach(dense, cap.Layers(final_sparsity=0.6))
+    pruner.update_masks(0.6)
+    pruner.fold()
+    stand_in = as_deep_as_dense(dense)
+    assert (stand_in.num_parameters(), len(encoder_stack(stand_in).layers)) == (n_dense, 5)
+    assert (stand_in.config.num_hidden_layers, read_removed(stand_in.config)) == (5, None)
+    assert len(getattr(stand_in.config, "layer_types", [])) == len(types)
+    assert logits(stand_in).shape == (3, 2)
+    assert (dense.config.num_hidden_layers, len(encoder_stack(dense).layers)) == (2, 2)
+
+
 def test_first_layer_of_its_own_stays():
     model = deep("modernbert")
     pruner = cap.attach(model, cap.Layers(final_sparsity=0.75, importance="loss"))
