@@ -78,10 +78,14 @@ def _held(paths: tuple[str, ...], kinds: tuple[MatrixKind, ...]) -> dict[str, tu
 
 _BERT_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value")
 
+_ROBERTA = Family(attention_in=_BERT_ATTENTION, positions_follow_padding=True)
+
 # Keyed by transformers' own `config.model_type`.
 FAMILIES: dict[str, Family] = {
     "bert": Family(attention_in=_BERT_ATTENTION),
-    "roberta": Family(attention_in=_BERT_ATTENTION, positions_follow_padding=True),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
     # Small ones have narrow embeddings, and a projection to the width of the layers.
     "electra": Family(attention_in=_BERT_ATTENTION, embeddings=("embeddings", "embeddings_project")),
     "distilbert": Family(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -24,7 +26,9 @@ from tests.models.tiny_models import (
     LAYERS,
     in_layers,
     n_prunable,
+    tiny_batch,
     tiny_classifier,
+    tiny_tokenizer,
 )
 
 
@@ -74,11 +78,30 @@ def test_layers_come_in_order_of_depth_not_of_the_alphabet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "first"), [("distilbrt", "distilbert"), ("xlm-roberta", "roberta"), ("electric", "electra")]
+    ("given", "first"), [("distilbrt", "distilbert"), ("xlm-roberta-xl", "xlm-roberta"), ("electric", "electra")]
 )
 def test_an_unknown_family_is_refused_with_the_nearest_known_one_first(given: str, first: str) -> None:
     with pytest.raises(InputError, match=rf"known \({first}, .*got '{given}'"):
         family_of(given)
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "camembert"])
+def test_a_family_that_is_built_as_another_is_pruned_as_it_is(family: str, tmp_path: Path) -> None:
+    import cap
+    from cap.formats.compact import compact, load_compact, save_compact
+
+    model, other = tiny_classifier(family), tiny_classifier("roberta")
+    assert list(prunable(model).matrices) == list(prunable(other).matrices)
+    pruner = cap.attach(model, cap.Structured(final_sparsity=0.5, importance="random"))
+    pruner.update_masks(0.5)
+    with torch.no_grad():
+        gated = model(**tiny_batch()).logits
+    pruner.fold()
+    smaller = compact(model).model
+    save_compact(smaller, tiny_tokenizer(), tmp_path)
+    assert smaller.num_parameters() < other.num_parameters()
+    with torch.no_grad():
+        torch.testing.assert_close(load_compact(tmp_path)(**tiny_batch()).logits, gated, rtol=0, atol=1e-5)
 
 
 def test_an_unknown_family_is_refused_with_all_known_ones() -> None:

@@ -44,6 +44,8 @@ _MODERNBERT_TOKENS = {f"{name}_token_id": SPECIALS.index(f"[{token}]") for name,
 _EXTRA: dict[str, dict[str, Any]] = {
     "bert": _SIZES,
     "roberta": _SIZES,
+    "xlm-roberta": _SIZES,
+    "camembert": _SIZES,
     "electra": _SIZES | {"embedding_size": 16},
     "distilbert": _DISTILBERT_SIZES,
     "mpnet": _SIZES,
