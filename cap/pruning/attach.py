@@ -16,6 +16,10 @@ from cap.pruning.parameters import kept_parameters
 from cap.pruning.pruner import Pruner
 
 AnyPruner = TypeVar("AnyPruner", bound=Pruner)
+_ALL = (
+    "name them: linears={name: module for name, module in model.named_modules() if type(module) is nn.Linear}, "
+    "without what shall stay dense"
+)
 
 
 def attach(
@@ -43,13 +47,13 @@ def attach(
         InputError: If the family is not known, what is named cannot be pruned, or masks are on already.
         ValueError: If the model cannot meet the pruner's target.
     """
+    if not isinstance(pruner, Pruner):
+        given = f"the class {pruner.__name__}" if isinstance(pruner, type) else repr(pruner)
+        raise InputError(f"pruner must be an object such as cap.Magnitude(), got {given}")
+    if linears is not None:
+        _require_stock(linears)
     found = _family_linears(model) if linears is None else _named_linears(model, pruner, linears)
-    masked = [name for name, linear in found.linears.items() if parametrize.is_parametrized(linear, "weight")]
-    if masked:
-        raise InputError(
-            f"masks go on stock linear layers, but {len(masked)} of {len(found.linears)} have a parametrization "
-            f"already, {masked[0]} first; fold the pruner before, or load the model again"
-        )
+    _require_stock(found.linears)
     half = [name for name, linear in found.linears.items() if linear.weight.dtype in (torch.float16, torch.bfloat16)]
     if half:
         raise InputError(
@@ -64,13 +68,24 @@ def attach(
     return pruner
 
 
+def _require_stock(linears: Mapping[str, nn.Linear]) -> None:
+    if not isinstance(linears, Mapping):
+        raise InputError(
+            f"linears must map names in the model to its nn.Linear modules, got a {type(linears).__name__}; {_ALL}"
+        )
+    masked = [name for name, linear in linears.items() if parametrize.is_parametrized(linear, "weight")]
+    if masked:
+        raise InputError(
+            f"masks go on stock linear layers, but {len(masked)} of {len(linears)} have a parametrization "
+            f"already, {masked[0]} first; fold the pruner before, or load the model again"
+        )
+
+
 def _family_linears(model: nn.Module) -> Prunable:
     if not isinstance(model, PreTrainedModel) or model.config.model_type not in FAMILIES:
         name = model.config.model_type if isinstance(model, PreTrainedModel) else type(model).__name__
         raise InputError(
-            f"cap.attach finds the matrices of transformers' encoders ({', '.join(FAMILIES)}), got {name}; name them: "
-            f"linears={{name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}}, "
-            f"without what shall stay dense"
+            f"cap.attach finds the matrices of transformers' encoders ({', '.join(FAMILIES)}), got {name}; {_ALL}"
         )
     return prunable(model)
 
@@ -82,11 +97,13 @@ def _named_linears(model: nn.Module, pruner: Pruner, linears: Mapping[str, nn.Li
             f"({', '.join(FAMILIES)}), got linears; leave them out, or use a pruner of single weights"
         )
     modules = dict(model.named_modules())
+    # Other classes have ways of their own to use their weight: Conv1D of GPT-2 transposes it, torch's attention reads it
+    # past the module.
     wrong = [name for name, linear in linears.items() if type(linear) is not nn.Linear or modules.get(name) != linear]
     if wrong or not linears:
+        found = [f"{name} ({type(linears[name]).__name__})" for name in wrong]
         raise InputError(
-            f"linears must map names in the model to its nn.Linear modules, got {', '.join(wrong) or 'none'}; take "
-            f"both from model.named_modules()"
+            f"linears must map names in the model to its nn.Linear modules, got {', '.join(found) or 'none'}; {_ALL}"
         )
     holders: dict[int, list[str]] = {}
     for path, module in modules.items():

@@ -45,6 +45,8 @@ class MaskMoves:
     ) -> None:
         if every_n_steps < 1:
             raise ValueError(f"pruning.every_n_steps must be at least 1, got {every_n_steps}")
+        if not isinstance(plan, SchedulePlan):
+            raise ValueError(f"plan must be a schedule such as cap.Cubic(sparsity=0.9), got {plan!r}")
         final = pruner.final_sparsity
         if final is not None and not math.isclose(final, plan.sparsity):
             raise ValueError(
@@ -69,10 +71,15 @@ class MaskMoves:
             n_steps: Optimizer steps of the whole run, those before a resumed checkpoint included.
 
         Raises:
-            ValueError: If nobody knows how many there are.
+            ValueError: If nobody knows how many there are, or the pruner has no masks.
         """
         if math.isinf(n_steps):
             raise ValueError("a schedule of sparsity needs the number of steps, got a run without end; set max_steps")
+        if not self.pruner.masks:
+            raise ValueError(
+                f"{type(self.pruner).__name__} has no masks to move; put them on the model first: "
+                f"cap.attach(model, pruner)"
+            )
         self._n_steps = int(n_steps)
         self._schedule = self.plan.over(self._n_steps)
         self._jumps = set(self.plan.jumps(self._n_steps))

@@ -78,28 +78,30 @@ class Dynamics:
         names, values = (max(map(len, column)) for column in (rows, [value for value, _ in rows.values()]))
         return "\n".join(f"  {name:<{names}}  {value:>{values}}  {what}" for name, (value, what) in rows.items())
 
-    def say(self, sparsity: float) -> str | None:
+    def say(self, sparsity: float, *, rewinds: bool) -> str | None:
         """Log the table, and the warning if there is one, which is returned."""
         log.info("what this run is going to do:\n%s", self.table())
-        warning = self.warning(sparsity)
+        warning = self.warning(sparsity, rewinds=rewinds)
         if warning is not None:
             log.warning(warning)
         return warning
 
-    def warning(self, sparsity: float) -> str | None:
+    def warning(self, sparsity: float, *, rewinds: bool) -> str | None:
         """Say if a run at a high sparsity leaves its weights no way to recover; None if it does not look so.
 
         Args:
             sparsity: Fraction at the end.
+            rewinds: Whether the learning rate starts again on the way.
         """
         # Without any path nothing is meant to recover: masks alone are learned.
         if sparsity < HIGH_SPARSITY or self.path_after_target >= SHORT_PATH or self.path == 0:
             return None
+        way = "raise learning_rate, trainer.max_epochs or schedule.flat_after"
+        way += "" if rewinds else ", or set schedule.rewind=last"
         return (
             f"After sparsity {sparsity:g} is reached, a weight can move by about {self.path_after_target:.2g} "
             f"(path_after_target, the sum of the learning rates of {self.steps_after_target:,} steps), which by rule "
-            f"of thumb should be {SHORT_PATH:g} at least; raise learning_rate, trainer.max_epochs or "
-            f"schedule.flat_after, or set schedule.rewind=last."
+            f"of thumb should be {SHORT_PATH:g} at least; {way}."
         )
 
 

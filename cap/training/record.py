@@ -217,7 +217,8 @@ class RunRecord:
     def note_dynamics(self, dynamics: Dynamics) -> None:
         """Say and write down what the run is going to do, and what about it looks too short."""
         self.content["dynamics"] = dynamics.record()
-        warning = dynamics.say(self.checked.config.sparsity)
+        rewinds = bool(self.checked.plan.rewinds(dynamics.steps))
+        warning = dynamics.say(self.checked.config.sparsity, rewinds=rewinds)
         if warning is not None:
             self.warnings.append(warning)
         self._write_interim()

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from cap.base.errors import RunError
 from cap.base.files import atomic_folder, full_disk_reason
 from cap.config.rules import HIGHEST_SEED
+from cap.config.schema import TrainConfig
 from cap.models.encoders import load_saved_model
 from cap.models.pooled import PooledModel
 from cap.runs.checkpoints import Checkpoint
@@ -35,6 +36,8 @@ from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
 from cap.training.teacher import chance_message, get_teacher
 from cap.training.trainer import fit
+
+_FOR_A_TEACHER = "Raise finetune.max_epochs or finetune.learning_rate, look at the labels, or give a teacher."
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def run(ready: Ready, attempt: Attempt, earlier: Earlier, *, devices: int | list
 def say_what_it_would_do(ready: Ready) -> None:
     """Stop before anything is trained or written but the tokenised rows."""
     prepared = prepare(ready)
-    planned_dynamics(ready, prepared, require_possible(ready, prepared)).say(ready.config.sparsity)
+    dynamics = planned_dynamics(ready, prepared, require_possible(ready, prepared))
+    dynamics.say(ready.config.sparsity, rewinds=bool(ready.plan.rewinds(dynamics.steps)))
 
 
 def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:
@@ -132,7 +136,10 @@ def _fit(
     if teacher is not None:
         record.note_teacher(teacher)
         if teacher.is_at_chance:
-            record.warnings.append(f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}.")
+            record.warnings.append(
+                f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}. "
+                f"{'' if prepared.is_of_encodings else _FOR_A_TEACHER}".strip()
+            )
     with record.phase("encode"):
         memory, keys = filled_memory(ready, prepared, teacher, trainer)
     module = new_module(ready, prepared, teacher, memory, frozen_keys=keys, warn=record.warn)
@@ -167,6 +174,14 @@ def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None
     ]
 
 
+def _constant(config: TrainConfig) -> str:
+    """Say of a model that gives one answer to everything what may help that is not in force."""
+    ways = ["more steps (trainer.max_epochs)", "a lower sparsity"]
+    ways += [] if config.student_init == "teacher" else ["student_init=teacher"]
+    ways += ["pruning.score_init=magnitude"] if config.pruning.get("score_init") == "zero" else []
+    return f"The pruned model gives one and the same answer to every row. Give it {', '.join(ways[:-1])} or {ways[-1]}."
+
+
 def _finish(module: CapModule, prepared: Prepared, record: RunRecord, trainer: Trainer) -> float:
     """Fold the masks, save, score what was saved, and write record and report.
 
@@ -192,11 +207,7 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, trainer: T
             ranks=ranks,
         )
     if is_constant:
-        record.warn(
-            "The pruned model gives one and the same answer to every row. Give it more steps (trainer.max_epochs), "
-            "a lower sparsity or student_init=teacher; learned scores that start at 0 need a very slow rise of "
-            "sparsity."
-        )
+        record.warn(_constant(record.checked.config))
     return record.complete(prepared, saved.cpu(), pruned)
 
 

@@ -88,9 +88,12 @@ tied = nn.Sequential(nn.modules.linear.NonDynamicallyQuantizableLinear(2, 2))
     ("make", "message"),
     [
         (lambda: (Alien(), cap.Magnitude(), None), r"got Alien; name them: linears="),
-        (lambda: (nn.Linear(2, 2), cap.Magnitude(), {}), r"got none; take both from model.named_modules"),
-        (lambda: (nn.Sequential(nn.Linear(2, 2)), cap.Magnitude(), {"0": nn.Linear(2, 2)}), r"got 0; take both"),
-        (lambda: (tied, cap.Magnitude(), {"0": tied[0]}), r"got 0; take both"),
+        (lambda: (nn.Linear(2, 2), cap.Magnitude(), {}), r"got none; name them: linears=.*type\(module\) is nn.Linear"),
+        (
+            lambda: (nn.Sequential(nn.Linear(2, 2)), cap.Magnitude(), {"0": nn.Linear(2, 2)}),
+            r"got 0 \(.*Linear\); name them",
+        ),
+        (lambda: (tied, cap.Magnitude(), {"0": tied[0]}), r"got 0 \(.*Linear\); name them"),
         (
             lambda: (Alien(), cap.Structured(final_sparsity=0.5), {"0": nn.Linear(2, 2)}),
             r"Structured prunes heads and FFN units",
@@ -116,3 +119,30 @@ def test_second_pruner_on_a_model_is_refused():
 def test_model_that_cannot_meet_the_target_is_refused():
     with pytest.raises(ValueError, match=r"reaches sparsity 0.75 at most"):
         cap.attach(tiny_classifier(), cap.Structured(final_sparsity=0.9))
+
+
+def test_wrong_objects_are_named():
+    model = nn.Sequential(nn.Linear(4, 4))
+    linears = {"0": model[0]}
+    with pytest.raises(InputError, match=r"an object such as cap.Magnitude\(\), got the class Magnitude"):
+        cap.attach(model, cap.Magnitude, linears=linears)
+    with pytest.raises(InputError, match=r"got a list; name them: linears="):
+        cap.attach(model, cap.Magnitude(), linears=[model[0]])
+    pruner = cap.attach(model, cap.Magnitude(), linears=linears)
+    with pytest.raises(InputError, match=r"1 of 1 have a parametrization already, 0 first; fold the pruner before"):
+        cap.attach(model, cap.Magnitude(), linears=linears)
+    with pytest.raises(ValueError, match=r"plan must be a schedule such as cap.Cubic\(sparsity=0.9\), got 0.5"):
+        cap.PruningCallback(pruner, 0.5)
+
+
+def test_linear_layers_of_other_classes_are_named_with_theirs():
+    attention = nn.MultiheadAttention(4, 2)
+    with pytest.raises(InputError, match=r"got out_proj \(NonDynamicallyQuantizableLinear\)"):
+        cap.attach(attention, cap.Magnitude(), linears={"out_proj": attention.out_proj})
+
+
+def test_masks_that_were_never_put_on_are_missed_before_the_first_step():
+    from cap.pruning.moves import MaskMoves
+
+    with pytest.raises(ValueError, match=r"Magnitude has no masks to move; put them on the model first"):
+        MaskMoves(cap.Magnitude(), cap.Cubic(sparsity=0.9)).begin(10)
