@@ -86,6 +86,7 @@ class CapDataModule(LightningDataModule):
         self._rows = rows
         self._task = task
         self._tokenizer = tokenizer
+        self._max_length = max_length
         self._batch_size = batch_size
         self._eval_batch_size = eval_batch_size
         self._seed = seed
@@ -153,6 +154,13 @@ class CapDataModule(LightningDataModule):
     def majority(self) -> dict[str, float]:
         """Score the model that learned nothing on every validation split, by the names that the metrics give."""
         return majority_of(self._task, self._rows)
+
+    def n_full(self) -> dict[str, tuple[int, int]]:
+        """Count by split the examples that fill ``max_length``, of all; empty where longer ones are not cut."""
+        if self._task.kind in ("span", "tags"):  # which are windows, or say themselves which words are lost
+            return {}
+        lengths = {split: tokens.lengths for split, tokens in self._tokens.items()}
+        return {split: (int((each >= self._max_length).sum()), len(each)) for split, each in lengths.items()}
 
     def labelled(self) -> CapDataModule:
         """Return a data module that trains on the rows with a label alone: the same batches as without the others."""

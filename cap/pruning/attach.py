@@ -97,7 +97,7 @@ def _named_linears(model: nn.Module, pruner: Pruner, linears: Mapping[str, nn.Li
             f"({', '.join(FAMILIES)}), got linears; leave them out, or use a pruner of single weights"
         )
     modules = dict(model.named_modules())
-    # Other classes have ways of their own to use their weight: Conv1D of GPT-2 transposes it, torch's attention reads it
+    # Other classes use their weight in ways of their own: Conv1D of GPT-2 transposes it, torch's attention reads it
     # past the module.
     wrong = [name for name, linear in linears.items() if type(linear) is not nn.Linear or modules.get(name) != linear]
     if wrong or not linears:

@@ -18,6 +18,7 @@ from cap.config.check import Checked
 from cap.config.schema import TrainConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
+from cap.data.notes import notes_on_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.data.unlabelled import with_unlabelled
@@ -56,6 +57,7 @@ class Prepared:
         budget: What tokens, banks and logits may hold in memory together.
         cache_dir: Root of what runs share.
         given_teacher: The teacher that was given; None for ``auto`` and ``none``.
+        notes: What stands out in the rows, for the record.
     """
 
     task: Task
@@ -69,6 +71,7 @@ class Prepared:
     budget: MemoryBudget
     cache_dir: Path
     given_teacher: GivenTeacher | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def pooling(self) -> Pooling:
@@ -147,6 +150,7 @@ def prepare(checked: Checked) -> Prepared:
         pin_memory=takes_gpus(config.trainer.accelerator),
     )
     datamodule.setup()
+    notes = notes_on_rows(task, rows, datamodule.n_full(), max_length=config.max_length)
     seed_everything(config.seed, verbose=False)
     loaded = load_model(source, head=task.head)
     _check_freeze(config, loaded)
@@ -155,7 +159,18 @@ def prepare(checked: Checked) -> Prepared:
     pretrained = PooledModel(loaded.model, pooling)
     majority = datamodule.majority()
     return Prepared(
-        task, rows, source, tokenizer, datamodule, pretrained, config.max_length, majority, budget, cache_dir, given
+        task=task,
+        rows=rows,
+        source=source,
+        tokenizer=tokenizer,
+        datamodule=datamodule,
+        pretrained=pretrained,
+        max_length=config.max_length,
+        majority=majority,
+        budget=budget,
+        cache_dir=cache_dir,
+        given_teacher=given,
+        notes=tuple(notes),
     )
 
 

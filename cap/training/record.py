@@ -139,6 +139,7 @@ class RunRecord:
         self.content["model"] = prepared.source.label
         self.content["pooling"] = prepared.pooling
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
+        self.warnings.extend(prepared.notes)
         if not self.is_first:
             return Begun()
         self.content["data"]["files"] = hashes_of_rows(self.checked.config)
