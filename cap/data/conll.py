@@ -13,7 +13,8 @@ _DOCUMENT = "-DOCSTART-"  # stands on a line of its own where a document begins,
 def read_conll(file: Path, wanted: tuple[str, ...]) -> pa.Table:
     """Read the first column as words and the last one as their tags.
 
-    Columns are told apart by tabs where the first line with words has one, else by any white space.
+    Columns are told apart by tabs where the first line with words has one, else by any white space. Comments before a
+    sentence, as in CoNLL-U, are passed over; a word may be ``#``.
 
     Args:
         file: In UTF-8.
@@ -38,6 +39,8 @@ def read_conll(file: Path, wanted: tuple[str, ...]) -> pa.Table:
         if n_columns == 0:
             separator = "\t" if "\t" in line else None
         columns = line.rstrip("\r").split(separator)
+        if _is_comment(line, n_columns, len(columns), begins=not words[-1]):
+            continue
         n_columns = n_columns or len(columns)
         if len(columns) != n_columns or n_columns < 2:
             raise ValueError(
@@ -49,6 +52,12 @@ def read_conll(file: Path, wanted: tuple[str, ...]) -> pa.Table:
     n_rows = len(words) if words[-1] else len(words) - 1
     lists = pa.list_(pa.string())
     return pa.table({WORDS: pa.array(words[:n_rows], lists), TAGS: pa.array(tags[:n_rows], lists)})
+
+
+def _is_comment(line: str, n_wanted: int, n_found: int, *, begins: bool) -> bool:
+    if not line.startswith("#") or not begins:
+        return False
+    return n_found != n_wanted if n_wanted else "=" in line
 
 
 __all__ = ["TAGS", "WORDS", "read_conll"]

@@ -12,10 +12,10 @@ from typing import Any
 
 import datasets
 import torch
-from rich.console import Console
 from rich.table import Table
 from transformers import PretrainedConfig
 
+from cap.base.console import print_table
 from cap.base.errors import InputError
 from cap.base.files import content_key, ensure_writable
 from cap.base.kinds import Kind
@@ -255,7 +255,7 @@ def answer(
 
 def show(record: Mapping[str, Any], folder: Path) -> None:
     """Print the scores, and say where the rest is."""
-    Console().print(_table(record["scores"], record["model"]))
+    print_table(_table(record["scores"], record["model"]))
     log.info("record and predictions: %s", folder)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from cap.base.console import print_table
 from cap.base.errors import InputError, RunError
 from cap.base.files import atomic_file, atomic_folder, write_json
 from cap.base.markdown import table
@@ -101,7 +101,7 @@ def _tell(source: Source, made: Made, target: Path) -> None:
     table = Table(*titles, caption=str(target))
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    print_table(table)
     for name, reason in made.refused.items():
         log.warning("no %s: %s", name, reason)
     log.info(recommendation(dense, formats, metric))

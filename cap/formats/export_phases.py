@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import PreTrainedModel
 
+from cap.base.console import print_table
 from cap.base.errors import InputError, RunError
 from cap.base.files import atomic_folder, write_json
 from cap.base.kinds import KINDS
@@ -111,7 +111,7 @@ def tell(source: Source, result: dict[str, Any], target: Path) -> None:
     note_in_run(source.run, result, auto_class=auto_class(source), terms=source.terms)
     for note in result["notes"]:
         log.warning(note)
-    Console().print(export_table(result, target))
+    print_table(export_table(result, target))
     log.info(result["sentence"])
 
 

@@ -18,6 +18,11 @@ _OF_WANDB = "_wandb"
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 
 
+def multirun_first(arguments: Sequence[str]) -> list[str]:
+    """Put ``-m`` in front: behind some keys, where people also write it, Hydra does not know what follows."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
 def as_overrides(arguments: Sequence[str], known: Collection[str], schema: type = TrainConfig) -> list[str]:
     """Turn arguments that an agent has written into Hydra's ``key=value``; leave all others as they are.
 
@@ -122,4 +127,4 @@ def _spell(value: object) -> str:
     return str(value)
 
 
-__all__ = ["as_overrides"]
+__all__ = ["as_overrides", "multirun_first"]

@@ -30,7 +30,7 @@ from cap.base.errors import InputError, RunError, StoppedError, nearest_first
 from cap.base.files import full_disk_reason
 from cap.config.places import conf_dir
 from cap.config.schema import TrainConfig, register
-from cap.launch.arguments import as_overrides
+from cap.launch.arguments import as_overrides, multirun_first
 from cap.launch.grid import LineFormatter, listed, watched
 from cap.launch.processes import is_first_process
 
@@ -99,7 +99,7 @@ def door(
         # Otherwise Hydra prints composition errors its own way and always exits with 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         known = known_keys(config_name, schema)
-        sys.argv[1:] = as_overrides(sys.argv[1:], known, schema)
+        sys.argv[1:] = as_overrides(multirun_first(sys.argv[1:]), known, schema)
         try:
             _refuse_hyphens(sys.argv[1:], known)
             with listed():
@@ -108,6 +108,8 @@ def door(
             if "traceback=true" in sys.argv or any(argument.startswith("debug=") for argument in sys.argv):
                 raise
             _leave(error)
+        except BrokenPipeError:  # whoever reads has read enough, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             _leave(StoppedError(signal.SIGINT, is_clean=False))
         except (HydraException, OmegaConfBaseException) as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from cap.base.console import print_table
 from cap.config.check import Checked
 from cap.training.preparation import Prepared, prepare
 from cap.training.ready import make_ready
@@ -39,7 +39,7 @@ def show(prepared: Prepared, teacher: Teacher) -> None:
     table = Table("metric", "majority class", "teacher", "folder")
     for metric, score in teacher.scores.items():
         table.add_row(metric, f"{prepared.majority[metric]:.4f}", f"{score:.4f}", str(teacher.folder))
-    Console().print(table)
+    print_table(table)
 
 
 __all__ = ["make_teacher", "show"]

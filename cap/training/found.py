@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from cap.base.console import print_table
 from cap.base.errors import InputError
 from cap.config.check import Checked
 from cap.runs.checkpoints import Checkpoint, newest_checkpoint
@@ -147,7 +146,7 @@ def leave_done(attempt: Attempt, record: dict[str, Any]) -> float:
             RunRecord(checked, run_dir, command=attempt.command).repeat(record)
     log.info("%s: this run is complete; nothing to do", run_dir)
     if attempt.is_first and attempt.shows_found:
-        Console().print(summary_table(record, str(run_dir)))
+        print_table(summary_table(record, str(run_dir)))
     return float(record["scores"]["pruned"][record["metric"]])
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
+from cap.base.console import print_table
 from cap.base.files import content_key, ensure_writable
 from cap.config.probe import ProbeConfig, data_dir_of, probed_task
 from cap.data.datamodule import CapDataModule
@@ -126,7 +126,7 @@ def compare(comparison: Comparison, *, resolved: Any) -> dict[str, Any]:
 def write(folder: Path, result: dict[str, Any]) -> None:
     """Write table and picture, and show the table."""
     write_probe(folder, result)
-    Console().print(console_table(result))
+    print_table(console_table(result))
     log.info("table, picture and the scores of every seed: %s", folder)
 
 

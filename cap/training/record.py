@@ -18,9 +18,9 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
-from rich.console import Console
 from transformers import PreTrainedModel
 
+from cap.base.console import print_table
 from cap.base.errors import InputError, StoppedError
 from cap.base.kinds import KINDS
 from cap.config.check import Checked
@@ -364,7 +364,7 @@ class RunRecord:
         self._is_complete = True
         shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
         self._close_loggers(succeeded=True)
-        Console().print(summary_table(self.content, str(self.home)))
+        print_table(summary_table(self.content, str(self.home)))
         return pruned[metric]
 
     def repeat(self, earlier: dict[str, Any]) -> None:

@@ -319,3 +319,30 @@ def test_what_was_typed_is_read_in_one_way(door, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command", "a=1", "b=2"])
     assert import_module(f"cap.{door}").typed_line is import_module("cap.launch.cli").typed_line
     assert import_module("cap.launch.cli").typed_line(door) == f"python -m cap.{door} a=1 b=2"
+
+
+def test_multirun_may_stand_behind_keys():
+    from cap.launch.arguments import multirun_first
+
+    assert multirun_first(["task=sst2", "-m", "seed=1,2", "--config-dir", "x"]) == [
+        "-m",
+        "task=sst2",
+        "seed=1,2",
+        "--config-dir",
+        "x",
+    ]
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_without_an_error(monkeypatch):
+    from cap.launch import cli
+
+    def print_help(cfg):
+        raise BrokenPipeError
+
+    silenced = []
+    monkeypatch.setattr(sys, "argv", ["cap.train"])
+    monkeypatch.setattr(cli.os, "dup2", lambda source, target: silenced.append(target))
+    monkeypatch.setattr(cli.hydra, "main", lambda **options: lambda job: lambda: print_help(None))
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
+    cli.door(lambda cfg: None)()
+    assert silenced == [1]
