@@ -10,6 +10,7 @@ from typing import Any
 
 from cap.base.errors import InputError
 from cap.base.files import content_key, read_json
+from cap.runs.hidden_paths import without_places
 from cap.runs.identity import Run, at, mapping, named
 
 RECORD = "record.json"
@@ -44,6 +45,7 @@ KNOWN = frozenset(
         "seed",
         "data",
         "metric",
+        "asks",
         "model",
         "scores",
         "levels",
@@ -214,7 +216,8 @@ def _without_copies(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     kept: dict[str, Run] = {}
     notes = []
     for run in runs:
-        identity = content_key([run.identity, run.seed])
+        # What cap.push has made of a record names no place of the machine that wrote it.
+        identity = content_key([without_places(run.identity), run.seed])
         first = kept.setdefault(identity, run)
         if first is not run:
             differs = (

@@ -131,6 +131,15 @@ def test_a_copy_of_a_run_is_counted_once_and_said(tmp_path: Path) -> None:
     assert "differ" not in note
 
 
+def test_a_record_that_was_pushed_is_a_copy_though_it_names_no_places(tmp_path: Path) -> None:
+    from cap.runs.hidden_paths import without_places
+
+    made = made_record()
+    made["config"]["data_dir"] = "/home/somebody/rows"
+    collection = read(tmp_path, made, without_places(made))
+    assert len(collection.runs) == 1
+
+
 def test_a_run_on_other_rows_is_no_copy(tmp_path: Path) -> None:
     other = made_record()
     other["data"]["fingerprint"] = "feed"
