@@ -14,6 +14,7 @@ from datasets import ClassLabel, Features
 
 from cap.base.errors import InputError
 from cap.data.tasks import Task
+from cap.data.texts import and_more
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 _MOST_NAMED = 10
@@ -83,8 +84,8 @@ class LabelColumn:
         if row >= 0 and not (self.may_be_empty and len(filled)):
             wanted = "some" if self.may_be_empty else "every"
             raise InputError(
-                f"column {column} must hold a label in {wanted} row, got {self._values[row].as_py()!r} in row {row} "
-                f"(counted from 0) of {self.where}; fill it in or remove the row{KEEPING}"
+                f"column {column} must hold a label in {wanted} row, got {self._values[row].as_py()!r} in row {row}"
+                f"{and_more(is_empty)} (counted from 0) of {self.where}; fill it in or remove the row{KEEPING}"
             )
         return filled
 

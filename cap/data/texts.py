@@ -11,6 +11,8 @@ from cap.base.errors import InputError
 
 log = logging.getLogger(__name__)
 
+_SHOWN = 5
+
 
 def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: bool) -> pa.ChunkedArray:
     """Convert a column of texts to strings.
@@ -42,10 +44,17 @@ def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: b
     if row >= 0:
         found = "nothing (null)" if column[row].as_py() is None else f"the empty text {column[row].as_py()!r}"
         raise InputError(
-            f"column {name} must hold text in every row, got {found} in row {row} (counted from 0) of {where}; "
-            "fill it in or remove the row"
+            f"column {name} must hold text in every row, got {found} in row {row}{and_more(is_empty)} (counted from 0) "
+            f"of {where}; fill it in or remove the row"
         )
     return column
 
 
-__all__ = ["checked_texts"]
+def and_more(is_bad: pa.ChunkedArray) -> str:
+    """Name the rows behind the first that is bad, the next few by number; empty where it is the only one."""
+    rows = pc.indices_nonzero(is_bad).to_pylist()[1:]
+    shown = ", ".join(map(str, rows[:_SHOWN]))
+    return f" and {len(rows):,} more ({shown}{', ...' if len(rows) > _SHOWN else ''})" if rows else ""
+
+
+__all__ = ["and_more", "checked_texts"]

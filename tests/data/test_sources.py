@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from cap.base.errors import InputError
+from cap.data.labels import LabelColumn
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, get_task
 
@@ -316,3 +317,13 @@ def test_a_null_text_of_the_hub_is_refused(hub_with) -> None:
     hub_with(None)
     with pytest.raises(InputError, match="null"):
         load_rows(get_task("qqp"), data_dir=None, max_train_rows=None, max_eval_rows=None)
+
+
+def test_rows_without_a_text_or_a_label_are_named_together(tmp_path: Path, write_split) -> None:
+    texts = ["a film", "", "a book", " ", *[""] * 5]
+    write_split(tmp_path, "train", {"sentence": texts, "label": [0] * 9})
+    write_split(tmp_path, "validation", {"sentence": ["a play"], "label": [1]})
+    with pytest.raises(InputError, match=r"the empty text '' in row 1 and 6 more \(3, 4, 5, 6, 7, \.\.\.\) \(counted"):
+        load(tmp_path, task="sst2")
+    with pytest.raises(InputError, match=r"got None in row 1 and 1 more \(2\) \(counted from 0\)"):
+        LabelColumn(pa.table({"label": ["no", None, None]}), "label", "a file")
