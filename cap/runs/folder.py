@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from cap.base.errors import InputError
 from cap.base.files import atomic_file, ensure_writable, locked, read_json
+from cap.runs.identity import flatten, what_counts
 from cap.runs.record import write_record
 
 RECORD = "record.json"
@@ -22,6 +24,7 @@ MODEL = "model"
 LEVELS = "levels"
 CHECKPOINTS = "checkpoints"
 _LOGS = "logs"
+_MOST_KEYS = 4  # that a message names
 CURVES = f"{_LOGS}/metrics.csv"
 # What a run may leave in its folder; anything else was put there by somebody else.
 _OURS = {
@@ -67,12 +70,13 @@ class RunFolder:
     problem: str | None = None
 
     @classmethod
-    def read(cls, path: Path, config_hash: str) -> RunFolder:
+    def read(cls, path: Path, config_hash: str, config: Mapping[str, Any] | None = None) -> RunFolder:
         """Look at a folder. What is found may change at once, unless the folder is held.
 
         Args:
             path: The folder.
             config_hash: Of the run that wants it.
+            config: What that is the hash of, for a message that names the keys that differ; None for none.
         """
         required = "output_dir must be new, empty, or hold a run of this configuration"
         if path.exists() and not path.is_dir():
@@ -97,7 +101,8 @@ class RunFolder:
         if has_ended and found <= _OF_A_START and not any((path / CHECKPOINTS).glob("step-*")):
             return cls(path, "failed start")
         problem = (
-            f"{required} ({config_hash}), got {path} with a run of another one ({other}); choose another output_dir"
+            f"{required} ({config_hash}), got {path} with a run of another one ({other})"
+            f"{_differing(record.get('config'), config)}; choose another output_dir"
         )
         return cls(path, "taken", problem=problem)
 
@@ -125,6 +130,17 @@ class RunFolder:
                 f"found with resume=true, replace it once the new run is complete with overwrite=true, or choose "
                 f"another output_dir"
             )
+
+
+def _differing(there: object, wanted: Mapping[str, Any] | None) -> str:
+    """Name some keys of two configurations that differ, with both values."""
+    if not isinstance(there, Mapping) or wanted is None:
+        return ""
+    sides = [dict(flatten(what_counts(config))) for config in (there, wanted)]
+    keys = [key for key in dict.fromkeys([*sides[1], *sides[0]]) if sides[0].get(key) != sides[1].get(key)]
+    said = [f"{key}={sides[0].get(key)} there, {sides[1].get(key)} here" for key in keys[:_MOST_KEYS]]
+    more = f", and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
+    return f": {'; '.join(said)}{more}" if said else ""
 
 
 def require_empty(folder: Path) -> None:

@@ -75,7 +75,7 @@ def look(attempt: Attempt) -> Earlier:
     """
     run_dir, config_hash = attempt.run_dir, attempt.checked.hash
     is_settled = attempt.is_alone and settle_replacement(run_dir, config_hash) and attempt.goes_on
-    found = RunFolder.read(run_dir, config_hash)
+    found = RunFolder.read(run_dir, config_hash, attempt.checked.resolved)
     found.require_free()
     is_done = found.state == "complete" and (is_settled or not attempt.checked.config.overwrite)
     if is_done:

@@ -7,6 +7,7 @@ import pytest
 
 from cap.base.errors import InputError
 from cap.runs.folder import RunFolder, claim, drop_other_replacement, replacement_of, settle_replacement
+from cap.runs.record import write_record
 
 
 def folder_of(tmp_path: Path, status: str, *files: str) -> Path:
@@ -125,3 +126,18 @@ def test_only_the_replacement_of_another_configuration_is_dropped(tmp_path, conf
     new = replacement_with(tmp_path / "run", status="interrupted", config_hash="other")
     drop_other_replacement(tmp_path / "run", config_hash)
     assert new.exists() is stays
+
+
+def test_a_run_of_another_configuration_is_told_by_the_keys_that_differ(tmp_path: Path) -> None:
+    there = {"sparsity": 0.5, "schedule": {"rewind": "last"}, "seed": 1, "output_dir": "a", "task": {"name": "sst2"}}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model").mkdir()
+    write_record(folder, {"config_hash": "there", "status": "completed", "config": there})
+    here = {**there, "sparsity": 0.9, "output_dir": "b", "schedule": {"rewind": "none"}, "freeze": ["head"]}
+    problem = RunFolder.read(folder, "here", here).problem
+    assert problem is not None
+    assert problem.endswith(
+        "with a run of another one (there): sparsity=0.5 there, 0.9 here; schedule.rewind=last there, none here; "
+        "freeze=None there, ['head'] here; choose another output_dir"
+    )
