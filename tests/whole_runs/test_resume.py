@@ -446,9 +446,9 @@ def test_run_that_another_process_completes_meanwhile_is_left_as_it_is(
     before = files(tmp_path / "run")
     real, calls = RunFolder.read, []
 
-    def not_yet(path, config_hash):
+    def not_yet(path, *wanted):
         calls.append(path)
-        return real(path, config_hash) if len(calls) > 1 else RunFolder(path, "empty")
+        return real(path, *wanted) if len(calls) > 1 else RunFolder(path, "empty")
 
     monkeypatch.setattr(RunFolder, "read", not_yet)
     assert run(compose_config, [*tiny_overrides, "contrast=none", "resume=true"]) == score

@@ -118,7 +118,8 @@ def test_graph_keeps_them_too_and_its_lines_tag_a_text(run_dir, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(lines_of_card(tmp_path / "graph"), names)
-    assert names["logits"].shape == (1, 4, len(LABELS))  # [CLS] the tokens [SEP]
+    assert names["logits"].shape == (1, 7, len(LABELS))  # [CLS] the words of a text [SEP]
+    assert len(names["answers"]) == 5
 
 
 def test_second_order_takes_its_gradients_from_words(keys, tmp_path):
