@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cap.reports.style import MARKERS, Line, grid, lines_of, panels_of
 from cap.reports.tables import Group
+from cap.runs.card import place_of
 from cap.runs.identity import Run, at, first_number, mapping, number
 from cap.runs.style import GREY, STYLE, save
 
@@ -39,8 +40,7 @@ class Machine(NamedTuple):
         return cls(device if isinstance(device, str) else "", threads if isinstance(threads, int) else None)
 
     def __str__(self) -> str:
-        threads = "" if self.threads is None else f"{self.threads} threads"
-        return ", ".join(part for part in (self.device, threads) if part)
+        return place_of(self.device, self.threads)
 
 
 class Timing(NamedTuple):

@@ -250,14 +250,19 @@ def _latency_of_exports(exports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [f"## Latency\n\nMedians, side by side in one process.\n\n{times}"]
 
 
+def place_of(device: str, threads: int | None) -> str:
+    """Name what something was timed on, e.g. ``some CPU, 2 threads``; leave out what is not known."""
+    counted = "" if threads is None else "1 thread" if threads == 1 else f"{threads} threads"
+    return ", ".join(part for part in (device, counted) if part)
+
+
 def spoken(setting: str) -> str:
     """Write a shape of input for people: ``batch=1,tokens=32`` is ``batch 1, tokens 32``."""
     return setting.replace(",", ", ").replace("=", " ")
 
 
 def _place(timed: Mapping[str, Any]) -> str:
-    threads = timed.get("threads")
-    return ", ".join([str(timed["device"]), *([] if threads is None else [f"{threads} threads"])])
+    return place_of(str(timed["device"]), timed.get("threads"))
 
 
 def _asked(record: Mapping[str, Any]) -> str:
@@ -295,4 +300,4 @@ def _listed(title: str, items: Sequence[str]) -> str:
     return "\n".join([f"## {title}", "", *(f"- {item}" for item in items)])
 
 
-__all__ = ["CARD", "CARD_KEYS", "record_of_level", "spoken", "write_card", "write_export_card"]
+__all__ = ["CARD", "CARD_KEYS", "place_of", "record_of_level", "spoken", "write_card", "write_export_card"]

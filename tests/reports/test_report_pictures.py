@@ -286,11 +286,12 @@ def test_seeds_that_were_timed_on_two_machines_are_not_averaged(tmp_path: Path, 
     ("machine", "words"),
     [
         (Machine("EPYC", 2), "EPYC, 2 threads"),
+        (Machine("EPYC", 1), "EPYC, 1 thread"),
         (Machine("EPYC", None), "EPYC"),
         (Machine("", 2), "2 threads"),
         (Machine("", None), ""),
     ],
-    ids=["both", "no threads", "no device", "unknown"],
+    ids=["both", "one", "no threads", "no device", "unknown"],
 )
 def test_a_machine_is_named_by_device_and_threads(machine: Machine, words: str) -> None:
     assert str(machine) == words
