@@ -388,6 +388,17 @@ def test_scores_during_training_are_of_one_kind_and_the_final_one_says_that_it_i
     assert "| share of rows | precision |" in report
 
 
+def test_banks_that_nothing_reads_are_not_filled(compose_config, tiny_overrides, monkeypatch):
+    from cap.objectives.memory import Memory
+
+    filled, real = [], Memory.add
+    monkeypatch.setattr(
+        Memory, "add", lambda memory, source, *rest: (filled.append(source), real(memory, source, *rest))
+    )
+    run(compose_config, [*tiny_overrides, "contrast=none", "trainer.max_steps=1"])
+    assert filled == []
+
+
 def test_a_run_without_validation_scores_its_final_model_alone(compose_config, tiny_overrides):
     stepwise = ["schedule=stepwise", "schedule.levels=[0.2,0.4,0.6]", "schedule.epochs_per_level=null"]
     _, _, record = run(

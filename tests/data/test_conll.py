@@ -43,9 +43,10 @@ def test_words_hold_spaces_where_tabs_part_the_columns(tmp_path):
     ("text", "complaint"),
     [
         ("EU B-ORG\nrejects\n", r"line 2 has 1 column in place of 2: 'rejects'"),
+        ("EU B-ORG\n# no comment\n", r"line 2 has 3 columns in place of 2: '# no comment'"),
         ("EU\n", r"line 1 has 1 column in place of 2: 'EU'"),
     ],
-    ids=["no tag", "words alone"],
+    ids=["no tag", "within a sentence", "words alone"],
 )
 def test_line_with_another_number_of_columns_is_named(tmp_path, text, complaint):
     with pytest.raises(InputError, match=rf"data_dir file train\.conll .*{complaint}; every line holds a word first"):
