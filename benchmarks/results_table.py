@@ -66,6 +66,7 @@ def cost_table(measured: dict[str, Any], importance: dict[str, Any]) -> str:
     rows = [
         ("step, masks moved every 10 steps, s", measured["step_masks_every_10"], 2),
         ("step, masks moved every step, s", measured["step_masks_every_1"], 2),
+        ("step, both with embeddings frozen, s", measured["step_beside_frozen"], 2),
         ("structured pruning: step, s", _beside(importance, "structured"), 2),
         ("structured pruning: a batch of the importance pass, s", _beside(importance, "importance"), 2),
         ("10 epochs with all encoding, s", run, 0),

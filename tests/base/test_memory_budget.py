@@ -93,7 +93,7 @@ def test_an_array_outlives_a_file_that_is_replaced(tmp_path: Path, gb: float) ->
 @pytest.mark.parametrize("gb", [1.0, 0.0], ids=["read", "mapped"])
 def test_torch_takes_an_array_without_a_copy(tmp_path: Path, gb: float) -> None:
     array = MemoryBudget(gb).open_array(_saved(tmp_path, "a", _array(5)))
-    assert torch.from_numpy(array).data_ptr() == array.ctypes.data
+    assert as_tensor(array).data_ptr() == array.ctypes.data
 
 
 @pytest.mark.parametrize("holder", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])

@@ -10,7 +10,9 @@ import pytest
 from tests.reports.made_records import made_exports, made_record
 
 RATIO = {"plain": 1.0, "cap": 1.2, "ratio": 1.2}
-COST = {name: RATIO for name in ("step_masks_every_10", "step_masks_every_1", "run", "peak_memory_gb")}
+COST = {
+    name: RATIO for name in ("step_masks_every_10", "step_masks_every_1", "step_beside_frozen", "run", "peak_memory_gb")
+}
 
 
 @pytest.fixture
