@@ -74,7 +74,7 @@ def replace_folder(new: Path, path: Path) -> None:
         new: The folder, beside ``path``; every file below it is on the disk before the rename says that it is whole.
         path: Its name; after an exception what stood there stands there again.
     """
-    # As any other output: safetensors makes files that nobody else may read. Folders have what the umask leaves.
+    # safetensors makes files that only their owner reads: here the umask decides, as it did for the folder.
     mode = new.stat().st_mode & 0o666
     for file in new.rglob("*"):
         if file.is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from cap.base.kinds import Metrics
 from cap.base.memory_budget import MemoryBudget
 from cap.data.batch import on_device
 from cap.data.examples import examples_of
+from cap.data.loader import ResumableLoader
 from cap.data.majority import majority_of
 from cap.data.metrics import split_suffixes
 from cap.data.sampler import LengthGroupedBatchSampler, representative_rows
@@ -288,7 +288,7 @@ class CapDataModule(LightningDataModule):
         rank, size = self._place
         if self._batch_size is None:
             raise ValueError("training needs a batch_size, got None")
-        return self._loader(tokens, self._shuffled(tokens, self._batch_size, rank, size), _ResumableLoader)
+        return self._loader(tokens, self._shuffled(tokens, self._batch_size, rank, size), ResumableLoader)
 
     def _shuffled(self, tokens: TokenRows, batch_size: int, rank: int = 0, size: int = 1) -> LengthGroupedBatchSampler:
         return LengthGroupedBatchSampler(
@@ -369,40 +369,6 @@ class CapDataModule(LightningDataModule):
         return datasets.concatenate_datasets(
             [rows.select_columns([*self._task.text_columns]), self._rows.unlabelled.rows]
         )
-
-
-class _ResumableLoader(DataLoader[dict[str, Tensor]]):
-    """A loader that Lightning saves in a checkpoint and that continues in the middle of an epoch.
-
-    A batch counts as used when the next one is asked for: a checkpoint that is written when a batch has been fetched,
-    but nothing has been done with it, begins with that batch.
-    """
-
-    _n_used: int | None = None  # None until the first batch of a pass is asked for
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
-        self._n_used = None
-        return self._batches()
-
-    def _batches(self) -> Iterator[dict[str, Tensor]]:
-        # A generator starts at the first batch: Lightning makes the iterator before it sets the sampler's epoch.
-        n_used = self._n_used = self._length_sampler.n_skipped
-        for batch in super().__iter__():
-            yield batch
-            self._n_used = n_used = n_used + 1
-
-    @property
-    def _length_sampler(self) -> LengthGroupedBatchSampler:
-        assert isinstance(self.batch_sampler, LengthGroupedBatchSampler)
-        return self.batch_sampler
-
-    def state_dict(self) -> dict[str, int]:
-        sampler = self._length_sampler
-        return {"epoch": sampler.epoch, "n_batches": sampler.n_skipped if self._n_used is None else self._n_used}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._n_used = None
-        self._length_sampler.resume(state_dict["epoch"], state_dict["n_batches"])
 
 
 def _as_it_is(batch: Any) -> Any:

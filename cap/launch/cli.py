@@ -108,7 +108,7 @@ def door(
             if "traceback=true" in sys.argv or any(argument.startswith("debug=") for argument in sys.argv):
                 raise
             _leave(error)
-        except BrokenPipeError:  # whoever reads has read enough, as head does
+        except BrokenPipeError:  # the reader has closed the pipe, as head does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             _leave(StoppedError(signal.SIGINT, is_clean=False))

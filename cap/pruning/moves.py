@@ -71,7 +71,7 @@ class MaskMoves:
             n_steps: Optimizer steps of the whole run, those before a resumed checkpoint included.
 
         Raises:
-            ValueError: If nobody knows how many there are, or the pruner has no masks.
+            ValueError: If their number is not known, or the pruner has no masks.
         """
         if math.isinf(n_steps):
             raise ValueError("a schedule of sparsity needs the number of steps, got a run without end; set max_steps")

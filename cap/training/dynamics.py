@@ -16,6 +16,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cap.pruning.masks import n_to_prune
+from cap.pruning.schedule import SchedulePlan
 from cap.training.callbacks.timer import StepTimer
 from cap.training.module import CapModule, Optimisation
 
@@ -78,21 +79,21 @@ class Dynamics:
         names, values = (max(map(len, column)) for column in (rows, [value for value, _ in rows.values()]))
         return "\n".join(f"  {name:<{names}}  {value:>{values}}  {what}" for name, (value, what) in rows.items())
 
-    def say(self, sparsity: float, *, rewinds: bool) -> str | None:
+    def say(self, plan: SchedulePlan) -> str | None:
         """Log the table, and the warning if there is one, which is returned."""
         log.info("what this run is going to do:\n%s", self.table())
-        warning = self.warning(sparsity, rewinds=rewinds)
+        warning = self.warning(plan)
         if warning is not None:
             log.warning(warning)
         return warning
 
-    def warning(self, sparsity: float, *, rewinds: bool) -> str | None:
+    def warning(self, plan: SchedulePlan) -> str | None:
         """Say if a run at a high sparsity leaves its weights no way to recover; None if it does not look so.
 
         Args:
-            sparsity: Fraction at the end.
-            rewinds: Whether the learning rate starts again on the way.
+            plan: How sparsity rises, and where the learning rate starts again.
         """
+        sparsity, rewinds = plan.sparsity, bool(plan.rewinds(self.steps))
         # Without any path nothing is meant to recover: masks alone are learned.
         if sparsity < HIGH_SPARSITY or self.path_after_target >= SHORT_PATH or self.path == 0:
             return None

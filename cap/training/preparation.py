@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import seed_everything
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,6 +36,7 @@ from cap.models.sources import (
     resolve_source,
     tokenizer_key,
 )
+from cap.runs.asking import described
 from cap.training.given_teacher import GivenTeacher, load_given
 from cap.training.trainer import takes_gpus
 
@@ -92,6 +94,11 @@ class Prepared:
     def is_of_encodings(self) -> bool:
         """Whether the run learns to encode texts as the pre-trained model does, which then is the teacher itself."""
         return not KINDS[self.task.kind].learns_from_labels
+
+    @property
+    def asks(self) -> dict[str, Any]:
+        """What lines that ask a model of this run want to know of its task."""
+        return described(self.task.kind, self.task.text_columns)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write a model of this run as stock transformers loads it, one that encodes as sentence-transformers does."""

@@ -28,7 +28,6 @@ from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
 from cap.pruning.masks import count_matrix_zeros, count_pruned_units, matrix_kinds, sparsity_fractions
 from cap.pruning.schedule import held_level
-from cap.runs.asking import described
 from cap.runs.card import record_of_level, write_card
 from cap.runs.checkpoints import Checkpoint
 from cap.runs.environment import environment, forget_peak_memory, peak_memory_gb
@@ -127,8 +126,7 @@ class RunRecord:
         Returns:
             How the run begins; on all processes but the first that says nothing.
         """
-        self.content["metric"] = prepared.task.monitored
-        self.content["asks"] = described(prepared.task.kind, prepared.task.text_columns)
+        self.content.update(metric=prepared.task.monitored, asks=prepared.asks)
         self.content["data"] = {
             "source": prepared.rows.source,
             "fingerprint": prepared.rows.fingerprint,
@@ -136,8 +134,7 @@ class RunRecord:
         }
         if prepared.rows.unlabelled is not None:
             self.content["data"]["unlabelled"] = prepared.rows.unlabelled.describe()
-        self.content["model"] = prepared.source.label
-        self.content["pooling"] = prepared.pooling
+        self.content.update(model=prepared.source.label, pooling=prepared.pooling)
         self.content["scores"] = {"majority": prepared.majority, "teacher": None, "pruned": None}
         self.warnings.extend(prepared.notes)
         if not self.is_first:
@@ -218,8 +215,7 @@ class RunRecord:
     def note_dynamics(self, dynamics: Dynamics) -> None:
         """Say and write down what the run is going to do, and what about it looks too short."""
         self.content["dynamics"] = dynamics.record()
-        rewinds = bool(self.checked.plan.rewinds(dynamics.steps))
-        warning = dynamics.say(self.checked.config.sparsity, rewinds=rewinds)
+        warning = dynamics.say(self.checked.plan)
         if warning is not None:
             self.warnings.append(warning)
         self._write_interim()
@@ -384,10 +380,9 @@ class RunRecord:
     def _close_loggers(self, *, succeeded: bool, is_stopped: bool = False) -> None:
         for logger in self.loggers:
             logger.finalize("success" if succeeded else "failed")
-        wandb = sys.modules.get("wandb")
         if not self.is_first:
             return
-        if wandb is not None and wandb.run is not None:
+        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
             if is_stopped and "WANDB_SWEEP_ID" in os.environ:
                 wandb.run.mark_preempting()  # the sweep's next agent takes the run up again
             # Otherwise the next job of a multirun would write into this one's W&B run.

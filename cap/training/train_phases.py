@@ -82,8 +82,7 @@ def run(ready: Ready, attempt: Attempt, earlier: Earlier, *, devices: int | list
 def say_what_it_would_do(ready: Ready) -> None:
     """Stop before anything is trained or written but the tokenised rows."""
     prepared = prepare(ready)
-    dynamics = planned_dynamics(ready, prepared, require_possible(ready, prepared))
-    dynamics.say(ready.config.sparsity, rewinds=bool(ready.plan.rewinds(dynamics.steps)))
+    planned_dynamics(ready, prepared, require_possible(ready, prepared)).say(ready.plan)
 
 
 def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:

@@ -29,8 +29,8 @@ CASES = {
 }
 
 
-# Sums in another order differ by rounding, and by and by so do the weights: some processors then put a weight that is
-# as good as another on the other side of the threshold. Steps that are compared where masks move in each of them.
+# Two processes add in another order, so sums and then weights differ by rounding. With AVX-512 that moved one weight
+# across the threshold in the tenth step. The number of steps that are compared.
 N_COMPARED = {"second order": 8}
 
 
