@@ -27,9 +27,10 @@ def evaluate(cfg: DictConfig) -> float:
     with first_import():
         from cap.formats import evaluate_phases as phases  # takes seconds: after the verdict
 
-    device, task, seconds = phases.device_of(config), phases.asked_task(config), phases.Seconds()
+    device, given, seconds = phases.device_of(config), phases.given_model(model_dir), phases.Seconds()
+    task = phases.asked_task(config, given)
     with seconds.of("load"):
-        loaded = phases.load_asked(config, model_dir, task)
+        loaded = phases.load_asked(config, given, task)
     with seconds.of("data"):
         data = phases.read_rows(config, task, loaded)
     resolved = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))

@@ -290,6 +290,126 @@ def test_task_of_ones_own_is_read_with_its_keys(evaluated, saved, tmp_path):
     assert record["scores"]["majority"]["accuracy"] == pytest.approx(2 / 3)
 
 
+def written(folder: Path, split: str, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as json lines."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+def moods(*labels: Any, **others: Any) -> list[dict[str, Any]]:
+    return [
+        {"text": f"the film is {word}", "label": label, **others} for label, word in zip(labels, MOODS, strict=False)
+    ]
+
+
+MOODS = ["good", "bad", "good", "very bad", "very good", "a book", "the music", "a film", "the actors"]
+
+
+@pytest.mark.parametrize("labels", [["good", "bad", "good", "bad", "good"], [1, 0, 1, 0, 1]], ids=["names", "numbers"])
+def test_rows_are_scored_without_training_rows_by_the_labels_of_the_model(evaluated, saved, tmp_path, labels):
+    alone = written(tmp_path / "alone", "test", moods(*labels))
+    keys = ["task=custom", f"data_dir={alone}", "data.split=test"]
+    record, rows = evaluated(saved(["bad", "good"]), *keys)
+    assert [row["label"] for row in rows] == ["good", "bad", "good", "bad", "good"]
+    right = [row["label"] == row["prediction"] for row in rows]
+    assert record["scores"]["model"]["accuracy"] == pytest.approx(sum(right) / 5)
+    assert record["scores"]["majority"]["accuracy"] == pytest.approx(3 / 5)
+    assert record["data"]["n_rows"] == {"test": 5}
+    assert record["warnings"] == [
+        "There are no training rows: scores.majority is the commonest label of the scored rows."
+    ]
+
+
+def test_another_split_is_scored_beside_training_rows_whose_majority_counts(evaluated, saved, tmp_path):
+    folder = written(tmp_path / "mine", "train", moods("bad", "bad", "bad", "good"))
+    written(folder, "test", moods("good", "bad", "good"))
+    keys = ["task=custom", f"data_dir={folder}", "data.split=test"]
+    record, rows = evaluated(saved(["bad", "good"]), *keys)
+    assert len(rows) == 3
+    assert record["scores"]["majority"]["accuracy"] == pytest.approx(1 / 3)
+    assert record["warnings"] == []
+    message = refusal(lambda: evaluated(saved(["bad", "good"]), *keys[:-1]))
+    assert "data_dir needs a file for the split validation" in message
+
+
+def test_rows_of_a_known_task_are_scored_without_training_rows(evaluated, saved, tiny_data, tmp_path):
+    model, alone = saved(NAMES), tmp_path / "alone"
+    alone.mkdir()
+    (file,) = tiny_data.glob("validation.*")
+    shutil.copy(file, alone / file.name.replace("validation", "test"))
+    record, rows = evaluated(model, f"data_dir={alone}", "data.split=test")
+    other, same = evaluated(model, f"output_dir={tmp_path / 'other'}")
+    assert rows == same
+    assert record["scores"]["model"] == other["scores"]["model"]
+
+
+def test_number_of_a_model_needs_no_training_rows(evaluated, saved, tmp_path):
+    folder = written(tmp_path / "alone", "validation", moods(0.5, 1.5, 2.0, 2.5))
+    record, rows = evaluated(saved(["LABEL_0"]), "task=custom", f"data_dir={folder}")
+    assert set(record["scores"]["model"]) == {"pearson", "spearman"}
+    assert list(rows[0]) == ["example_id", "label", "prediction"]
+    assert record["warnings"] == []
+
+
+def test_sets_of_labels_need_no_training_rows(evaluated, saved, tmp_path):
+    from transformers import AutoConfig
+
+    model = saved(["arts", "news", "sport"])
+    config = AutoConfig.from_pretrained(model)
+    config.problem_type = "multi_label_classification"
+    config.save_pretrained(model)
+    folder = written(tmp_path / "alone", "validation", moods(["news"], [], ["arts", "sport"]))
+    record, rows = evaluated(model, "task=custom", f"data_dir={folder}")
+    assert set(record["scores"]["model"]) == {"micro_f1", "macro_f1"}
+    assert [row["label"] for row in rows] == ["news", "", "arts | sport"]
+
+
+def test_tags_need_no_training_rows(evaluated, saved, tmp_path):
+    rows = [{"tokens": ["the", "film", "is", "good"], "tags": ["O", "B-thing", "O", "O"]}]
+    folder = written(tmp_path / "alone", "test", rows)
+    model = saved(["B-thing", "I-thing", "O"], auto="TokenClassification")
+    record, predicted = evaluated(model, "task=tokens", f"data_dir={folder}", "data.split=test")
+    assert set(record["scores"]["model"]) == {"f1", "precision", "recall"}
+    assert len(predicted) == 4
+    written(folder, "test", [{**rows[0], "tags": ["O", "B-mood", "O", "O"]}])
+    message = refusal(lambda: evaluated(model, "task=tokens", f"data_dir={folder}", "data.split=test"))
+    assert "every tag must be among those that the model gives (B-thing, I-thing, O), got 'B-mood'" in message
+
+
+def test_pairs_need_no_training_rows(evaluated, tiny_model, tmp_path):
+    pairs = [{"sentence1": f"the film is {word}", "sentence2": "the film", "score": i} for i, word in enumerate(MOODS)]
+    folder = written(tmp_path / "alone", "test", pairs)
+    keys = ["task=embed", f"data_dir={folder}", "data.split=test", "task.label_column=score"]
+    record, rows = evaluated(tiny_model, *keys)
+    assert set(record["scores"]["model"]) == {"spearman"}
+    assert len(rows) == len(pairs)
+
+
+def test_label_that_the_model_does_not_have_is_refused(evaluated, saved, tmp_path):
+    folder = written(tmp_path / "alone", "validation", moods("bad", "odd"))
+    message = refusal(lambda: evaluated(saved(["bad", "good"]), "task=custom", f"data_dir={folder}"))
+    assert "labels of task=custom must be 0 (bad), 1 (good), got 'odd' in row 1" in message
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", "data.split names rows that were held out, got train"),
+        ("../test", "data.split is the name of a file in data_dir without its suffix, got '../test'"),
+        ("tset", "data_dir needs a file for the split tset"),
+    ],
+)
+def test_split_that_cannot_be_scored_is_refused(evaluated, saved, split, expected):
+    assert expected in refusal(lambda: evaluated(saved(NAMES), f"data.split={split}"))
+
+
+def test_split_that_the_docstrings_lack_is_refused(evaluated, saved):
+    keys = ["task=docstrings", "data_dir=null", "data.split=test"]
+    message = refusal(lambda: evaluated(saved(["does_not_belong", "belongs"]), *keys))
+    assert "task=docstrings has the splits train, validation, got test; leave data.split out" in message
+
+
 def test_questions_get_the_text_that_answers_them(evaluated, saved, tmp_path):
     folder, columns = tmp_path / "questions", question_columns()
     folder.mkdir()

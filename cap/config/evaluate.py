@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING, DictConfig
@@ -10,11 +11,14 @@ from cap.base.errors import InputError
 from cap.config.schema import TaskConfig
 from cap.config.typed import typed
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
 
 @dataclass
 class EvaluateDataConfig:
     """Hold ``data.*``: of the rows that are scored."""
 
+    split: str | None = MISSING
     max_eval_rows: int | None = MISSING
     eval_batch_size: int = MISSING
 
@@ -53,9 +57,22 @@ def check_evaluate(cfg: DictConfig) -> tuple[EvaluateConfig, str]:
         "data.max_eval_rows": config.data.max_eval_rows,
     }
     problems += [f"{k} must be at least 1, got {v}" for k, v in at_least_one.items() if v is not None and v < 1]
+    problems += _problems_of_split(config.data.split)
     if problems or not config.model_dir:
         raise InputError("\n".join(problems))
     return config, config.model_dir
+
+
+def _problems_of_split(split: str | None) -> list[str]:
+    if split is None:
+        return []
+    if split == "train":
+        return ["data.split names rows that were held out, got train; give those another name, test.csv say"]
+    if not _NAME.fullmatch(split):
+        return [
+            f"data.split is the name of a file in data_dir without its suffix, got {split!r}; test, say, for test.csv"
+        ]
+    return []
 
 
 __all__ = [

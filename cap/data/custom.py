@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -14,17 +15,16 @@ import pyarrow.compute as pc
 from cap.base.errors import InputError
 from cap.base.kinds import Kind
 from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
-from cap.data.label_sets import holds_lists, label_sets_task
+from cap.data.label_sets import SCORES_OF_SETS, holds_lists, label_sets_task
 from cap.data.labels import LabelColumn, in_order, is_whole_number, read_labels
 from cap.data.metrics import TaskMetrics
-from cap.data.own_files import OwnFiles
+from cap.data.own_files import Learned, OwnFiles
 from cap.data.pairs import embed_task
 from cap.data.tagged import tokens_task
 from cap.data.tasks import Task, get_task
 
 log = logging.getLogger(__name__)
 
-_SPLITS = ("train", "validation")
 # What cap.data.sources calls its own columns.
 _RESERVED = ("label", "example_id")
 _LIST = re.compile(r"\[.*\]", re.DOTALL)
@@ -39,7 +39,15 @@ _SCORES_OF_MORE = ("accuracy", "macro_f1")
 _SCORES_OF_NUMBERS = ("pearson", "spearman")
 
 
-def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_unlabelled: bool = False) -> Task:
+def task_of(
+    name: str,
+    data_dir: Path | None,
+    own: Mapping[str, Any],
+    *,
+    keep_unlabelled: bool = False,
+    scored: str | None = None,
+    learned: Learned | None = None,
+) -> Task:
     """Look up a task, or describe the user's own by its files.
 
     Args:
@@ -47,12 +55,16 @@ def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_un
         data_dir: The folder of files; None is the Hub.
         own: What describes a user's own files, by the names that ``OwnFiles`` has; None where not given.
         keep_unlabelled: Whether training rows may lack a label.
+        scored: The split whose rows are held out; None is the task's own.
+        learned: What a model answers that is scored and not trained: the labels, where a user's folder has no training
+            rows. None requires such rows.
 
     Raises:
         InputError: If there is no such task, or keys are given that it does not use.
     """
     if name in _OWN:
-        return _OWN[name](OwnFiles(data_dir=data_dir, keep_unlabelled=keep_unlabelled, **own))
+        files = OwnFiles(data_dir=data_dir, keep_unlabelled=keep_unlabelled, learned=learned, **own)
+        return _OWN[name](files if scored is None else dataclasses.replace(files, scored=scored))
     given = [f"task.{key}={value}" for key, value in own.items() if value is not None]
     if given:
         raise InputError(
@@ -60,7 +72,8 @@ def task_of(name: str, data_dir: Path | None, own: Mapping[str, Any], *, keep_un
             f"got {', '.join(given)} with task={name}, whose columns and scores are fixed; leave them out, or "
             f"set task=custom"
         )
-    return get_task(name)
+    task = get_task(name)
+    return task if scored is None else dataclasses.replace(task, validation_splits=(scored,))
 
 
 def custom_task(own: OwnFiles) -> Task:
@@ -69,6 +82,7 @@ def custom_task(own: OwnFiles) -> Task:
     Words, booleans and whole numbers are classes, other numbers are numbers; texts that are numbers count as numbers.
     The classes are those of the training rows: words in alphabetical order, whole numbers in their own, ``false``
     before ``true``, those of a ``ClassLabel`` in its order. Where labels are lists, a text has any number of them.
+    Without training rows both are what the model that is scored has learned.
 
     Args:
         own: One column of single texts, or two of pairs. Its scores are accuracy and f1 (macro_f1 for more than two
@@ -84,7 +98,10 @@ def custom_task(own: OwnFiles) -> Task:
     label_type = own.label_type
     if label_type not in (None, "classes", "number"):
         raise InputError(f"task.label_type must be classes, number or null (inferred), got {label_type!r}")
-    tables = _read(own.folder("custom"), texts, label)
+    folder, learned = own.folder("custom"), own.told_by()
+    if learned is not None:
+        return _learned_task(learned, own, texts, label)
+    tables = _read(folder, ("train", own.scored), texts, label)
     if holds_lists(tables, label):
         return label_sets_task(tables, own, texts=texts, label=label)
     train, validation = (
@@ -94,17 +111,8 @@ def custom_task(own: OwnFiles) -> Task:
     _refuse_written_lists(train, validation)
     given: Kind = "number" if label_type == "number" else "classes"
     kind = _inferred_kind(train, validation) if label_type is None else given
-    labels = _classes(train, validation) if kind == "classes" else ()
-    default = _SCORES_OF_NUMBERS if kind == "number" else _SCORES_OF_TWO if len(labels) == 2 else _SCORES_OF_MORE
-    task = Task(
-        name="custom",
-        kind=kind,
-        text_columns=texts,
-        label_column=label,
-        labels=labels,
-        metrics=own.metrics_or(default),
-    )
-    _check_metrics(task)
+    task = _described(own, kind, texts, label, _classes(train, validation) if kind == "classes" else ())
+    labels = task.labels
     if kind == "number":
         _require_spread(task, train, validation)
     meaning = f"{len(labels)} classes ({_shown(labels)})" if labels else "numbers"
@@ -115,8 +123,7 @@ def custom_task(own: OwnFiles) -> Task:
             label,
             len(labels),
         )
-    scores = [f"f1 of {labels[1]}" if name == "f1" else name for name in task.metrics]
-    log.info("task=custom: column %s holds %s; scored by %s", label, meaning, ", ".join(scores))
+    log.info("task=custom: column %s holds %s; scored by %s", label, meaning, _named_scores(task))
     if label_type is None and kind == "number" and _look_like_classes(train):
         log.warning(
             "column %s holds few different numbers, all of them whole (%s); set task.label_type=classes if they are "
@@ -125,6 +132,41 @@ def custom_task(own: OwnFiles) -> Task:
             _shown(tuple(train.counts)),
         )
     return task
+
+
+def _learned_task(learned: Learned, own: OwnFiles, texts: tuple[str, ...], label: str) -> Task:
+    """Describe a task by what a model answers."""
+    kind: Kind = learned.kind if own.label_type is None else "number" if own.label_type == "number" else "classes"
+    task = _described(own, kind, texts, label, () if kind == "number" else learned.labels)
+    meaning = f"the model's {len(task.labels)} labels ({_shown(task.labels)})" if task.labels else "numbers"
+    log.info(
+        "task=custom: no training rows, column %s is taken for %s; scored by %s", label, meaning, _named_scores(task)
+    )
+    return task
+
+
+def _described(own: OwnFiles, kind: Kind, texts: tuple[str, ...], label: str, labels: tuple[str, ...]) -> Task:
+    of_classes = _SCORES_OF_TWO if len(labels) == 2 else _SCORES_OF_MORE
+    default = {"number": _SCORES_OF_NUMBERS, "label_sets": SCORES_OF_SETS}.get(kind, of_classes)
+    metrics = own.metrics_or(default)
+    splits = (own.scored,)
+    task = Task(
+        name="custom",
+        kind=kind,
+        text_columns=texts,
+        label_column=label,
+        labels=labels,
+        metrics=metrics,
+        validation_splits=splits,
+    )
+    _check_metrics(task)
+    return task
+
+
+def _named_scores(task: Task) -> str:
+    """Name the scores of a task, and the class that f1 is of."""
+    of_two = task.kind == "classes"
+    return ", ".join(f"f1 of {task.labels[1]}" if name == "f1" and of_two else name for name in task.metrics)
 
 
 def _checked_columns(own: OwnFiles) -> tuple[tuple[str, ...], str]:
@@ -150,10 +192,10 @@ def _checked_columns(own: OwnFiles) -> tuple[tuple[str, ...], str]:
     return texts, label_column
 
 
-def _read(data_dir: Path, texts: tuple[str, ...], label: str) -> dict[str, pa.Table]:
-    """Read training and validation rows, by what a message calls them."""
+def _read(data_dir: Path, splits: tuple[str, ...], texts: tuple[str, ...], label: str) -> dict[str, pa.Table]:
+    """Read training rows and those held out, by what a message calls them."""
     wanted, tables = (*texts, label), {}
-    for file in (split_file(data_dir, split, kind=None) for split in _SPLITS):
+    for file in (split_file(data_dir, split, kind=None) for split in splits):
         where = f"data_dir file {file.name}"
         tables[where] = read_columns(file, wanted)
         require_columns("custom", tables[where], wanted, where, advice=NAME_YOURS)
@@ -236,7 +278,7 @@ def _classes(train: LabelColumn, validation: LabelColumn) -> tuple[str, ...]:
 
 def _check_metrics(task: Task) -> None:
     TaskMetrics(task)
-    if "f1" in task.metrics and len(task.labels) > 2:
+    if task.kind == "classes" and "f1" in task.metrics and len(task.labels) > 2:
         raise InputError(
             f"task.metrics may hold f1 where there are two classes, the second being the positive one; got "
             f"{len(task.labels)} classes ({_shown(task.labels)}); choose accuracy, say"

@@ -39,8 +39,7 @@ def split_file(data_dir: Path, split: str, *, kind: Kind | None) -> Path:
             f"data_dir must be a folder with a file for the split {split}, got {data_dir}, which is "
             f"{'not a folder' if data_dir.exists() else 'not there'}; correct the path"
         )
-    suffixes = _OF_WORDS if kind == "tags" else _OF_TEXTS
-    found = [path for suffix in suffixes if (path := data_dir / f"{split}{suffix}").is_file()]
+    suffixes, found = _suffixes(kind), _files_of(data_dir, split, kind)
     if len(found) == 1:
         return found[0]
     if found:
@@ -53,6 +52,19 @@ def split_file(data_dir: Path, split: str, *, kind: Kind | None) -> Path:
         f"data_dir needs a file for the split {split} ({split} with one of {', '.join(suffixes)}), got a folder "
         f"{data_dir} with {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}; add the file or correct the path"
     )
+
+
+def has_split(data_dir: Path, split: str, *, kind: Kind | None) -> bool:
+    """Say whether there is a file of a split, see ``split_file``."""
+    return bool(_files_of(data_dir, split, kind))
+
+
+def _suffixes(kind: Kind | None) -> tuple[str, ...]:
+    return _OF_WORDS if kind == "tags" else _OF_TEXTS
+
+
+def _files_of(data_dir: Path, split: str, kind: Kind | None) -> list[Path]:
+    return [path for suffix in _suffixes(kind) if (path := data_dir / f"{split}{suffix}").is_file()]
 
 
 def file_hashes(data_dir: Path, splits: Sequence[str], *, kind: Kind | None) -> dict[str, str]:
@@ -274,6 +286,7 @@ _OF_WORDS = tuple(suffix for suffix in SUFFIXES if suffix not in (".csv", ".tsv"
 __all__ = [
     "NAME_YOURS",
     "SUFFIXES",
+    "has_split",
     "read_columns",
     "read_table",
     "require_columns",

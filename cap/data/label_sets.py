@@ -91,6 +91,7 @@ def label_sets_task(tables: Mapping[str, pa.Table], own: OwnFiles, *, texts: tup
         label_column=label,
         labels=labels,
         metrics=own.metrics_or(SCORES_OF_SETS),
+        validation_splits=(own.scored,),
     )
     TaskMetrics(task)
     log.info(

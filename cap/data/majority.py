@@ -23,11 +23,13 @@ def majority_of(task: Task, rows: Rows) -> dict[str, float]:
 
     Args:
         task: Whose metrics to compute.
-        rows: Training rows with a label say what is answered, validation rows how well that does.
+        rows: Training rows with a label say what is answered, validation rows how well that does. Where there are no
+            training rows, the validation rows say both: no constant answer scores higher.
     """
     scores: dict[str, float] = {}
     for split, suffix in split_suffixes(task).items():
-        scores |= _MAJORITIES[task.kind](task, rows.splits["train"], rows.splits[split], suffix)
+        answers = rows.splits.get("train", rows.splits[split])
+        scores |= _MAJORITIES[task.kind](task, answers, rows.splits[split], suffix)
     return scores
 
 

@@ -7,9 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cap.base.errors import InputError
+from cap.base.kinds import KINDS, Kind
+from cap.data.files import has_split
 
 TABLES = "parquet, jsonl, json, csv or tsv"
 """Files of tables, as a message names them."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Say what a model has learned to answer: what the labels are where no training rows tell.
+
+    Args:
+        labels: Names of its outputs, in order.
+        problem: How its configuration calls the problem; None if it does not say.
+    """
+
+    labels: tuple[str, ...]
+    problem: str | None
+
+    @property
+    def kind(self) -> Kind:
+        """Say what an answer to a text as a whole is."""
+        said: list[Kind] = [kind for kind, row in KINDS.items() if row.problem_type == self.problem is not None]
+        return said[0] if said else "number" if len(self.labels) == 1 else "classes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +44,8 @@ class OwnFiles:
         label_type: ``classes`` or ``number``, where a task leaves that open; None infers it.
         metrics: Names of the scores, the monitored one first; None takes those that fit.
         keep_unlabelled: Whether training rows may lack an answer.
+        scored: Name of the file, without its suffix, whose rows are held out.
+        learned: What the model at hand answers, where it is scored and not trained; None requires training rows.
     """
 
     data_dir: Path | None
@@ -31,6 +54,17 @@ class OwnFiles:
     label_type: str | None = None
     metrics: Sequence[str] | None = None
     keep_unlabelled: bool = False
+    scored: str = "validation"
+    learned: Learned | None = None
+
+    def told_by(self, kind: Kind | None = None) -> Learned | None:
+        """Return what the labels are, where it is the model that tells; None where training rows do.
+
+        Args:
+            kind: What an answer is, as for ``split_file``.
+        """
+        has_training = self.data_dir is not None and has_split(self.data_dir, "train", kind=kind)
+        return None if has_training else self.learned
 
     def folder(self, task: str, *, formats: str = TABLES) -> Path:
         """Return the folder.
@@ -70,4 +104,4 @@ class OwnFiles:
         return default if self.metrics is None else tuple(self.metrics)
 
 
-__all__ = ["TABLES", "OwnFiles"]
+__all__ = ["TABLES", "Learned", "OwnFiles"]

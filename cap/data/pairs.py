@@ -68,6 +68,7 @@ def embed_task(own: OwnFiles) -> Task:
         label_column=label_column or "",
         labels=(),
         metrics=own.metrics_or(default),
+        validation_splits=(own.scored,),
     )
     has_scores = "whose pairs have scores" if label_column else "without task.label_column (retrieval)"
     check_metrics(task, known, kind=f"task=embed {has_scores}")
@@ -85,17 +86,21 @@ def read_pairs(
         limits: By split the first so many rows that are taken; None takes all.
 
     Returns:
-        ``train`` with ``text``; the validation splits with ``first``, ``second``, and ``score`` (float32) where the
-        task has one. All have ``example_id``, int64 row numbers. No validation text is among the training texts.
+        ``train``, if it was read, with ``text``; the validation splits with ``first``, ``second``, and ``score``
+        (float32) where the task has one. All have ``example_id``, int64 row numbers. No validation text is among the
+        training texts.
 
     Raises:
         InputError: If columns or texts are missing, scores are no numbers or all equal, or no training text is left.
     """
     pairs = {split: _pairs(task, *tables[split], limits[split]) for split in task.validation_splits}
+    validation = {split: _numbered(rows) for split, rows in pairs.items()}
+    if "train" not in tables:
+        return validation
     held_out = {text for rows in pairs.values() for name in PAIR for text in rows[name].to_pylist()}
     table, where = tables["train"]
     texts = _training_texts(task, table.slice(0, limits["train"]), where, held_out)
-    return {"train": _numbered({TEXT: texts}), **{split: _numbered(rows) for split, rows in pairs.items()}}
+    return {"train": _numbered({TEXT: texts}), **validation}
 
 
 def text_names(rows: Dataset) -> list[str]:

@@ -20,7 +20,7 @@ from cap.base.files import content_key
 from cap.base.kinds import KINDS, Kind
 from cap.data.answers import read_answers
 from cap.data.docstrings import docstring_rows, docstring_source
-from cap.data.files import read_table, require_columns, split_file
+from cap.data.files import has_split, read_table, require_columns, split_file
 from cap.data.hub import read_hub
 from cap.data.label_sets import read_label_sets
 from cap.data.labels import read_labels
@@ -64,11 +64,11 @@ class Rows:
     """Hold the rows of a task that a run uses.
 
     Args:
-        splits: ``train`` and the task's validation splits, with exactly the text columns, the answer and
-            ``example_id`` (int64 row number within the split). The answer is ``label`` (int64, lists of int64 where a
-            text has any number, or float32 for regression), or for spans ``answers`` (all accepted texts) and
-            ``answer_starts`` (their first characters in the context), or for words ``tags`` (int64 lists). All of them
-            have one, but for those of encodings, see ``cap.data.pairs``.
+        splits: ``train``, unless a folder lacks it whose rows are only scored, and the task's validation splits, with
+            exactly the text columns, the answer and ``example_id`` (int64 row number within the split). The answer is
+            ``label`` (int64, lists of int64 where a text has any number, or float32 for regression), or for spans
+            ``answers`` (all accepted texts) and ``answer_starts`` (their first characters in the context), or for words
+            ``tags`` (int64 lists). All of them have one, but for those of encodings, see ``cap.data.pairs``.
         source: Where the rows come from, for the record; never an absolute path.
         fingerprints: Hash of each split's content, the same for any file format and place.
         unlabelled: Training rows without a label; None if there are none.
@@ -97,6 +97,7 @@ def load_rows(
     max_train_rows: int | None,
     max_eval_rows: int | None,
     keep_unlabelled: bool = False,
+    needs_training: bool = True,
 ) -> Rows:
     """Load and check the rows of a task.
 
@@ -108,6 +109,7 @@ def load_rows(
         max_eval_rows: Take the first so many rows of each validation split; None takes all.
         keep_unlabelled: Take training rows without a label apart; False refuses them, as is done anyway where answers
             are spans.
+        needs_training: Whether a folder without ``train.*`` is refused; else its rows have no split ``train``.
 
     Returns:
         The rows, in their original order.
@@ -122,7 +124,7 @@ def load_rows(
             raise InputError(
                 f"data.{key} takes the first rows and must be at least 1, got {limit}; leave it null to take all"
             )
-    tables, source = _read(task, data_dir)
+    tables, source = _read(task, data_dir, needs_training=needs_training)
     is_ours = data_dir is None and task.hub_path is not None
     unlabelled = None
     if task.kind == "encoding":
@@ -139,14 +141,22 @@ def load_rows(
 _Tables = dict[str, tuple[pa.Table, str]]  # per split: the rows, and what to call them in a message
 
 
-def _read(task: Task, data_dir: Path | None) -> tuple[_Tables, str]:
+def _read(task: Task, data_dir: Path | None, *, needs_training: bool) -> tuple[_Tables, str]:
     splits = ("train", *task.validation_splits)
     if data_dir is not None:
+        if not needs_training and not has_split(data_dir, "train", kind=task.kind):
+            splits = task.validation_splits
         files = {split: split_file(data_dir, split, kind=task.kind) for split in splits}
         source = f"folder {data_dir.resolve().name}"
         return {split: (read_table(file, task), f"data_dir file {file.name}") for split, file in files.items()}, source
     if task.name == "docstrings":
         built = docstring_rows()
+        missing = [split for split in splits if split not in built]
+        if missing:
+            raise InputError(
+                f"task=docstrings has the splits {', '.join(built)}, got {', '.join(missing)}; leave data.split out, "
+                f"or give the rows as files, with data_dir=DIR"
+            )
         return {split: (pa.table(built[split]), split) for split in splits}, docstring_source()
     if task.hub_path is None:
         raise InputError(

@@ -25,7 +25,6 @@ from cap.data.tasks import Task
 
 log = logging.getLogger(__name__)
 
-_SPLITS = ("train", "validation")
 _RESERVED = (TAGS, "example_id")  # what cap.data.sources calls its own columns
 
 
@@ -39,7 +38,7 @@ def tokens_task(own: OwnFiles) -> Task:
 
     Returns:
         The task ``tokens``; its labels are the training rows' tags in alphabetical order, or in that of a
-        ``ClassLabel``.
+        ``ClassLabel``; without training rows those of the model that is scored.
 
     Raises:
         InputError: If the files, their columns or tags are not what is required.
@@ -47,11 +46,12 @@ def tokens_task(own: OwnFiles) -> Task:
     words, tags = _checked_columns(own)
     own.require_no_label_type("tokens", because="whose tags are classes")
     data_dir = own.folder("tokens", formats="parquet, jsonl, json or conll")
-    found = {split: _read(split_file(data_dir, split, kind="tags"), words, tags) for split in _SPLITS}
-    labels = found["train"].labels
-    require_known(
-        found["validation"].names, labels, found["validation"].where, among=f"those of {found['train'].where}"
-    )
+    learned = own.told_by("tags")
+    splits = (own.scored,) if learned is not None else ("train", own.scored)
+    found = [_read(split_file(data_dir, split, kind="tags"), words, tags) for split in splits]
+    among = f"those of {found[0].where}" if learned is None else "those that the model gives"
+    labels = found[0].labels() if learned is None else learned.labels
+    require_known(found[-1].names, labels, found[-1].where, among=among)
     task = Task(
         name="tokens",
         kind="tags",
@@ -59,9 +59,10 @@ def tokens_task(own: OwnFiles) -> Task:
         label_column=tags,
         labels=labels,
         metrics=_default_metrics(labels) if own.metrics is None else tuple(own.metrics),
+        validation_splits=(own.scored,),
     )
     check_tag_metrics(task)
-    _tell(task, list(found.values()))
+    _tell(task, found)
     return task
 
 
@@ -77,12 +78,21 @@ class _Tagged:
     def __init__(self, names: pa.ListArray, given: tuple[str, ...], where: str) -> None:
         self.names = names
         self.where = where
-        self.labels = given or tuple(sorted(names.flatten().unique().to_pylist()))
-        if len(self.labels) < 2:
+        self._given = given
+
+    def labels(self) -> tuple[str, ...]:
+        """Name the different tags in order.
+
+        Raises:
+            InputError: If there is only one.
+        """
+        labels = self._given or tuple(sorted(self.names.flatten().unique().to_pylist()))
+        if len(labels) < 2:
             raise InputError(
-                f"tags are learned from two different ones at least, got only {self.labels[0]} in {where}; give rows "
+                f"tags are learned from two different ones at least, got only {labels[0]} in {self.where}; give rows "
                 f"with others"
             )
+        return labels
 
 
 def _checked_columns(own: OwnFiles) -> tuple[str, str]:

@@ -18,12 +18,13 @@ from transformers import PretrainedConfig
 from cap.base.console import print_table
 from cap.base.errors import InputError
 from cap.base.files import content_key, ensure_writable
-from cap.base.kinds import Kind
+from cap.base.kinds import KINDS, Kind
 from cap.config.evaluate import EvaluateConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
 from cap.data.likeness import similarities
 from cap.data.majority import labels_of, majority_of
+from cap.data.own_files import Learned
 from cap.data.pairs import SCORE
 from cap.data.sources import Rows, load_rows
 from cap.data.tags import TAGS
@@ -74,6 +75,20 @@ class Seconds:
 
 
 @dataclass(frozen=True)
+class Given:
+    """Hold what the model that is scored says of itself."""
+
+    source: ModelSource
+    config: PretrainedConfig
+
+    @property
+    def learned(self) -> Learned:
+        """What it answers."""
+        names = {int(index): str(label) for index, label in (self.config.id2label or {}).items()}
+        return Learned(tuple(names[index] for index in sorted(names)), getattr(self.config, "problem_type", None))
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Hold the model that is scored, and how rows are given to it.
 
@@ -109,25 +124,41 @@ def device_of(config: EvaluateConfig) -> torch.device:
     return idle_trainer(config.accelerator).strategy.root_device
 
 
-def asked_task(config: EvaluateConfig) -> Task:
+def given_model(model_dir: str) -> Given:
+    """Look at the model.
+
+    Raises:
+        InputError: If there is none.
+    """
+    source = saved_model(model_dir)
+    return Given(source, load_config(source))
+
+
+def asked_task(config: EvaluateConfig, given: Given) -> Task:
     """Look up the task, once it is known that its rows can be kept.
 
     Raises:
         InputError: If there is no such task, or ``cache_dir`` cannot be written.
     """
     ensure_writable(Path(config.cache_dir), "cache_dir")
-    # Nothing is trained here: training rows may lack labels, whether the model has learned from such rows or not.
-    return task_of(config.task.name, _data_dir(config), config.task.own(), keep_unlabelled=True)
+    return task_of(
+        config.task.name,
+        _data_dir(config),
+        config.task.own(),
+        # Nothing is trained here: training rows may lack labels, whether the model has learned from such rows or not.
+        keep_unlabelled=True,
+        scored=config.data.split,
+        learned=given.learned,
+    )
 
 
-def load_asked(config: EvaluateConfig, model_dir: str, task: Task) -> Loaded:
+def load_asked(config: EvaluateConfig, given: Given, task: Task) -> Loaded:
     """Load the model, once its configuration has shown that it fits the task.
 
     Raises:
         InputError: If it cannot be loaded, or was not trained to answer this task.
     """
-    source = saved_model(model_dir)
-    model_config = load_config(source)
+    source, model_config = given.source, given.config
     require_head(model_config, head=task.head, name=source.label)
     order, notes = output_order(
         model_config,
@@ -151,7 +182,14 @@ def read_rows(config: EvaluateConfig, task: Task, loaded: Loaded) -> Data:
         InputError: If they are not what the task requires.
     """
     limit = config.data.max_eval_rows
-    rows = load_rows(task, data_dir=_data_dir(config), max_train_rows=None, max_eval_rows=limit, keep_unlabelled=True)
+    rows = load_rows(
+        task,
+        data_dir=_data_dir(config),
+        max_train_rows=None,
+        max_eval_rows=limit,
+        keep_unlabelled=True,
+        needs_training=False,
+    )
     tokenizer = load_tokenizer(loaded.source)
     module = CapDataModule(
         rows=rows.without_training(),
@@ -198,7 +236,7 @@ def begin_record(task: Task, loaded: Loaded, data: Data, *, command: str, resolv
         },
         "metric": task.monitored,
         "scores": {"majority": majority_of(task, rows), "model": None},
-        "warnings": loaded.notes,
+        "warnings": [*loaded.notes, *_notes_of(task, rows)],
     }
 
 
@@ -257,6 +295,11 @@ def show(record: Mapping[str, Any], folder: Path) -> None:
     """Print the scores, and say where the rest is."""
     print_table(_table(record["scores"], record["model"]))
     log.info("record and predictions: %s", folder)
+
+
+def _notes_of(task: Task, rows: Rows) -> list[str]:
+    is_told = KINDS[task.kind].has_majority and "train" not in rows.splits
+    return ["There are no training rows: scores.majority is the commonest label of the scored rows."] if is_told else []
 
 
 def _data_dir(config: EvaluateConfig) -> Path | None:
@@ -332,12 +375,14 @@ def _table(scores: Mapping[str, Mapping[str, float]], name: str) -> Table:
 __all__ = [
     "PREDICTIONS",
     "Data",
+    "Given",
     "Loaded",
     "Seconds",
     "answer",
     "asked_task",
     "begin_record",
     "device_of",
+    "given_model",
     "load_asked",
     "read_rows",
     "show",
