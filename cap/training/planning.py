@@ -15,6 +15,7 @@ from cap.pruning.pruner import Room
 from cap.pruning.schedule import snapshot_steps
 from cap.training.assembly import new_module, optimisation_of
 from cap.training.dynamics import Dynamics, count_parameters, path_length, planned_steps
+from cap.training.module import CapModule
 from cap.training.preparation import Prepared
 from cap.training.ready import Ready
 from cap.training.trainer import takes_gpus
@@ -77,6 +78,17 @@ def _problems_of_learning(checked: Ready, n_steps: int) -> list[str]:
     ]
 
 
+def module_to_look_at(checked: Ready, prepared: Prepared) -> CapModule:
+    """Make a module with its masks on that is thrown away: it has no teacher, and no row was encoded."""
+    return new_module(
+        dataclasses.replace(checked, pruner=copy.deepcopy(checked.pruner)),
+        prepared,
+        None,
+        Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget),
+        warn=lambda message: None,
+    )
+
+
 def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynamics:
     """Say what a run is going to do.
 
@@ -86,14 +98,7 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
         n_steps: Optimizer steps of the run.
     """
     config = checked.config
-    # A student that is thrown away: what is trained and what is frozen does not depend on the teacher.
-    module = new_module(
-        dataclasses.replace(checked, pruner=copy.deepcopy(checked.pruner)),
-        prepared,
-        None,
-        Memory(n_examples=prepared.datamodule.n_train, budget=prepared.budget),
-        warn=lambda message: None,
-    )
+    module = module_to_look_at(checked, prepared)  # what is trained and what is frozen does not depend on the teacher
     target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0
     moves = checked.pruner.trains_weights
     n_read = int(config.contrast.pretrained) + (config.teacher != "none" and config.contrast.finetuned)
@@ -115,4 +120,4 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
     )
 
 
-__all__ = ["planned_dynamics", "require_possible"]
+__all__ = ["module_to_look_at", "planned_dynamics", "require_possible"]

@@ -36,6 +36,7 @@ from cap.training.resume.randomness import keeping_determinism
 from cap.training.resume.stop import stop
 from cap.training.teacher import chance_message, get_teacher
 from cap.training.trainer import fit
+from cap.training.trial import say_how_long
 
 _FOR_A_TEACHER = "Raise finetune.max_epochs or finetune.learning_rate, look at the labels, or give a teacher."
 
@@ -80,9 +81,11 @@ def run(ready: Ready, attempt: Attempt, earlier: Earlier, *, devices: int | list
 
 
 def say_what_it_would_do(ready: Ready) -> None:
-    """Stop before anything is trained or written but the tokenised rows."""
+    """Stop before anything is trained for good, or written but the tokenised rows."""
     prepared = prepare(ready)
-    planned_dynamics(ready, prepared, require_possible(ready, prepared)).say(ready.plan)
+    n_steps = require_possible(ready, prepared)
+    planned_dynamics(ready, prepared, n_steps).say(ready.plan)
+    say_how_long(ready, prepared, n_steps)
 
 
 def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:

@@ -1,0 +1,90 @@
+"""Time some steps before a run is made: how long its steps, and those of its teacher, are going to take."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from time import perf_counter
+
+import torch
+from lightning.fabric import Fabric
+
+from cap.base.kinds import KINDS
+from cap.training.dynamics import planned_steps
+from cap.training.planning import module_to_look_at
+from cap.training.preparation import Prepared
+from cap.training.ready import Ready
+
+log = logging.getLogger(__name__)
+
+_MOST_STEPS = 10
+_MOST_SECONDS = 20.0
+
+
+def say_how_long(ready: Ready, prepared: Prepared, n_steps: int) -> None:
+    """Log what the steps of a run take on this machine, and those of a teacher that is made for it.
+
+    Args:
+        ready: The configuration.
+        prepared: Rows and the pre-trained model.
+        n_steps: Optimizer steps of the run.
+    """
+    seconds = seconds_per_step(ready, prepared)
+    log.info(
+        "%.2f s a plain step on this machine, so that the %s steps take about %.1f minutes%s; contrast, validation, "
+        "snapshots and passes for importance come on top",
+        seconds,
+        f"{n_steps:,}",
+        n_steps * seconds / 60,
+        _of_the_teacher(ready, prepared, seconds / ready.config.trainer.accumulate_grad_batches),
+    )
+
+
+def seconds_per_step(ready: Ready, prepared: Prepared) -> float:
+    """Time steps of a student with its masks on, without what a run adds to plain fine-tuning.
+
+    Args:
+        ready: The configuration; says where and in which precision.
+        prepared: Rows and the pre-trained model; keeps its weights.
+
+    Returns:
+        The mean of some steps, each of ``trainer.accumulate_grad_batches`` batches, after a first one. Batches differ
+        in length.
+    """
+    options = ready.config.trainer
+    fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)  # type: ignore[arg-type]
+    module = module_to_look_at(ready, prepared)
+    student, optimizer = fabric.setup(module.student, torch.optim.AdamW(module.parameter_groups()))
+    student.train()
+    seconds: list[float] = []
+    for batch in fabric.setup_dataloaders(prepared.datamodule.train_dataloader(), use_distributed_sampler=False):
+        started = perf_counter()
+        # What is learned takes no time beside the passes: any loss will do.
+        fabric.backward(student(batch).logits.float().square().mean())
+        optimizer.step()
+        optimizer.zero_grad()
+        if fabric.device.type == "cuda":
+            torch.cuda.synchronize(fabric.device)
+        seconds.append(perf_counter() - started)
+        if len(seconds) > _MOST_STEPS or sum(seconds) > _MOST_SECONDS:
+            break
+    return statistics.fmean(seconds[1:] or seconds) * options.accumulate_grad_batches
+
+
+def _of_the_teacher(ready: Ready, prepared: Prepared, seconds: float) -> str:
+    config, kind = ready.config, KINDS[prepared.task.kind]
+    if config.teacher != "auto" or not kind.learns_from_labels:
+        return ""
+    n_batches = -(-prepared.datamodule.n_labelled // config.batch_size)
+    finetune = config.finetune
+    n_steps = planned_steps(
+        n_batches,
+        limit=1.0,
+        accumulate_grad_batches=1,
+        max_epochs=finetune.max_epochs,
+        max_steps=finetune.max_steps,
+    )
+    return f", and the {n_steps:,} of the teacher {n_steps * seconds / 60:.1f}, unless the cache has it"
+
+
+__all__ = ["say_how_long", "seconds_per_step"]
