@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cap.pruning.attach import attach
     from cap.pruning.first_order import FirstOrder
     from cap.pruning.importance import measure_importance
+    from cap.pruning.keep_zeros import KeepZeros
     from cap.pruning.layers import Layers
     from cap.pruning.magnitude import Magnitude
     from cap.pruning.movement import Movement
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cubic",
     "FirstOrder",
+    "KeepZeros",
     "Layers",
     "Magnitude",
     "Memory",
@@ -58,6 +60,7 @@ __all__ = [
 _HOME = {
     "Cubic": "cap.pruning.schedule",
     "FirstOrder": "cap.pruning.first_order",
+    "KeepZeros": "cap.pruning.keep_zeros",
     "Layers": "cap.pruning.layers",
     "Magnitude": "cap.pruning.magnitude",
     "Memory": "cap.objectives.memory",

@@ -78,6 +78,24 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sparse_model(tiny_model, tmp_path_factory) -> Path:
+    """Save the tiny model with six of ten weights in every matrix of its layers set to zero."""
+    from transformers import AutoModel, AutoTokenizer
+
+    from cap.models.families import prunable
+    from cap.pruning.magnitude import Magnitude
+
+    folder = tmp_path_factory.mktemp("sparse") / "model"
+    model, pruner = AutoModel.from_pretrained(tiny_model), Magnitude()
+    pruner.attach(prunable(model), seed=0)
+    pruner.update_masks(0.6)
+    pruner.fold()
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def spelling_model(tmp_path_factory) -> Path:
     """Save a model that can spell other words."""
     letters = "abcdefghijklmnopqrstuvwxyz"

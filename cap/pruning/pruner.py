@@ -92,6 +92,9 @@ class Pruner(ABC):
     is_monotone: ClassVar[bool] = False
     """True if a move cannot be taken back: pruned weights stay pruned, so that masks rest while the target does."""
 
+    keeps_zeros: ClassVar[bool] = False
+    """True if the masks are the zeros that the student's weights start with, and never move."""
+
     final_sparsity: float | None = None
     """Where the schedule must end, for types whose masks depend on it beforehand; None takes any."""
 

@@ -75,6 +75,11 @@ def _problems_of_pruner(pruner: Pruner, checked: Checked) -> list[str]:
             "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
             "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
         ]
+    if pruner.keeps_zeros and checked.config.student_init == "teacher":
+        return [
+            "pruning=keep_zeros keeps the zeros of the model that is given, which its teacher does not have, so the "
+            "student must start from that model, got student_init=teacher; set student_init=pretrained"
+        ]
     kept = checked.config.keep_levels
     if pruner.is_monotone and plan.levels_reached is None and kept and kept[0] < sparsity:
         return [

@@ -176,10 +176,10 @@ def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None
     ]
 
 
-def _constant(config: TrainConfig) -> str:
+def _constant(config: TrainConfig, *, keeps_zeros: bool) -> str:
     """Say of a model that gives one answer to everything what may help that is not in force."""
     ways = ["more steps (trainer.max_epochs)", "a lower sparsity"]
-    ways += [] if config.student_init == "teacher" else ["student_init=teacher"]
+    ways += [] if config.student_init == "teacher" or keeps_zeros else ["student_init=teacher"]
     ways += ["pruning.score_init=magnitude"] if config.pruning.get("score_init") == "zero" else []
     return f"The pruned model gives one and the same answer to every row. Give it {', '.join(ways[:-1])} or {ways[-1]}."
 
@@ -191,8 +191,9 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, trainer: T
         The score of the saved model on the task's first metric.
     """
     ranks = ranks_of(trainer)
-    if module.pruner is not None:
-        module.pruner.fold()
+    pruner = module.pruner
+    if pruner is not None:
+        pruner.fold()
     model = module.student.model.cpu()
     if ranks.is_first:
         with atomic_folder(record.run_dir / MODEL) as folder:
@@ -209,7 +210,7 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, trainer: T
             ranks=ranks,
         )
     if is_constant:
-        record.warn(_constant(record.checked.config))
+        record.warn(_constant(record.checked.config, keeps_zeros=pruner is not None and pruner.keeps_zeros))
     return record.complete(prepared, saved.cpu(), pruned)
 
 

@@ -215,7 +215,7 @@ FREEZES = {
         f"pruning={name}": ["embeddings"]
         for name in (
             *("movement", "soft_movement", "magnitude", "first_order", "platon", "second_order", "random"),
-            "static_scores",
+            *("static_scores", "keep_zeros"),
         )
     },
     "pruning=structured": [],

@@ -122,6 +122,16 @@ def test_killed_run_goes_on_to_the_same_bits(compose_config, tmp_path, uninterru
     assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [3]
 
 
+def test_killed_run_that_keeps_zeros_goes_on_to_the_same_bits(
+    compose_config, tmp_path, uninterrupted, killed, sparse_model
+):
+    overrides = [f"model.name_or_path={sparse_model}", "pruning=keep_zeros", "sparsity=0.6", "weight_decay=0.1"]
+    whole = uninterrupted(*overrides)
+    run(compose_config, killed(3, *overrides))
+    assert_same_run(tmp_path / "run", whole)
+    assert curves(tmp_path / "run") == curves(whole)
+
+
 # The first step of an epoch comes after a validation; a run may also die when it is trained and not yet saved.
 @pytest.mark.ends
 @pytest.mark.parametrize("step", [1, 4], ids=["in the first epoch", "at the start of the second"])
