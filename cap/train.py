@@ -38,7 +38,7 @@ def train(cfg: DictConfig) -> float | None:
     checked = check(cfg)
     is_first = _take_part(checked)
     if checked.config.dry_run:
-        _say_what_it_would_do(checked)
+        _say_what_it_would_do(checked, is_first=is_first)
         return None
     from cap.training import found  # without torch
 
@@ -69,12 +69,12 @@ def _take_part(checked: Checked) -> bool:
     return is_first
 
 
-def _say_what_it_would_do(checked: Checked) -> None:
+def _say_what_it_would_do(checked: Checked, *, is_first: bool) -> None:
     with first_import():
         from cap.training import train_phases as phases  # takes seconds: after the verdict
 
     with phases.keeping_determinism():
-        phases.say_what_it_would_do(phases.make_ready(checked))
+        phases.say_what_it_would_do(phases.make_ready(checked), is_first=is_first)
 
 
 def _train(attempt: found.Attempt, earlier: found.Earlier) -> float:

@@ -34,9 +34,8 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
         InputError: If the model cannot meet the target, or the run is too short for its schedule.
     """
     trainer = checked.config.trainer
-    n_batches = -(-prepared.datamodule.n_train // (checked.config.batch_size * checked.n_processes))
     n_steps = planned_steps(
-        n_batches,
+        _n_batches(checked, prepared),
         limit=trainer.limit_train_batches,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         max_epochs=trainer.max_epochs,
@@ -53,6 +52,18 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
     if problems:
         raise InputError("\n".join(problems))
     return n_steps
+
+
+def n_batches_of_epoch(checked: Ready, prepared: Prepared) -> int:
+    """Count the batches of an epoch that each process trains on."""
+    limit = checked.config.trainer.limit_train_batches
+    return planned_steps(
+        _n_batches(checked, prepared), limit=limit, accumulate_grad_batches=1, max_epochs=1, max_steps=-1
+    )
+
+
+def _n_batches(checked: Ready, prepared: Prepared) -> int:
+    return -(-prepared.datamodule.n_train // (checked.config.batch_size * checked.n_processes))
 
 
 def _room_of_a_pass(checked: Ready) -> Room:
@@ -120,4 +131,4 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
     )
 
 
-__all__ = ["module_to_look_at", "planned_dynamics", "require_possible"]
+__all__ = ["module_to_look_at", "n_batches_of_epoch", "planned_dynamics", "require_possible"]

@@ -80,12 +80,18 @@ def run(ready: Ready, attempt: Attempt, earlier: Earlier, *, devices: int | list
         return _train(ready, attempt, record, devices=devices)
 
 
-def say_what_it_would_do(ready: Ready) -> None:
-    """Stop before anything is trained for good, or written but the tokenised rows."""
+def say_what_it_would_do(ready: Ready, *, is_first: bool) -> None:
+    """Stop before anything is trained for good, or written but the tokenised rows.
+
+    Args:
+        ready: The configuration, with its pruning type.
+        is_first: Whether this process speaks for the run; no other one keeps a device busy.
+    """
     prepared = prepare(ready)
     n_steps = require_possible(ready, prepared)
     planned_dynamics(ready, prepared, n_steps).say(ready.plan)
-    say_how_long(ready, prepared, n_steps)
+    if is_first:
+        say_how_long(ready, prepared, n_steps)
 
 
 def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:

@@ -9,15 +9,16 @@ from time import perf_counter
 import torch
 from lightning.fabric import Fabric
 
+from cap.base.errors import first_line
 from cap.base.kinds import KINDS
 from cap.training.dynamics import planned_steps
-from cap.training.planning import module_to_look_at
+from cap.training.planning import module_to_look_at, n_batches_of_epoch
 from cap.training.preparation import Prepared
 from cap.training.ready import Ready
 
 log = logging.getLogger(__name__)
 
-_MOST_STEPS = 10
+_MOST_BATCHES = 10
 _MOST_SECONDS = 20.0
 
 
@@ -29,27 +30,34 @@ def say_how_long(ready: Ready, prepared: Prepared, n_steps: int) -> None:
         prepared: Rows and the pre-trained model.
         n_steps: Optimizer steps of the run.
     """
-    seconds = seconds_per_step(ready, prepared)
+    try:
+        seconds = seconds_per_batch(ready, prepared)
+    except torch.OutOfMemoryError as error:
+        log.warning(
+            "no step could be timed, since the device is out of memory (%s); lower batch_size, or wait for what else "
+            "runs there",
+            first_line(error),
+        )
+        return
     log.info(
-        "%.2f s a plain step on this machine, so that the %s steps take about %.1f minutes%s; contrast, validation, "
-        "snapshots and passes for importance come on top",
+        "%.2g s a plain batch on this machine, so that the %s steps take about %.1f minutes%s; what is done with the "
+        "teacher and the banks, validation, snapshots and passes for importance come on top",
         seconds,
         f"{n_steps:,}",
-        n_steps * seconds / 60,
-        _of_the_teacher(ready, prepared, seconds / ready.config.trainer.accumulate_grad_batches),
+        _n_batches(ready, prepared, n_steps) * seconds / 60,
+        _of_the_teacher(ready, prepared, seconds),
     )
 
 
-def seconds_per_step(ready: Ready, prepared: Prepared) -> float:
-    """Time steps of a student with its masks on, without what a run adds to plain fine-tuning.
+def seconds_per_batch(ready: Ready, prepared: Prepared) -> float:
+    """Time batches of a student with its masks on, without what a run adds to plain fine-tuning.
 
     Args:
         ready: The configuration; says where and in which precision.
         prepared: Rows and the pre-trained model; keeps its weights.
 
     Returns:
-        The mean of some steps, each of ``trainer.accumulate_grad_batches`` batches, after a first one. Batches differ
-        in length.
+        The mean of some batches, each with a step of the optimizer, after a first one. Batches differ in length.
     """
     options = ready.config.trainer
     fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)  # type: ignore[arg-type]
@@ -66,9 +74,18 @@ def seconds_per_step(ready: Ready, prepared: Prepared) -> float:
         if fabric.device.type == "cuda":
             torch.cuda.synchronize(fabric.device)
         seconds.append(perf_counter() - started)
-        if len(seconds) > _MOST_STEPS or sum(seconds) > _MOST_SECONDS:
+        if len(seconds) > _MOST_BATCHES or sum(seconds) > _MOST_SECONDS:
             break
-    return statistics.fmean(seconds[1:] or seconds) * options.accumulate_grad_batches
+    return statistics.fmean(seconds[1:] or seconds)
+
+
+def _n_batches(ready: Ready, prepared: Prepared, n_steps: int) -> int:
+    """Count the batches of a run: of accumulated ones the last step of an epoch may have fewer."""
+    trainer = ready.config.trainer
+    most = n_steps * trainer.accumulate_grad_batches
+    if trainer.max_epochs == -1:
+        return most
+    return min(most, n_batches_of_epoch(ready, prepared) * trainer.max_epochs)
 
 
 def _of_the_teacher(ready: Ready, prepared: Prepared, seconds: float) -> str:
@@ -87,4 +104,4 @@ def _of_the_teacher(ready: Ready, prepared: Prepared, seconds: float) -> str:
     return f", and the {n_steps:,} of the teacher {n_steps * seconds / 60:.1f}, unless the cache has it"
 
 
-__all__ = ["say_how_long", "seconds_per_step"]
+__all__ = ["say_how_long", "seconds_per_batch"]
