@@ -306,19 +306,31 @@ def moods(*labels: Any, **others: Any) -> list[dict[str, Any]]:
 MOODS = ["good", "bad", "good", "very bad", "very good", "a book", "the music", "a film", "the actors"]
 
 
-@pytest.mark.parametrize("labels", [["good", "bad", "good", "bad", "good"], [1, 0, 1, 0, 1]], ids=["names", "numbers"])
-def test_rows_are_scored_without_training_rows_by_the_labels_of_the_model(evaluated, saved, tmp_path, labels):
+# The labels of the model, and those of five rows.
+ALIKE = {
+    "names": (["bad", "good"], ["good", "bad", "good", "bad", "good"], ["good", "bad", "good", "bad", "good"]),
+    "other order": (["good", "bad"], ["good", "bad", "good", "bad", "good"], ["good", "bad", "good", "bad", "good"]),
+    "other case": (["BAD", "Good"], ["good", "bad", "good", "bad", "good"], ["good", "bad", "good", "bad", "good"]),
+    "numbers": (["0", "1"], [1, 0, 1, 0, 1], ["1", "0", "1", "0", "1"]),
+    "no names": (["LABEL_0", "LABEL_1"], [1, 0, 1, 0, 1], ["LABEL_1", "LABEL_0", "LABEL_1", "LABEL_0", "LABEL_1"]),
+}
+
+
+@pytest.mark.parametrize(("names", "labels", "expected"), ALIKE.values(), ids=ALIKE)
+def test_rows_are_scored_without_training_rows_by_the_labels_of_the_model(
+    evaluated, saved, tmp_path, names, labels, expected
+):
     alone = written(tmp_path / "alone", "test", moods(*labels))
     keys = ["task=custom", f"data_dir={alone}", "data.split=test"]
-    record, rows = evaluated(saved(["bad", "good"]), *keys)
-    assert [row["label"] for row in rows] == ["good", "bad", "good", "bad", "good"]
+    record, rows = evaluated(saved(names), *keys)
+    assert [row["label"] for row in rows] == expected
     right = [row["label"] == row["prediction"] for row in rows]
     assert record["scores"]["model"]["accuracy"] == pytest.approx(sum(right) / 5)
     assert record["scores"]["majority"]["accuracy"] == pytest.approx(3 / 5)
     assert record["data"]["n_rows"] == {"test": 5}
-    assert record["warnings"] == [
-        "There are no training rows: scores.majority is the commonest label of the scored rows."
-    ]
+    (note,) = record["warnings"]
+    assert note.startswith("There are no training rows: labels are the model's, and scores.majority is counted from")
+    assert note.endswith(f"f1 is that of {list(rows[0])[-1].removeprefix('p_')}.")
 
 
 def test_another_split_is_scored_beside_training_rows_whose_majority_counts(evaluated, saved, tmp_path):
@@ -386,17 +398,53 @@ def test_pairs_need_no_training_rows(evaluated, tiny_model, tmp_path):
     assert len(rows) == len(pairs)
 
 
-def test_label_that_the_model_does_not_have_is_refused(evaluated, saved, tmp_path):
-    folder = written(tmp_path / "alone", "validation", moods("bad", "odd"))
-    message = refusal(lambda: evaluated(saved(["bad", "good"]), "task=custom", f"data_dir={folder}"))
-    assert "labels of task=custom must be 0 (bad), 1 (good), got 'odd' in row 1" in message
+UNLIKE = {
+    "unknown": (
+        ["bad", "good"],
+        ["bad", "odd"],
+        "every label must be among those of folder given (bad, good), got 'odd' in row 1",
+    ),
+    "numbers for names": (
+        ["entailment", "neutral", "contradiction"],
+        [0, 1, 2],
+        "which number is which class only training rows tell: folder given has the labels entailment, neutral, ",
+    ),
+    "words for no names": (
+        ["LABEL_0", "LABEL_1"],
+        ["bad", "good"],
+        "folder given does not name its labels, so that rows without training rows must give their numbers, 0 to 1, "
+        "got 'bad' in row 0",
+    ),
+    "number for no names": (["LABEL_0", "LABEL_1"], [0, 2], "must be 0 (LABEL_0), 1 (LABEL_1), got 2 in row 1"),
+    "one output": (["LABEL_0"], [0.5, 0.5], "numbers are scored by correlations, which need two different ones"),
+}
+
+
+@pytest.mark.parametrize(("names", "labels", "expected"), UNLIKE.values(), ids=UNLIKE)
+def test_labels_that_the_model_does_not_have_are_refused(evaluated, saved, tmp_path, names, labels, expected):
+    folder = written(tmp_path / "alone", "validation", moods(*labels))
+    assert expected in refusal(lambda: evaluated(saved(names), "task=custom", f"data_dir={folder}"))
+
+
+def test_classes_of_a_model_with_one_output_are_refused(evaluated, saved, tmp_path):
+    folder = written(tmp_path / "alone", "validation", moods(0, 1))
+    keys = ["task=custom", f"data_dir={folder}", "task.label_type=classes"]
+    message = refusal(lambda: evaluated(saved(["LABEL_0"]), *keys))
+    assert "whose id2label does: two or more different ones, got folder given with ['LABEL_0']" in message
+
+
+def test_a_model_without_the_head_is_refused_before_its_labels_are_compared(evaluated, tiny_model, tmp_path):
+    rows = [{"tokens": ["the", "film"], "tags": ["O", "B-thing"]}]
+    folder = written(tmp_path / "alone", "test", rows)
+    message = refusal(lambda: evaluated(tiny_model, "task=tokens", f"data_dir={folder}", "data.split=test"))
+    assert "with a head for it (...ForTokenClassification)" in message
 
 
 @pytest.mark.parametrize(
     ("split", "expected"),
     [
         ("train", "data.split names rows that were held out, got train"),
-        ("../test", "data.split is the name of a file in data_dir without its suffix, got '../test'"),
+        ("../test", "data.split is a file's name in data_dir without its suffix, or a split, got '../test'"),
         ("tset", "data_dir needs a file for the split tset"),
     ],
 )

@@ -70,7 +70,8 @@ def _problems_of_split(split: str | None) -> list[str]:
         return ["data.split names rows that were held out, got train; give those another name, test.csv say"]
     if not _NAME.fullmatch(split):
         return [
-            f"data.split is the name of a file in data_dir without its suffix, got {split!r}; test, say, for test.csv"
+            f"data.split is a file's name in data_dir without its suffix, or a split, got {split!r}; test, say, for "
+            f"test.csv"
         ]
     return []
 

@@ -135,9 +135,17 @@ def custom_task(own: OwnFiles) -> Task:
 
 
 def _learned_task(learned: Learned, own: OwnFiles, texts: tuple[str, ...], label: str) -> Task:
-    """Describe a task by what a model answers."""
+    """Describe a task by what a model answers, and check that the rows have such labels."""
     kind: Kind = learned.kind if own.label_type is None else "number" if own.label_type == "number" else "classes"
-    task = _described(own, kind, texts, label, () if kind == "number" else learned.labels)
+    if kind != "number":
+        learned.require_labels()
+    ((where, table),) = _read(own.folder("custom"), (own.scored,), texts, label).items()
+    labels = () if kind == "number" else learned.labels
+    if kind == "classes":
+        labels = _labels_as_written(learned, LabelColumn(table, label, where))
+    task = _described(own, kind, texts, label, labels)
+    if kind == "number":
+        _require_spread(task, LabelColumn(table, label, where))
     meaning = f"the model's {len(task.labels)} labels ({_shown(task.labels)})" if task.labels else "numbers"
     log.info(
         "task=custom: no training rows, column %s is taken for %s; scored by %s", label, meaning, _named_scores(task)
@@ -145,19 +153,51 @@ def _learned_task(learned: Learned, own: OwnFiles, texts: tuple[str, ...], label
     return task
 
 
+def _labels_as_written(learned: Learned, found: LabelColumn) -> tuple[str, ...]:
+    """Return a model's classes in its order, as the rows write them.
+
+    Raises:
+        InputError: If the rows hold other ones, or numbers where only training rows tell which class is which.
+    """
+    labels = learned.labels
+    numbers = all(map(is_whole_number, found.counts))
+    if not learned.has_names:
+        labels = found.given if len(found.given) == len(labels) else labels
+        if not found.given and not numbers:
+            word = next(name for name in found.counts if not is_whole_number(name))
+            raise InputError(
+                f"{learned.name} does not name its labels, so that rows without training rows must give their numbers, "
+                f"0 to {len(labels) - 1}, got {found.place(word)}; write those, or give a folder with train.*"
+            )
+        return labels
+    if numbers and not found.given and not any(map(is_whole_number, labels)):
+        raise InputError(
+            f"which number is which class only training rows tell: {learned.name} has the labels {_shown(labels)}, and "
+            f"{found.where} has numbers, {found.place(next(iter(found.counts)))} for one; write the names, or give a "
+            f"folder with train.*"
+        )
+    written = {name.lower(): name for name in (*found.given, *found.counts)}
+    labels = tuple(written.get(label.lower(), label) for label in labels)
+    unknown = [name for name in found.counts if name not in labels]
+    if unknown:
+        raise InputError(
+            f"every label must be among those of {learned.name} ({_shown(labels)}), got {found.place(unknown[0])}; "
+            f"correct or remove such rows, or give a model that has it"
+        )
+    return labels
+
+
 def _described(own: OwnFiles, kind: Kind, texts: tuple[str, ...], label: str, labels: tuple[str, ...]) -> Task:
     of_classes = _SCORES_OF_TWO if len(labels) == 2 else _SCORES_OF_MORE
     default = {"number": _SCORES_OF_NUMBERS, "label_sets": SCORES_OF_SETS}.get(kind, of_classes)
-    metrics = own.metrics_or(default)
-    splits = (own.scored,)
     task = Task(
         name="custom",
         kind=kind,
         text_columns=texts,
         label_column=label,
         labels=labels,
-        metrics=metrics,
-        validation_splits=splits,
+        metrics=own.metrics_or(default),
+        validation_splits=(own.scored,),
     )
     _check_metrics(task)
     return task

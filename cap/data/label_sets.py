@@ -156,7 +156,7 @@ def read_label_sets(task: Task, table: pa.Table, where: str, *, may_be_empty: bo
         InputError: As ``read_sets``, or if a label is not one of the task's.
     """
     names = read_sets(table, task.label_column, where, may_be_empty=may_be_empty)
-    require_known(names, task.labels, where, among=f"those of task={task.name}", what="label")
+    require_known(names, task.labels, where, among=f"those of task={task.name}", what="label", may_add=False)
     numbers = pc.index_in(names.flatten(), value_set=pa.array(task.labels)).cast(pa.int64())
     return pa.ListArray.from_arrays(names.offsets, numbers, mask=names.is_null())
 

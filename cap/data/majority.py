@@ -24,7 +24,7 @@ def majority_of(task: Task, rows: Rows) -> dict[str, float]:
     Args:
         task: Whose metrics to compute.
         rows: Training rows with a label say what is answered, validation rows how well that does. Where there are no
-            training rows, the validation rows say both: no constant answer scores higher.
+            training rows, the validation rows say both.
     """
     scores: dict[str, float] = {}
     for split, suffix in split_suffixes(task).items():

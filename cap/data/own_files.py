@@ -19,12 +19,31 @@ class Learned:
     """Say what a model has learned to answer: what the labels are where no training rows tell.
 
     Args:
+        name: How to call the model.
         labels: Names of its outputs, in order.
         problem: How its configuration calls the problem; None if it does not say.
     """
 
+    name: str
     labels: tuple[str, ...]
     problem: str | None
+
+    @property
+    def has_names(self) -> bool:
+        """Say whether somebody has named the outputs; transformers numbers them otherwise."""
+        return self.labels != tuple(f"LABEL_{number}" for number in range(len(self.labels)))
+
+    def require_labels(self) -> None:
+        """Refuse a model that does not tell its outputs apart.
+
+        Raises:
+            InputError: If it has fewer than two, or two of one name.
+        """
+        if not len(set(self.labels)) == len(self.labels) > 1:
+            raise InputError(
+                f"where no training rows say what the labels are, model_dir must hold a model whose id2label does: two "
+                f"or more different ones, got {self.name} with {list(self.labels)}; give a folder with train.*"
+            )
 
     @property
     def kind(self) -> Kind:
@@ -78,8 +97,8 @@ class OwnFiles:
         """
         if self.data_dir is None:
             raise InputError(
-                f"task={task} reads your own files and needs data_dir=DIR with train.* and validation.* ({formats}); "
-                f"got none"
+                f"task={task} reads your own files and needs data_dir=DIR with "
+                f"{'' if self.learned is not None else 'train.* and '}{self.scored}.* ({formats}); got none"
             )
         return self.data_dir
 

@@ -47,11 +47,13 @@ def tokens_task(own: OwnFiles) -> Task:
     own.require_no_label_type("tokens", because="whose tags are classes")
     data_dir = own.folder("tokens", formats="parquet, jsonl, json or conll")
     learned = own.told_by("tags")
+    if learned is not None:
+        learned.require_labels()
     splits = (own.scored,) if learned is not None else ("train", own.scored)
     found = [_read(split_file(data_dir, split, kind="tags"), words, tags) for split in splits]
     among = f"those of {found[0].where}" if learned is None else "those that the model gives"
     labels = found[0].labels() if learned is None else learned.labels
-    require_known(found[-1].names, labels, found[-1].where, among=among)
+    require_known(found[-1].names, labels, found[-1].where, among=among, may_add=learned is None)
     task = Task(
         name="tokens",
         kind="tags",

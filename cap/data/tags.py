@@ -93,8 +93,18 @@ def read_tags(task: Task, table: pa.Table, where: str) -> dict[str, pa.Array]:
     return {column: words, TAGS: tags}
 
 
-def require_known(names: pa.ListArray, known: Sequence[str], where: str, *, among: str, what: str = "tag") -> None:
+def require_known(
+    names: pa.ListArray, known: Sequence[str], where: str, *, among: str, what: str = "tag", may_add: bool = True
+) -> None:
     """Refuse tags, or other names in lists, that no training row has.
+
+    Args:
+        names: Row by row.
+        known: Those that may occur.
+        where: What to call the rows in a message.
+        among: Whose the known ones are, likewise.
+        what: What one of them is, likewise.
+        may_add: Whether other training rows would help.
 
     Raises:
         InputError: If there is one; the message names the first.
@@ -107,7 +117,7 @@ def require_known(names: pa.ListArray, known: Sequence[str], where: str, *, amon
     row = int(np.searchsorted(np.cumsum(counts), place, side="right"))
     raise InputError(
         f"every {what} must be among {among} ({shown(known)}), got {flat[place].as_py()!r} in {row_place(row, where)}; "
-        f"correct or remove such rows, or add training rows with that {what}"
+        f"correct or remove such rows{f', or add training rows with that {what}' if may_add else ''}"
     )
 
 

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 from cap.base.console import print_table
 from cap.base.errors import InputError
 from cap.base.files import content_key, ensure_writable
-from cap.base.kinds import KINDS, Kind
+from cap.base.kinds import KINDS, Head, Kind
 from cap.config.evaluate import EvaluateConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
@@ -28,7 +28,7 @@ from cap.data.own_files import Learned
 from cap.data.pairs import SCORE
 from cap.data.sources import Rows, load_rows
 from cap.data.tags import TAGS
-from cap.data.tasks import Task
+from cap.data.tasks import Task, known_kind
 from cap.formats.scored import Scored, load_scored, require_head, saved_model
 from cap.models.families import FAMILIES, longest_input
 from cap.models.outputs import output_order
@@ -85,7 +85,8 @@ class Given:
     def learned(self) -> Learned:
         """What it answers."""
         names = {int(index): str(label) for index, label in (self.config.id2label or {}).items()}
-        return Learned(tuple(names[index] for index in sorted(names)), getattr(self.config, "problem_type", None))
+        labels = tuple(names[index] for index in sorted(names))
+        return Learned(self.source.label, labels, getattr(self.config, "problem_type", None))
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,12 @@ def asked_task(config: EvaluateConfig, given: Given) -> Task:
     """Look up the task, once it is known that its rows can be kept.
 
     Raises:
-        InputError: If there is no such task, or ``cache_dir`` cannot be written.
+        InputError: If there is no such task, the model cannot answer it, or ``cache_dir`` cannot be written.
     """
     ensure_writable(Path(config.cache_dir), "cache_dir")
+    kind = known_kind(config.task.name)
+    if kind is not None:  # before any label is compared with those of a model that has none
+        require_head(given.config, head=Head(kind), name=given.source.label)
     return task_of(
         config.task.name,
         _data_dir(config),
@@ -298,8 +302,11 @@ def show(record: Mapping[str, Any], folder: Path) -> None:
 
 
 def _notes_of(task: Task, rows: Rows) -> list[str]:
-    is_told = KINDS[task.kind].has_majority and "train" not in rows.splits
-    return ["There are no training rows: scores.majority is the commonest label of the scored rows."] if is_told else []
+    if "train" in rows.splits or not KINDS[task.kind].has_majority:
+        return []
+    note = "There are no training rows: labels are the model's, and scores.majority is counted from the scored rows."
+    of_class = task.kind == "classes" and "f1" in task.metrics
+    return [f"{note} f1 is that of {task.labels[1]}." if of_class else note]
 
 
 def _data_dir(config: EvaluateConfig) -> Path | None:
