@@ -343,6 +343,7 @@ def test_another_split_is_scored_beside_training_rows_whose_majority_counts(eval
     assert record["warnings"] == []
     message = refusal(lambda: evaluated(saved(["bad", "good"]), *keys[:-1]))
     assert "data_dir needs a file for the split validation" in message
+    assert message.endswith("correct the path, or let cap.evaluate score another one: data.split=test")
 
 
 def test_rows_of_a_known_task_are_scored_without_training_rows(evaluated, saved, tiny_data, tmp_path):

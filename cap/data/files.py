@@ -47,10 +47,13 @@ def split_file(data_dir: Path, split: str, *, kind: Kind | None) -> Path:
             f"data_dir needs one file for the split {split}, got {', '.join(path.name for path in found)} "
             f"in {data_dir}; keep one of them"
         )
-    names = sorted(path.name for path in data_dir.iterdir()) or ["nothing"]
+    there = sorted(data_dir.iterdir())
+    names = [path.name for path in there] or ["nothing"]
+    others = [path.stem for path in there if path.suffix in suffixes and path.stem != "train" and split != "train"]
     raise InputError(
         f"data_dir needs a file for the split {split} ({split} with one of {', '.join(suffixes)}), got a folder "
         f"{data_dir} with {', '.join(names[:10])}{' ...' if len(names) > 10 else ''}; add the file or correct the path"
+        f"{f', or let cap.evaluate score another one: data.split={others[0]}' if others else ''}"
     )
 
 
