@@ -354,6 +354,20 @@ def test_published_recipe_holds_the_published_numbers(compose_config, recipe, ex
     assert c.pruning["score_learning_rate"] == 1e-2
 
 
+def test_transfer_of_a_sparse_model_falls_to_a_hundredth_of_the_published_rate(compose_config):
+    from cap.config.check import check
+    from cap.training.assembly import optimisation_of
+
+    checked = check(compose_config("experiment=obert_transfer", "task=qqp"))
+    c = checked.config
+    assert (checked.pruning_name, c.student_init, c.trainer.max_epochs, c.freeze) == ("keep_zeros", "pretrained", 8, [])
+    assert (c.distill.ce_weight, c.distill.weight, c.distill.temperature) == (0.0, 1.0, 5.5)
+    assert set(checked.plan.over(80)(step) for step in range(80)) == {0.97}
+    rate = optimisation_of(checked).over(80)
+    assert c.learning_rate * rate(0) == pytest.approx(1.5e-4)
+    assert c.learning_rate * rate(80) == pytest.approx(1.5e-6)
+
+
 @pytest.mark.parametrize("recipe", ["experiment=cap_structured", "pruning=structured"])
 def test_levels_of_structured_pruning_are_trainings_of_their_own_as_published(compose_config, recipe):
     from cap.config.check import check
