@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.cases import cases
 from tests.data.questions import QUESTIONS, question_columns
 
 NAMES = ["negative", "positive"]
@@ -316,7 +317,7 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize(("names", "labels", "expected"), ALIKE.values(), ids=ALIKE)
+@pytest.mark.parametrize(("names", "labels", "expected"), cases(ALIKE, daily=["other case", "no names"]))
 def test_rows_are_scored_without_training_rows_by_the_labels_of_the_model(
     evaluated, saved, tmp_path, names, labels, expected
 ):
@@ -421,7 +422,7 @@ UNLIKE = {
 }
 
 
-@pytest.mark.parametrize(("names", "labels", "expected"), UNLIKE.values(), ids=UNLIKE)
+@pytest.mark.parametrize(("names", "labels", "expected"), cases(UNLIKE, daily=["unknown", "numbers for names"]))
 def test_labels_that_the_model_does_not_have_are_refused(evaluated, saved, tmp_path, names, labels, expected):
     folder = written(tmp_path / "alone", "validation", moods(*labels))
     assert expected in refusal(lambda: evaluated(saved(names), "task=custom", f"data_dir={folder}"))

@@ -37,6 +37,8 @@ _SKIPPED_FOLDERS = {
     "turtledemo",
 }
 _SENTENCE_END = re.compile(r"(?<=[a-z0-9)\]'\"`][.!?])\s+(?=[A-Z(\"'`])")
+SPLITS = ("train", "validation")
+"""Those that ``docstring_rows`` has."""
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -70,8 +72,8 @@ def docstring_rows() -> dict[str, dict[str, list[Any]]]:
     generator = np.random.default_rng(_SEED)
     order = generator.permutation(len(described))
     n_validation = round(len(described) * _VALIDATION_FRACTION)
-    parts = {"train": order[n_validation:], "validation": order[:n_validation]}
-    return {split: _pairs([described[i] for i in part], generator) for split, part in parts.items()}
+    parts = zip(SPLITS, (order[n_validation:], order[:n_validation]), strict=True)
+    return {split: _pairs([described[i] for i in part], generator) for split, part in parts}
 
 
 def _pairs(described: list[tuple[str, str, str]], generator: np.random.Generator) -> dict[str, list[Any]]:
@@ -193,4 +195,4 @@ def _is_whole_word(text: str, end: int) -> bool:
     return end >= len(text) or not (text[end - 1].isalnum() and (text[end].isalnum() or text[end] in "_'"))
 
 
-__all__ = ["docstring_rows", "docstring_source", "first_sentence"]
+__all__ = ["SPLITS", "docstring_rows", "docstring_source", "first_sentence"]

@@ -19,7 +19,7 @@ from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import KINDS, Kind
 from cap.data.answers import read_answers
-from cap.data.docstrings import docstring_rows, docstring_source
+from cap.data.docstrings import SPLITS, docstring_rows, docstring_source
 from cap.data.files import has_split, read_table, require_columns, split_file
 from cap.data.hub import read_hub
 from cap.data.label_sets import read_label_sets
@@ -150,13 +150,13 @@ def _read(task: Task, data_dir: Path | None, *, needs_training: bool) -> tuple[_
         source = f"folder {data_dir.resolve().name}"
         return {split: (read_table(file, task), f"data_dir file {file.name}") for split, file in files.items()}, source
     if task.name == "docstrings":
-        built = docstring_rows()
-        missing = [split for split in splits if split not in built]
+        missing = [split for split in splits if split not in SPLITS]
         if missing:
             raise InputError(
-                f"task=docstrings has the splits {', '.join(built)}, got {', '.join(missing)}; leave data.split out, "
+                f"task=docstrings has the splits {', '.join(SPLITS)}, got {', '.join(missing)}; leave data.split out, "
                 f"or give the rows as files, with data_dir=DIR"
             )
+        built = docstring_rows()
         return {split: (pa.table(built[split]), split) for split in splits}, docstring_source()
     if task.hub_path is None:
         raise InputError(

@@ -8,6 +8,8 @@ import logging
 import pytest
 import torch
 
+from tests.cases import cases
+
 # Overrides, and what is said of 32 rows in batches of 8, two epochs of the student and one of the teacher, where a
 # batch takes 6 s.
 SAID = {
@@ -38,7 +40,7 @@ def slow_clock(monkeypatch):
     monkeypatch.setattr(trial, "perf_counter", lambda: 6.0 * next(ticks))
 
 
-@pytest.mark.parametrize(("overrides", "expected"), SAID.values(), ids=SAID)
+@pytest.mark.parametrize(("overrides", "expected"), cases(SAID, daily=["teacher", "batches accumulated"]))
 def test_a_dry_run_says_how_long_the_steps_take(
     compose_config, tiny_overrides, slow_clock, caplog, overrides, expected
 ):
