@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from rich.table import Table
 from transformers import PretrainedConfig
@@ -18,35 +17,24 @@ from transformers import PretrainedConfig
 from cap.base.console import print_table
 from cap.base.errors import InputError
 from cap.base.files import content_key, ensure_writable
-from cap.base.kinds import KINDS, Head, Kind
+from cap.base.kinds import KINDS, Head
 from cap.config.evaluate import EvaluateConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
-from cap.data.likeness import similarities
-from cap.data.majority import labels_of, majority_of
+from cap.data.majority import majority_of
 from cap.data.own_files import Learned
-from cap.data.pairs import SCORE
 from cap.data.sources import Rows, load_rows
-from cap.data.tags import TAGS
 from cap.data.tasks import Task, known_kind
+from cap.formats.predicted import columns_of
 from cap.formats.scored import Scored, load_scored, require_head, saved_model
 from cap.models.families import FAMILIES, longest_input
 from cap.models.outputs import output_order
 from cap.models.sources import ModelSource, load_config, load_tokenizer, tokenizer_key
 from cap.runs.environment import environment
 from cap.runs.folder import RunFolder, hold, length_of_run
-from cap.runs.predictions import (
-    Columns,
-    answer_columns,
-    class_columns,
-    number_columns,
-    pair_columns,
-    set_columns,
-    tag_columns,
-    write_predictions,
-)
+from cap.runs.predictions import write_predictions
 from cap.runs.record import write_record
-from cap.training.predict import Answers, predict
+from cap.training.predict import predict
 from cap.training.trainer import idle_trainer
 
 log = logging.getLogger("cap.evaluate")
@@ -287,7 +275,7 @@ def answer(
                 description=f"scoring {loaded.source.label}",
                 order=loaded.order,
             )
-        columns = {split: _COLUMNS[task.kind](task, rows.splits[split], found) for split, found in answers.items()}
+        columns = {split: columns_of(task, rows.splits[split], found) for split, found in answers.items()}
         write_predictions(folder / PREDICTIONS, columns)
         write_record(folder, {**record, "seconds": seconds.rounded(), "status": "completed"})
     finally:
@@ -329,47 +317,6 @@ def _check_length(config: PretrainedConfig, max_length: int) -> None:
         raise InputError(
             f"max_length counts tokens and can be at most {longest} for this model, got {max_length}; lower it"
         )
-
-
-def _class_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
-    assert answers.logits is not None
-    return class_columns(answers.logits, labels_of(task, rows), task.labels)
-
-
-def _set_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
-    assert answers.logits is not None
-    return set_columns(answers.logits, labels_of(task, rows), task.labels)
-
-
-def _number_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
-    assert answers.logits is not None
-    return number_columns(answers.logits[:, 0], labels_of(task, rows))
-
-
-def _answer_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
-    return answer_columns(answers.in_text or {}, rows["answers"][:])
-
-
-def _tag_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
-    (column,) = task.text_columns
-    given = {row: tags.tolist() for row, tags in (answers.in_text or {}).items()}
-    return tag_columns(given, rows[column][:], rows[TAGS][:], task.labels)
-
-
-def _pair_columns(task: Task, rows: datasets.Dataset, answers: Answers) -> Columns:
-    assert answers.logits is not None
-    scores = torch.tensor(rows[SCORE][:]) if SCORE in rows.column_names else None
-    return pair_columns(similarities(answers.logits[::2], answers.logits[1::2]), scores)
-
-
-_COLUMNS: dict[Kind, Callable[[Task, datasets.Dataset, Answers], Columns]] = {
-    "classes": _class_columns,
-    "label_sets": _set_columns,
-    "number": _number_columns,
-    "span": _answer_columns,
-    "tags": _tag_columns,
-    "encoding": _pair_columns,
-}
 
 
 def _table(scores: Mapping[str, Mapping[str, float]], name: str) -> Table:
