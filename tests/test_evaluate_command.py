@@ -313,6 +313,16 @@ ALIKE = {
     "other order": (["good", "bad"], ["good", "bad", "good", "bad", "good"], ["good", "bad", "good", "bad", "good"]),
     "other case": (["BAD", "Good"], ["good", "bad", "good", "bad", "good"], ["good", "bad", "good", "bad", "good"]),
     "numbers": (["0", "1"], [1, 0, 1, 0, 1], ["1", "0", "1", "0", "1"]),
+    "case alone": (
+        ["good", "Good"],
+        ["good", "Good", "good", "Good", "good"],
+        ["good", "Good", "good", "Good", "good"],
+    ),
+    "own names": (
+        ["LABEL_0", "LABEL_1"],
+        ["LABEL_1", "LABEL_0", "LABEL_1", "LABEL_0", "LABEL_1"],
+        ["LABEL_1", "LABEL_0", "LABEL_1", "LABEL_0", "LABEL_1"],
+    ),
     "no names": (["LABEL_0", "LABEL_1"], [1, 0, 1, 0, 1], ["LABEL_1", "LABEL_0", "LABEL_1", "LABEL_0", "LABEL_1"]),
 }
 

@@ -161,6 +161,8 @@ def _labels_as_written(learned: Learned, found: LabelColumn) -> tuple[str, ...]:
     """
     labels = learned.labels
     numbers = all(map(is_whole_number, found.counts))
+    if all(name in labels for name in found.counts):
+        return labels
     if not learned.has_names:
         labels = found.given if len(found.given) == len(labels) else labels
         if not found.given and not numbers:
@@ -176,13 +178,15 @@ def _labels_as_written(learned: Learned, found: LabelColumn) -> tuple[str, ...]:
             f"{found.where} has numbers, {found.place(next(iter(found.counts)))} for one; write the names, or give a "
             f"folder with train.*"
         )
-    written = {name.lower(): name for name in (*found.given, *found.counts)}
-    labels = tuple(written.get(label.lower(), label) for label in labels)
+    names = dict.fromkeys((*found.given, *found.counts))
+    written = {name.lower(): name for name in names}
+    if len(written) == len(names) and len({label.lower() for label in labels}) == len(labels):
+        labels = tuple(written.get(label.lower(), label) for label in labels)
     unknown = [name for name in found.counts if name not in labels]
     if unknown:
         raise InputError(
-            f"every label must be among those of {learned.name} ({_shown(labels)}), got {found.place(unknown[0])}; "
-            f"correct or remove such rows, or give a model that has it"
+            f"every label must be among those of {learned.name} ({_shown(learned.labels)}), got "
+            f"{found.place(unknown[0])}; correct or remove such rows, or give a model that has it"
         )
     return labels
 
