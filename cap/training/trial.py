@@ -81,11 +81,9 @@ def seconds_per_batch(ready: Ready, prepared: Prepared) -> float:
 
 def _n_batches(ready: Ready, prepared: Prepared, n_steps: int) -> int:
     """Count the batches of a run: of accumulated ones the last step of an epoch may have fewer."""
-    trainer = ready.config.trainer
-    most = n_steps * trainer.accumulate_grad_batches
-    if trainer.max_epochs == -1:
-        return most
-    return min(most, n_batches_of_epoch(ready, prepared) * trainer.max_epochs)
+    n_of_step, n_of_epoch = ready.config.trainer.accumulate_grad_batches, n_batches_of_epoch(ready, prepared)
+    n_epochs, n_rest = divmod(n_steps, -(-n_of_epoch // n_of_step))
+    return n_epochs * n_of_epoch + min(n_rest * n_of_step, n_of_epoch)
 
 
 def _of_the_teacher(ready: Ready, prepared: Prepared, seconds: float) -> str:

@@ -24,6 +24,10 @@ SAID = {
         "6 s a plain batch on this machine, so that the 4 steps take about 0.8 minutes, and the 4 of the teacher 0.4",
     ),
     "more accumulated than there are": (["trainer.accumulate_grad_batches=100"], "that the 2 steps take about 0.8 min"),
+    "steps that end within an epoch": (
+        ["batch_size=7", "trainer.accumulate_grad_batches=4", "trainer.max_epochs=30", "trainer.max_steps=20"],
+        "that the 20 steps take about 5.0 minutes",  # ten epochs of five batches
+    ),
     "steps alone": (["trainer.max_epochs=-1", "trainer.max_steps=20"], "that the 20 steps take about 2.0 minutes"),
     "part of an epoch": (["trainer.limit_train_batches=3"], "that the 6 steps take about 0.6 minutes"),
     "structured": (["pruning=structured", "schedule.epochs_per_level=1"], "6 s a plain batch"),
