@@ -25,7 +25,7 @@ _ALL = (
 def attach(
     model: nn.Module, pruner: AnyPruner, *, linears: Mapping[str, nn.Linear] | None = None, seed: int = 0
 ) -> AnyPruner:
-    """Put a pruner's masks on a model; everything is kept at first.
+    """Put a pruner's masks on a model; everything is kept at first, with ``cap.KeepZeros`` what is not zero.
 
     Nothing is frozen, but by ``cap.StaticScores``: the encoder layers, of ``linears`` the weights of these alone.
 
@@ -35,8 +35,8 @@ def attach(
     Args:
         model: A transformers encoder of a known family, with a task head or bare; with ``linears`` any module.
         pruner: ``cap.Magnitude``, ``cap.Movement``, ``cap.SoftMovement``, ``cap.FirstOrder``, ``cap.SecondOrder``,
-            ``cap.Platon``, ``cap.StaticScores``, ``cap.Random``, ``cap.Structured`` or ``cap.Layers``; one
-            object a model.
+            ``cap.Platon``, ``cap.StaticScores``, ``cap.Random``, ``cap.KeepZeros``, ``cap.Structured`` or
+            ``cap.Layers``; one object a model.
         linears: What to prune, by dotted name in the model; None takes the linear layers inside the encoder layers.
         seed: For what is drawn at random.
 

@@ -35,13 +35,15 @@ class KeepZeros(WeightPruner):
         super().check(prunable)
         counts = count_zeros(prunable.linears).values()
         n_zero, n = sum(zeros for zeros, _ in counts), sum(size for _, size in counts)
-        rule = "pruning=keep_zeros keeps the zeros that a model comes with"
-        if n_zero == 0:
+        rule, margin = "pruning=keep_zeros keeps the zeros that a model comes with", len(prunable.matrices)
+        if n_zero <= margin:
             raise ValueError(
-                f"{rule}, but none of its {n:,} prunable weights is zero; give a pruned model "
-                f"(model.name_or_path=RUN/model), or choose another pruning type"
+                f"{rule}, but {n_zero or 'none'} of its {n:,} prunable weights is zero; give a model that single "
+                f"weights or units were pruned of (model.name_or_path=RUN/model; layers that are gone leave no zeros), "
+                f"or choose another pruning type"
             )
-        margin = len(prunable.matrices)
+        if n_zero + margin >= n:
+            raise ValueError(f"{rule}, but {n_zero:,} of its {n:,} prunable weights are zero; give another model")
         if self.final_sparsity is not None and abs(n_to_prune(self.final_sparsity, n) - n_zero) > margin:
             raise ValueError(
                 f"{rule}, {n_zero:,} of its {n:,} prunable weights, got sparsity={self.final_sparsity}; set "

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 # A gradual schedule has a level at every step; one line per this many points keeps the log readable.
 _LOG_EVERY = 0.05
+_NEAR = 1e-3  # a sparsity that is written with a few digits
 
 
 class MaskMoves:
@@ -80,6 +81,8 @@ class MaskMoves:
                 f"{type(self.pruner).__name__} has no masks to move; put them on the model first: "
                 f"cap.attach(model, pruner)"
             )
+        if self.pruner.keeps_zeros:
+            self._begin_with_zeros()
         self._n_steps = int(n_steps)
         self._schedule = self.plan.over(self._n_steps)
         self._jumps = set(self.plan.jumps(self._n_steps))
@@ -89,6 +92,20 @@ class MaskMoves:
             self.warn(
                 f"{len(starts)} levels found only {len(set(starts))} steps of their own in a run of {self._n_steps} "
                 f"steps: the others were passed over."
+            )
+
+    def _begin_with_zeros(self) -> None:
+        """Note the sparsity of masks that lie on a model before anything moves.
+
+        Raises:
+            ValueError: If the schedule ends at another one.
+        """
+        self.reached = self.pruner.update_masks(self.plan.sparsity).sparsity
+        if abs(self.reached - self.plan.sparsity) > _NEAR:
+            raise ValueError(
+                f"{type(self.pruner).__name__} keeps the zeros that the model has, a sparsity of {self.reached:.4f}, "
+                f"got a schedule that ends at {self.plan.sparsity}; give it cap.OneShot(sparsity={self.reached:.4f}, "
+                f"flat_before=0), or leave the callback out"
             )
 
     def advance(self, step: int) -> None:

@@ -164,7 +164,7 @@ class Pruner(ABC):
 
     @abstractmethod
     def attach(self, prunable: Prunable, *, seed: int) -> None:
-        """Put the masks on; everything is kept at first.
+        """Put the masks on; everything is kept at first, but by a type that keeps zeros.
 
         Args:
             prunable: What of the student can be pruned.

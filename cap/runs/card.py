@@ -151,7 +151,10 @@ def _write(folder: Path, parts: Sequence[str]) -> None:
 
 
 def _title(record: Mapping[str, Any]) -> str:
-    return f"# {record['model']}, pruned to {record['sparsity']['prunable']:.4f} on {record['config']['task']['name']}"
+    sparsity, task = f"{record['sparsity']['prunable']:.4f}", record["config"]["task"]["name"]
+    if record["config"]["pruning"]["name"] == "keep_zeros":
+        return f"# {record['model']}, pruned to {sparsity} before, trained on {task} with its zeros kept"
+    return f"# {record['model']}, pruned to {sparsity} on {task}"
 
 
 def _how_it_was_made(record: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cap.pruning.masks import n_to_prune
-from cap.pruning.schedule import SchedulePlan
+from cap.pruning.schedule import Cubic, SchedulePlan
 from cap.training.callbacks.timer import StepTimer
 from cap.training.module import CapModule, Optimisation
 
@@ -79,10 +79,15 @@ class Dynamics:
         names, values = (max(map(len, column)) for column in (rows, [value for value, _ in rows.values()]))
         return "\n".join(f"  {name:<{names}}  {value:>{values}}  {what}" for name, (value, what) in rows.items())
 
-    def say(self, plan: SchedulePlan) -> str | None:
-        """Log the table, and the warning if there is one, which is returned."""
+    def say(self, plan: SchedulePlan, *, prunes: bool) -> str | None:
+        """Log the table, and the warning if there is one, which is returned.
+
+        Args:
+            plan: As in ``warning``.
+            prunes: Whether there is anything to recover from.
+        """
         log.info("what this run is going to do:\n%s", self.table())
-        warning = self.warning(plan)
+        warning = self.warning(plan) if prunes else None
         if warning is not None:
             log.warning(warning)
         return warning
@@ -97,8 +102,9 @@ class Dynamics:
         # Without any path nothing is meant to recover: masks alone are learned.
         if sparsity < HIGH_SPARSITY or self.path_after_target >= SHORT_PATH or self.path == 0:
             return None
-        way = "raise learning_rate, trainer.max_epochs or schedule.flat_after"
-        way += "" if rewinds else ", or set schedule.rewind=last"
+        keys = ["learning_rate", "trainer.max_epochs", *(["schedule.flat_after"] if isinstance(plan, Cubic) else [])]
+        way = f"raise {', '.join(keys[:-1])} or {keys[-1]}"
+        way += "" if rewinds or plan.jumps(self.steps)[-1] == 0 else ", or set schedule.rewind=last"
         return (
             f"After sparsity {sparsity:g} is reached, a weight can move by about {self.path_after_target:.2g} "
             f"(path_after_target, the sum of the learning rates of {self.steps_after_target:,} steps), which by rule "

@@ -18,6 +18,8 @@ from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import OneShot
 from cap.pruning.weights import WeightPruner
 
+_ANY_STEPS = 1000  # a schedule begins alike however long the run is
+
 
 @dataclass(frozen=True)
 class Ready(Checked):
@@ -75,11 +77,8 @@ def _problems_of_pruner(pruner: Pruner, checked: Checked) -> list[str]:
             "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
             "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
         ]
-    if pruner.keeps_zeros and checked.config.student_init == "teacher":
-        return [
-            "pruning=keep_zeros keeps the zeros of the model that is given, which its teacher does not have, so the "
-            "student must start from that model, got student_init=teacher; set student_init=pretrained"
-        ]
+    if pruner.keeps_zeros:
+        return _problems_of_zeros(checked)
     kept = checked.config.keep_levels
     if pruner.is_monotone and plan.levels_reached is None and kept and kept[0] < sparsity:
         return [
@@ -94,6 +93,25 @@ def _problems_of_pruner(pruner: Pruner, checked: Checked) -> list[str]:
             f"pruning.pattern=null"
         ]
     return []
+
+
+def _problems_of_zeros(checked: Checked) -> list[str]:
+    """Check that a run which keeps zeros begins with them, and learns from another model."""
+    config = checked.config
+    if not checked.learns_from_labels:
+        return [
+            f"task={config.task.name} learns from the model that it starts from, which with pruning=keep_zeros is as "
+            f"sparse as the student; prune the dense model on this task, with another pruning type"
+        ]
+    is_at_target = checked.plan.over(_ANY_STEPS)(0) == config.sparsity
+    if config.student_init == "pretrained" and is_at_target:
+        return []
+    return [
+        f"pruning=keep_zeros prunes nothing and keeps the zeros of the model that is given: the student must start "
+        f"from that model and the schedule at its sparsity, got student_init={config.student_init} and "
+        f"schedule={type(checked.plan).__name__.lower()}; leave experiment= out, or set student_init=pretrained "
+        f"schedule=oneshot schedule.flat_before=0"
+    ]
 
 
 def _problems_of_lightning(trainer: TrainerConfig) -> list[str]:

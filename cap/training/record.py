@@ -212,10 +212,10 @@ class RunRecord:
         self._write_interim()
         return {"id": run_id}
 
-    def note_dynamics(self, dynamics: Dynamics) -> None:
+    def note_dynamics(self, dynamics: Dynamics, *, prunes: bool) -> None:
         """Say and write down what the run is going to do, and what about it looks too short."""
         self.content["dynamics"] = dynamics.record()
-        warning = dynamics.say(self.checked.plan)
+        warning = dynamics.say(self.checked.plan, prunes=prunes)
         if warning is not None:
             self.warnings.append(warning)
         self._write_interim()

@@ -89,7 +89,7 @@ def say_what_it_would_do(ready: Ready, *, is_first: bool) -> None:
     """
     prepared = prepare(ready)
     n_steps = require_possible(ready, prepared)
-    planned_dynamics(ready, prepared, n_steps).say(ready.plan)
+    planned_dynamics(ready, prepared, n_steps).say(ready.plan, prunes=not ready.pruner.keeps_zeros)
     if is_first:
         say_how_long(ready, prepared, n_steps)
 
@@ -115,7 +115,7 @@ def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | 
         return Ended(leave_done(attempt, begun.completed), "skipped")
     try:
         trainer.loggers = [*trainer.loggers, *record.start_loggers()]
-        record.note_dynamics(planned_dynamics(ready, prepared, n_steps))
+        record.note_dynamics(planned_dynamics(ready, prepared, n_steps), prunes=not ready.pruner.keeps_zeros)
         module = _fit(ready, prepared, record, trainer, begun.checkpoint)
         _note_fit(record, callbacks, trainer)
         score = _finish(module, prepared, record, trainer)
@@ -184,7 +184,7 @@ def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None
 
 def _constant(config: TrainConfig, *, keeps_zeros: bool) -> str:
     """Say of a model that gives one answer to everything what may help that is not in force."""
-    ways = ["more steps (trainer.max_epochs)", "a lower sparsity"]
+    ways = ["more steps (trainer.max_epochs)", "a model that is less sparse" if keeps_zeros else "a lower sparsity"]
     ways += [] if config.student_init == "teacher" or keeps_zeros else ["student_init=teacher"]
     ways += ["pruning.score_init=magnitude"] if config.pruning.get("score_init") == "zero" else []
     return f"The pruned model gives one and the same answer to every row. Give it {', '.join(ways[:-1])} or {ways[-1]}."

@@ -7,6 +7,8 @@ from torch import nn
 from cap.models.families import Prunable
 from cap.pruning.attach import attach
 from cap.pruning.keep_zeros import KeepZeros
+from cap.pruning.moves import MaskMoves
+from cap.pruning.schedule import Cubic, OneShot
 
 N = 2800
 
@@ -18,7 +20,7 @@ def sparse(linears: dict[str, nn.Linear], share: float = 0.6) -> dict[str, torch
     with torch.no_grad():
         for name, linear in linears.items():
             order = torch.rand(linear.weight.shape, generator=generator)
-            zeros[name] = order < order.flatten().sort().values[round(share * order.numel())]
+            zeros[name] = (order.flatten().argsort().argsort() < round(share * order.numel())).view(order.shape)
             linear.weight[zeros[name]] = 0.0
     return zeros
 
@@ -85,7 +87,9 @@ def test_the_sparsity_of_the_model_is_met_to_within_a_weight_of_each_matrix(line
 @pytest.mark.parametrize(
     ("share", "asked", "expected"),
     [
-        (0.0, 0.6, "none of its 2,800 prunable weights is zero; give a pruned model"),
+        (0.0, 0.6, "none of its 2,800 prunable weights is zero; give a model that single weights or units were pruned"),
+        (0.001, 0.6, "but 3 of its 2,800 prunable weights is zero; give a model that"),
+        (0.999, 0.6, "2,797 of its 2,800 prunable weights are zero; give another model"),
         (0.6, 0.7, "1,680 of its 2,800 prunable weights, got sparsity=0.7; set sparsity=0.6, or"),
         (0.625, 0.6, "1,750 of its 2,800 prunable weights, got sparsity=0.6; set sparsity=0.625, or"),
         (0.6, 0.602, "got sparsity=0.602; set sparsity=0.6, or"),
@@ -101,3 +105,22 @@ def test_a_model_with_other_zeros_is_refused(linears, share, asked, expected) ->
 def test_a_dense_module_is_refused_when_the_masks_go_on(linears) -> None:
     with pytest.raises(ValueError, match="none of its 2,800 prunable weights is zero"):
         attach(nn.ModuleDict(linears), KeepZeros(), linears=linears)
+
+
+@pytest.mark.parametrize("plan", [OneShot(sparsity=0.6, flat_before=0.0), Cubic(sparsity=0.6001)])
+def test_what_moves_masks_knows_from_the_start_what_they_are(linears, plan) -> None:
+    sparse(linears)
+    moves = MaskMoves(attach(nn.ModuleDict(linears), KeepZeros(), linears=linears), plan)
+    moves.begin(10)
+    assert moves.reached == 0.6
+    moves.advance(0)
+    assert moves.reached == 0.6
+
+
+def test_a_schedule_that_ends_elsewhere_is_refused(linears) -> None:
+    sparse(linears)
+    moves = MaskMoves(attach(nn.ModuleDict(linears), KeepZeros(), linears=linears), Cubic(sparsity=0.9))
+    with pytest.raises(
+        ValueError, match=r"a sparsity of 0\.6000, got a schedule that ends at 0\.9; give it cap\.OneSh"
+    ):
+        moves.begin(10)
