@@ -34,6 +34,17 @@ def batches() -> DataLoader:
     return DataLoader([batch] * 10, batch_size=None)
 
 
+def prune(model) -> None:
+    """Give a model zeros to keep."""
+    from cap.models.families import prunable
+    from cap.pruning.magnitude import Magnitude
+
+    magnitude = Magnitude()
+    magnitude.attach(prunable(model), seed=0)
+    magnitude.update_masks(SPARSITY)
+    magnitude.fold()
+
+
 def fitted(model, checked, tmp_path):
     """Train ten steps with the callbacks of a run."""
     from cap.models.families import prunable
@@ -43,6 +54,8 @@ def fitted(model, checked, tmp_path):
     from cap.training.module import CapModule, Distill, Optimisation
     from cap.training.trainer import build_trainer
 
+    if checked.pruner.keeps_zeros:
+        prune(model)
     checked.pruner.attach(prunable(model), seed=0)
     module = CapModule(
         PooledModel(model, "first_token"),
