@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cases import cases
 from tests.formats.made_exports import QUICK, lines_of_card, make_export, make_run, read, write_rows
 
 FORMATS = ["compact", "sparse", "onnx", "int8"]
@@ -68,7 +69,7 @@ def refusal(run: Path, name: str, target: Path, *overrides: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", cases(FORMATS, daily=["compact", "sparse", "onnx"]))
 def test_an_export_is_checked_measured_and_noted_in_the_run(runs, exported, name: str) -> None:
     result = read(exported("structured", name))
     assert result["check"]["rows"] == 16
@@ -86,6 +87,7 @@ def test_a_format_that_keeps_the_logits_is_not_scored_again(exported, name: str)
     assert result["check"]["relative_difference"] <= result["check"]["tolerance"] == 1e-5
 
 
+@pytest.mark.ends
 def test_a_format_that_changes_the_logits_has_its_own_scores_everywhere(runs, exported, capsys) -> None:
     folder = exported("structured", "int8")
     result, record = read(folder), read(runs["structured"], "record.json")
@@ -153,7 +155,7 @@ def test_cap_load_names_what_runs_a_graph(exported) -> None:
         cap.load(exported("structured", "onnx"))
 
 
-@pytest.mark.parametrize("name", ["onnx", "int8"])
+@pytest.mark.parametrize("name", cases(["onnx", "int8"], daily=["onnx"]))
 def test_a_graph_is_evaluated_with_the_scores_that_were_measured_of_it(
     runs, exported, name: str, tiny_data, tmp_path
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_graph_is_evaluated_with_the_scores_that_were_measured_of_it(
     assert score == expected["accuracy"]
 
 
+@pytest.mark.ends
 def test_the_whole_way_from_a_run_to_a_report_of_it_and_its_exports(runs, exported, tmp_path) -> None:
     import cap
     from cap.formats.onnx import OnnxModel

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.cases import cases
+
 PRUNING_TYPES = [
     "magnitude",
     "movement",
@@ -153,7 +155,7 @@ def test_logs_the_loss_terms_that_are_switched_on(compose_config, tiny_overrides
     assert {name.removeprefix("loss/") for name in columns if name.startswith("loss/")} == terms
 
 
-@pytest.mark.parametrize("importance", ["gradient", "random"])
+@pytest.mark.parametrize("importance", cases(["gradient", "random"], daily=["gradient"]))
 def test_structured_run_prunes_half_of_heads_and_ffn_units(compose_config, tiny_overrides, importance):
     structured = ["pruning=structured", f"pruning.importance={importance}", "schedule.epochs_per_level=1"]
     _, run_dir, record = run(compose_config, [*tiny_overrides, *structured, "sparsity=0.5"])

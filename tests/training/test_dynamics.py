@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.cases import cases
+
 
 def run(compose_config, overrides: list[str]) -> tuple[Path, dict]:
     from cap.train import train
@@ -39,7 +41,10 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS)
+@pytest.fixture(
+    scope="module",
+    params=cases({name: (each,) for name, each in RUNS.items()}, daily=["cubic", "prunings", "structured"]),
+)
 def finished(request, compose_config, tiny_model, tiny_data, tmp_path_factory):
     """Run a configuration once for all tests of this module that look at its record."""
     folder = tmp_path_factory.mktemp("dynamics")

@@ -10,6 +10,7 @@ import pytest
 
 from cap.pruning.schedule import Cubic, OneShot, Stepwise
 from cap.training.module import Optimisation
+from tests.cases import cases
 
 
 def parts(n_steps: int, bounds: list[int], *, warmups: list[float], floor: float) -> list[float]:
@@ -108,7 +109,7 @@ def test_the_optimizer_takes_each_step_at_the_rate_of_the_schedule(compose_confi
     assert logged(tmp_path / "run") == pytest.approx(expected(), rel=1e-6)
 
 
-@pytest.mark.parametrize("step", [9, 12], ids=["at a rewind", "between two"])
+@pytest.mark.parametrize("step", cases({"at a rewind": 9, "between two": 12}, daily=["at a rewind"]))
 def test_a_run_that_goes_on_takes_each_step_at_that_rate_too(
     compose_config, tiny_overrides, tmp_path, monkeypatch, step
 ):

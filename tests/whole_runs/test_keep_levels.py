@@ -22,7 +22,7 @@ def kept(compose_config, tiny_overrides, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("pruning", cases(GRADUAL, daily=["movement", "static_scores"]))
+@pytest.mark.parametrize("pruning", cases(GRADUAL, daily=["movement"]))
 def test_gradual_schedule_keeps_models_of_exactly_the_levels_that_were_asked_for(kept, pruning):
     _, record = kept(f"pruning={pruning}", "sparsity=0.9", "keep_levels=[0.25,0.5,0.9]")
     found = {line["sparsity"]["asked"]: line["sparsity"]["prunable"] for line in record["kept"]}

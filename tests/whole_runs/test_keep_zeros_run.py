@@ -92,6 +92,7 @@ def test_a_high_sparsity_that_was_reached_before_needs_no_path(compose_config, k
     assert dynamics.say(plan, prunes=True).endswith("raise learning_rate or trainer.max_epochs.")
 
 
+@pytest.mark.ends
 def test_a_constant_answer_is_not_blamed_on_where_the_student_starts(compose_config, keeping, tmp_path):
     from cap.train import train
 

@@ -122,6 +122,7 @@ def test_killed_run_goes_on_to_the_same_bits(compose_config, tmp_path, uninterru
     assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [3]
 
 
+@pytest.mark.ends
 def test_killed_run_that_keeps_zeros_goes_on_to_the_same_bits(
     compose_config, tmp_path, uninterrupted, killed, sparse_model
 ):

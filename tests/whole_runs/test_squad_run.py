@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import cases
 from tests.data.questions import question_columns
 
 
@@ -32,7 +33,7 @@ def run(compose_config, overrides: list[str]) -> tuple[Path, dict]:
     return Path(cfg.output_dir), json.loads((Path(cfg.output_dir) / "record.json").read_text())
 
 
-@pytest.mark.parametrize("pruning", ["movement", "structured"])
+@pytest.mark.parametrize("pruning", cases(["movement", "structured"], daily=["movement"]))
 def test_leaves_a_question_answering_model_and_its_scores(compose_config, squad_overrides, pruning):
     from transformers import AutoModelForQuestionAnswering
 

@@ -139,6 +139,7 @@ def test_an_export_knows_the_rows_of_such_a_run_again(compose_config, tiny_overr
     assert read_source(finished, config).has_rows_of_run
 
 
+@pytest.mark.ends
 def test_pieces_of_rows_without_a_label_stay(compose_config, tiny_overrides, tiny_data, tmp_path):
     from cap.base.errors import InputError
     from tests.formats.made_exports import make_export, read
