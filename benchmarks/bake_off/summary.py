@@ -70,7 +70,12 @@ class Arm:
     def seeds(self) -> str:
         """How many seeds there are of those in the list."""
         n = self.group.seeds if self.group else 0
-        return str(n) if n == len(self.cells) else f"{n} of {len(self.cells)}"
+        return str(n) if self.is_complete else f"{n} of {len(self.cells)}"
+
+    @property
+    def is_complete(self) -> bool:
+        """Say whether all of its cells have a record."""
+        return self.group is not None and self.group.seeds == len(self.cells)
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,8 @@ def page_part(arms: Sequence[Arm], found: Collection, *, brief: bool = False) ->
     Args:
         arms: All arms of the list.
         found: All that was read.
-        brief: Leave other sparsities than the first out of table and sentences.
+        brief: Leave other sparsities than the first out of table and sentences, and out of the table arms that lack
+            seeds, unless all do.
     """
     shown = [arm for arm in arms if not brief or arm.first.sparsity == arms[0].first.sparsity]
     means = {arm: arm.group.mean("score") or 0.0 for arm in shown if arm.group and arm.first.shown == "table"}
@@ -288,7 +294,7 @@ def page_part(arms: Sequence[Arm], found: Collection, *, brief: bool = False) ->
     first = next(iter(means)).first
     means = {a: m for a, m in means.items() if (a.first.task, a.first.sparsity) == (first.task, first.sparsity)}
     parts = [
-        summary_table(shown),
+        summary_table([arm for arm in shown if brief and arm.is_complete] or shown),
         comparisons(shown),
         " ".join(notes(arms, found)),
         commands([max(means, key=means.__getitem__)]),

@@ -130,6 +130,18 @@ def test_a_difference_is_judged_by_its_standard_error(by_seed, judged):
     assert Difference(by_seed).judged == judged
 
 
+def test_a_brief_table_has_the_arms_with_all_seeds_alone(listed, tmp_path):
+    from benchmarks.bake_off.summary import page_part, read_arms
+
+    scores = {"sst2_movement_0.9_cap": [0.9], "sst2_movement_0.9_none": [0.7, 0.7, 0.7]}
+    whole, brief = (
+        [line.split(" | ")[-1] for line in page_part(*read, brief=brief).splitlines() if line.startswith("| sst2")]
+        for read in [read_arms(listed, write_records(listed, tmp_path / "some", scores))]
+        for brief in (False, True)
+    )
+    assert (whole, brief) == (["1 of 3 |", "3 |"], ["3 |"])
+
+
 def test_a_brief_part_has_the_first_sparsity_alone_and_counts_all(tmp_path):
     from benchmarks.bake_off.cells import read_cells
     from benchmarks.bake_off.summary import page_part, read_arms

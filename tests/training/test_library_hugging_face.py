@@ -101,6 +101,7 @@ def test_structured_without_a_pass_is_refused():
         cap.PruningTrainerCallback(cap.Structured(final_sparsity=0.5), cap.Stepwise(sparsity=0.5))
 
 
+@pytest.mark.ends
 def test_clipping_does_not_see_what_is_only_observed(tmp_path):
     """First-order pruning changes no gradient norm while it observes; after the run, gradients stay where they were."""
 
@@ -246,6 +247,7 @@ def test_regulariser_has_the_scale_that_is_on_the_other_gradients(clips, factor)
         torch.testing.assert_close(scores.grad, factor * 3.0 * slope)
 
 
+@pytest.mark.ends
 def test_state_between_two_moves_comes_back(tmp_path):
     """Masks that stand still after a checkpoint leave target, counts and regulariser to what was written in it."""
     plan, options = cap.OneShot(sparsity=0.5, flat_before=0.25), {"every_n_steps": 100}

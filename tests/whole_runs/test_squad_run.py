@@ -55,6 +55,7 @@ def test_windows_are_learned_from_hidden_states_and_from_snapshots(compose_confi
     assert {"loss/hidden", "loss/snapshot_kd"} <= {name for row in rows for name, value in row.items() if value}
 
 
+@pytest.mark.ends
 def test_retention_above_a_majority_class_is_null_with_a_reason(compose_config, pictures, squad_overrides):
     _, record = run(compose_config, [*squad_overrides, "pruning=magnitude"])
     assert record["retention_above_majority"] is None

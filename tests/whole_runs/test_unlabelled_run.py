@@ -55,6 +55,7 @@ def test_an_epoch_banks_and_logits_cover_all_rows(compose_config, tiny_overrides
     assert shapes == {"add": [N_TRAIN + N_MORE] * 4, "set_teacher_logits": [N_TRAIN + N_MORE]}
 
 
+@pytest.mark.ends
 def test_the_teacher_and_its_name_are_those_of_a_run_without(compose_config, tiny_overrides, more, tmp_path):
     run(compose_config, [*tiny_overrides, f"output_dir={tmp_path / 'alone'}", f"cache_dir={tmp_path / 'other'}"])
     run(compose_config, [*tiny_overrides, more])
