@@ -63,6 +63,7 @@ class MaskMoves:
         self.reached = 0.0
         self._schedule: Schedule = lambda step: 0.0
         self._last_step = -1
+        self._moved_at = -1
         self._logged_target = 0.0
 
     def begin(self, n_steps: int | float) -> None:
@@ -117,11 +118,16 @@ class MaskMoves:
             counts = self._move(target)
             self._log_level(step, target, counts)
             self.target, self.reached = target, counts.sparsity
+            self._moved_at = step
         self._last_step = step
 
     def has_begun(self, step: int) -> bool:
         """Say whether an optimizer step has begun: several batches share one under accumulation."""
         return step == self._last_step
+
+    def has_moved(self, step: int) -> bool:
+        """Say whether an optimizer step that has begun moved the masks."""
+        return step == self._moved_at
 
     @property
     def holds_levels(self) -> bool:

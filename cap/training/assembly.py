@@ -274,7 +274,7 @@ def new_callbacks(
         timer=timer,
         estimate=EstimateCallback(timer),
         pruning=pruning,
-        agreement=MaskAgreement(),
+        agreement=MaskAgreement(pruning.moves),
         restart=RestartCallback(checked.plan),
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader
 
 from cap.base.cache import CacheEntry
@@ -103,7 +104,7 @@ def encode_share(
     device = computation.device
     model.to(device)
     batches = tracked(loader, description=description, trainer=trainer) if shows_progress else loader
-    with ShareWriter(folder) as share, evaluating(model), computation.autocast():
+    with ShareWriter(folder) as share, evaluating(model), parametrize.cached(), computation.autocast():
         for batch in batches:
             moved = on_device(batch, device)
             output = model(moved, with_hidden=with_hidden)

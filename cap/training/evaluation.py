@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader
 
 from cap.base.kinds import Metrics
@@ -46,7 +47,7 @@ def evaluate(
     for split, loader in loaders.items():
         metric = metrics[split]
         metric.reset()
-        with evaluating(model):
+        with evaluating(model), parametrize.cached():  # masks are put on weights once, not for every batch
             for batch in tracked(loader, description=description, trainer=trainer) if ranks.is_first else loader:
                 moved = on_device(batch, device)
                 metric.update(model(moved).logits, moved)

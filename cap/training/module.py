@@ -10,27 +10,24 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from cap.base.errors import RunError
 from cap.base.kinds import Metrics
-from cap.data.batch import host_ids, places
+from cap.data.batch import places
 from cap.models.encoders import tensors_key
-from cap.models.pooled import EncoderOutput, PooledModel, normalise
-from cap.objectives.contrastive import bank_loss, collect_candidates
+from cap.models.pooled import EncoderOutput, PooledModel
 from cap.objectives.distillation import label_loss
-from cap.objectives.memory import Memory, Source, moved
+from cap.objectives.memory import Memory
 from cap.pruning.parameters import parameter_groups
 from cap.pruning.pruner import Pruner
-from cap.training.contrast import Contrast
+from cap.training.contrast import Contrast, ContrastiveTerms
 from cap.training.distill import Distill, distillation_terms, label_rows, logit_rows, share_of_rows, teacher_term
 from cap.training.learning_rate import Optimisation
 from cap.training.parallel.ranks import ALONE, Ranks, Share, ranks_of
 from cap.training.precision import has_scaler
 from cap.training.resume.stop import stop
 
-_TERMS: dict[Source, str] = {"pretrained": "prc", "snapshots": "snc", "finetuned": "fic"}
 _ADAM_EPSILON = 1e-8
 _KEPT = "the last good checkpoint, if one was due, is kept in the run's folder"
 
@@ -100,14 +97,16 @@ class CapModule(LightningModule):
         self.frozen_keys = dict(frozen_keys or {})
         # The processes that share every batch, once there is a trainer; all have the same memory, seed and metrics.
         self.ranks: Ranks = ALONE
-        self.contrast = contrast
         self.distill = distill
         self.optimisation = optimisation
         self.metrics = dict(metrics)
-        self._train_labels = train_labels
-        self._train_groups = train_groups
         self._unread: list[tuple[Tensor, dict[str, Tensor]]] = []
         self._extras = torch.Generator().manual_seed(contrast.seed if contrast else 0)
+        self.contrast: ContrastiveTerms | None = None
+        if contrast is not None and memory is not None:
+            self.contrast = ContrastiveTerms(
+                contrast, memory, labels=train_labels, groups=train_groups, extras=self._extras
+            )
 
     def forward(self, batch: Mapping[str, Tensor]) -> EncoderOutput:
         """Run the student; where its loss is wanted, hidden states are among what it gives."""
@@ -135,8 +134,9 @@ class CapModule(LightningModule):
             self.require_finite(total, logged)
         else:
             self._unread.append((total, logged))
-        logged = {f"loss/{name}": term for name, term in logged.items()}
-        self.log_dict({**logged, "loss/total": total}, batch_size=len(batch["example_id"]))
+        if self._is_logged:
+            logged = {f"loss/{name}": term for name, term in logged.items()}
+            self.log_dict({**logged, "loss/total": total}, batch_size=len(batch["example_id"]))
         return values.sum()
 
     def loss_terms(
@@ -169,8 +169,8 @@ class CapModule(LightningModule):
                 share=share,
             )
         )
-        if with_contrast:
-            terms.update(self._contrastive_terms(output.pooled, batch, share))
+        if with_contrast and self.contrast is not None:
+            terms.update(self.contrast.of_batch(output.pooled, batch, self.ranks, share, is_training=self.training))
         if self.pruner is not None and (regularizer := self.pruner.regularizer()) is not None:
             terms["scores"] = regularizer
         return terms
@@ -200,46 +200,6 @@ class CapModule(LightningModule):
             share = self.ranks.share(len(labels))
         return share.weight * label_loss(logits, labels)
 
-    def _contrastive_terms(
-        self, pooled: Tensor, batch: Mapping[str, Tensor], share: Share
-    ) -> Iterator[tuple[str, Tensor]]:
-        if self.contrast is None or self.memory is None:
-            return
-        settings, memory = self.contrast, self.memory
-        anchors = normalise(functional.dropout(pooled, settings.anchor_dropout, training=self.training))
-        # From here on the batch is that of all processes: they draw the same extras, and see the same candidates.
-        batch_encodings = self.ranks.gather_rows(anchors, counts=share.counts)
-        example_id = self.ranks.gather_rows(host_ids(batch), counts=share.counts)
-        batch_id = batch["example_id"] if self.ranks.size == 1 else moved(example_id, anchors.device)
-        extras = memory.draw_extras(settings.extra_examples, exclude=example_id, generator=self._extras)
-        for source in settings.sources:
-            n_encodings = memory.n_encodings(source)
-            if n_encodings == 0:  # no snapshot has been taken yet
-                continue
-            bank_id = torch.cat([example_id, extras[: settings.extra_examples // n_encodings]])
-            candidates = collect_candidates(
-                batch_encodings,
-                moved(memory.gather(source, bank_id, pin=anchors.device.type == "cuda"), anchors.device),
-                batch_id=batch_id,
-                bank_id=moved(bank_id, anchors.device),
-                batch_labels=self._classes(example_id, anchors.device),
-                bank_labels=self._classes(bank_id, anchors.device, n_before=len(example_id)),
-                batch_groups=self._groups(example_id, anchors.device),
-                bank_groups=self._groups(bank_id, anchors.device),
-            )
-            loss = bank_loss(
-                anchors,
-                candidates,
-                temperature=settings.temperature,
-                reduction=settings.reduction,
-                unsupervised_weight=settings.unsupervised_weight,
-                supervised_weight=settings.supervised_weight,
-                ignore_same_label=settings.ignore_same_label,
-                first=share.first,
-            )
-            # The processes' shares add up to the whole; what is wanted is something whose mean is the whole.
-            yield _TERMS[source], loss * self.ranks.size
-
     @contextmanager
     def keeping_extras(self) -> Iterator[None]:
         """Let a pass draw extra examples without changing which ones training draws afterwards."""
@@ -248,17 +208,6 @@ class CapModule(LightningModule):
             yield
         finally:
             self._extras.set_state(state)
-
-    def _classes(self, example_id: Tensor, device: torch.device, *, n_before: int = 0) -> Tensor | None:
-        """Return the classes of some rows among the candidates; one that is unknown is a class of its own."""
-        labels = self._train_labels
-        if labels is None or labels.is_floating_point() or labels.ndim != 1:
-            return None
-        classes, place = labels[example_id], torch.arange(n_before, n_before + len(example_id))
-        return moved(torch.where(classes < 0, -1 - place, classes), device)
-
-    def _groups(self, example_id: Tensor, device: torch.device) -> Tensor | None:
-        return None if self._train_groups is None else moved(self._train_groups[example_id], device)
 
     def require_finite(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Stop a run whose loss is not finite, and say which term it was.
@@ -279,6 +228,12 @@ class CapModule(LightningModule):
             f"the loss must be finite, but at step {self.global_step} {broken}. "
             f"Lower learning_rate or pruning.score_learning_rate, or use trainer.precision=32-true; {_KEPT}"
         )
+
+    @property
+    def _is_logged(self) -> bool:
+        """True in optimizer steps whose values the loggers take; in the others Lightning's log is work for nothing."""
+        n = self.trainer.log_every_n_steps
+        return n > 0 and (self.global_step + 1) % n == 0
 
     @property
     def is_asked_to_stop(self) -> bool:
@@ -334,12 +289,16 @@ class CapModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the learning rate of the weights: not as a float, which Lightning copies to the device and waits."""
-        self.log("train/learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
+        if self._is_logged:
+            self.log("train/learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
 
     def configure_optimizers(self) -> Any:
         """Make one AdamW over weights and scores, with the same linear warm-up and decay for both."""
         optimizer = torch.optim.AdamW(
-            self.parameter_groups(), lr=self.optimisation.learning_rate, eps=_ADAM_EPSILON, fused=self._can_fuse()
+            self.parameter_groups(),
+            lr=self.optimisation.learning_rate,
+            eps=_ADAM_EPSILON,
+            fused=self._can_fuse(),
         )
         n_steps = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, self.optimisation.over(n_steps))
@@ -381,9 +340,10 @@ class CapModule(LightningModule):
             weight_decay=optimisation.weight_decay,
         )
 
-    def _can_fuse(self) -> bool:
+    def _can_fuse(self) -> bool | None:
         # Lightning clips gradients itself and cannot do so when the optimizer unscales them, as the fused one would.
-        return not has_scaler(self.trainer) and self.device.type in ("cpu", "cuda")
+        # What then is left to PyTorch works on many parameters at once on CUDA.
+        return (not has_scaler(self.trainer) and self.device.type in ("cpu", "cuda")) or None
 
 
 def cap_module(pl_module: LightningModule) -> CapModule:

@@ -89,6 +89,29 @@ def test_the_error_names_the_first_matrix_and_the_ranks_that_differ():
         require_equal(masks, 7, FourProcesses(0, 4))
 
 
+def test_masks_are_compared_where_they_move_and_at_both_ends():
+    import cap
+    from cap.pruning.moves import MaskMoves
+    from cap.training.callbacks.agreement import MaskAgreement
+    from tests.models.tiny_models import tiny_classifier
+
+    pruner = cap.attach(tiny_classifier(), cap.Magnitude())
+    moves = MaskMoves(pruner, cap.Cubic(sparsity=0.5, flat_before=0.2, flat_after=0.3), every_n_steps=3)
+    moves.begin(20)
+    agreement, moved, compared = MaskAgreement(moves), [], []
+    for step in range(7, 20):  # a run that was resumed
+        if moves.is_due(step):
+            moved.append(step)
+        moves.advance(step)
+        if agreement.is_due(step, 20):
+            compared.append(step)
+        agreement._last_step = step
+        assert not agreement.is_due(step, 20)  # a second batch of the same step
+    assert len(moved) > 1
+    assert compared == sorted({7, *moved, 19})
+    assert len(compared) < 13
+
+
 @pytest.mark.parametrize("kind", ["heads", "ffn"])
 def test_keys_of_structured_masks_tell_every_pruned_unit(kind):
     from cap.models.families import prunable

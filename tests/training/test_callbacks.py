@@ -578,11 +578,15 @@ def test_gradient_that_is_not_finite_is_told_from_the_loss(tiny_module, tmp_path
 
 
 def test_numbers_of_examples_stay_with_the_host():
+    from torch.distributed.utils import _to_kwargs  # what DDP does to a batch before every step
+
     from cap.data.batch import host_ids, on_device
 
     batch = {"example_id": torch.tensor([3, 1]), "input_ids": torch.tensor([[5], [6]])}
     moved = on_device(batch, torch.device("meta"))  # nothing can be read back from there
     assert [moved[name].device.type for name in batch] == ["meta", "meta"]
+    (by_ddp,), _ = _to_kwargs((moved,), {}, torch.device("meta"), use_side_stream_for_tensor_copies=False)
+    assert host_ids(by_ddp[0]).tolist() == [3, 1]
     assert host_ids(moved).tolist() == [3, 1]
     assert host_ids(batch).tolist() == [3, 1]
 

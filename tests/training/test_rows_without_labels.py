@@ -117,9 +117,9 @@ def test_extra_examples_without_a_label_are_positives_of_nothing(make):
     # Two examples have a label, and both are in the batch: whatever else is drawn has none.
     drawn = make(2, unsupervised_weight=0.0, extra_examples=36)
     batch = [0, 1, 20]
-    candidates = drawn._classes(torch.tensor([5, 0, 30]), torch.device("cpu"), n_before=3).tolist()
+    candidates = drawn.contrast._classes(torch.tensor([5, 0, 30]), torch.device("cpu"), n_before=3).tolist()
     assert candidates == [-4, 0, -6]
-    assert drawn._classes(torch.tensor(batch), torch.device("cpu")).tolist() == [0, 1, -3]
+    assert drawn.contrast._classes(torch.tensor(batch), torch.device("cpu")).tolist() == [0, 1, -3]
 
 
 def test_rows_that_all_have_a_label_are_as_if_nothing_had_been_said(make):
