@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cap.pruning.movement import SCORE_LEARNING_RATE, Movement, ScoreInit
 from cap.pruning.weights import Scope
@@ -48,8 +51,12 @@ class RegularizedMovement(Movement):
         weight = self.regularizer_weight * self._progress
         if weight == 0:
             return None
-        scores = self.by_matrix(self.importance).values()
-        return weight * torch.stack([own.sigmoid().mean() for own in scores]).mean()
+        layers: dict[str, int] = Counter(matrix.linear for matrix in self._matrices.values())
+        scores = [self.scored(name).scores for name in layers]
+        # Matrices of one layer have one size, so that the mean over the layer is the mean of their means.
+        shares = [n_matrices / len(self._matrices) for n_matrices in layers.values()]
+        mean: Tensor = _MeanSigmoid.apply(shares, *scores)  # type: ignore[no-untyped-call]
+        return weight * mean
 
     def state_dict(self) -> dict[str, int | float]:
         """Add how far the schedule has come, which the regulariser follows."""
@@ -63,6 +70,30 @@ class RegularizedMovement(Movement):
     def _note_progress(self, sparsity: float) -> None:
         """Note how far the schedule has come, for a subclass to call when it chooses masks."""
         self._progress = sparsity / self.final_sparsity if self.final_sparsity > 0 else 0.0
+
+
+class _MeanSigmoid(torch.autograd.Function):
+    """Average sigmoid(score) over many tensors at once: autograd would start ten kernels for each, in every step."""
+
+    @staticmethod
+    def forward(ctx: Any, shares: Sequence[float], *scores: Tensor) -> Tensor:
+        ctx.shares = shares
+        ctx.save_for_backward(*scores)
+        means = [own.mean() for own in torch._foreach_sigmoid(scores)]
+        # Factors as numbers: a tensor of them would be copied to the device, and the host would wait.
+        return torch.stack(torch._foreach_mul(means, list(shares))).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        scores = ctx.saved_tensors
+        sigmoids = torch._foreach_sigmoid(scores)
+        # sigmoid' = sigmoid · (1 - sigmoid) = sigmoid - sigmoid²
+        slopes = torch._foreach_sub(sigmoids, torch._foreach_mul(sigmoids, sigmoids))
+        torch._foreach_mul_(slopes, [share / own.numel() for share, own in zip(ctx.shares, scores, strict=True)])
+        torch._foreach_mul_(slopes, gradient)
+        return None, *slopes
 
 
 __all__ = ["RegularizedMovement"]

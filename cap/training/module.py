@@ -232,7 +232,8 @@ class CapModule(LightningModule):
     @property
     def _is_logged(self) -> bool:
         """True in optimizer steps whose values the loggers take; in the others Lightning's log is work for nothing."""
-        n = self.trainer.log_every_n_steps
+        trainer: Any = self.trainer  # which does not declare it
+        n: int = trainer.log_every_n_steps
         return n > 0 and (self.global_step + 1) % n == 0
 
     @property
