@@ -21,27 +21,33 @@ if TYPE_CHECKING:
     from cap.pruning.layers import Layers
     from cap.pruning.magnitude import Magnitude
     from cap.pruning.movement import Movement
+    from cap.pruning.observed import ObservedPruner
     from cap.pruning.parameters import parameter_groups
     from cap.pruning.platon import Platon
+    from cap.pruning.pruner import ImportancePass, Pruner
     from cap.pruning.random import Random
     from cap.pruning.schedule import Cubic, OneShot, Stepwise
     from cap.pruning.second_order import SecondOrder
     from cap.pruning.soft_movement import SoftMovement
     from cap.pruning.static_scores import StaticScores
     from cap.pruning.structured import Structured
+    from cap.pruning.weights import WeightPruner
     from cap.training.callbacks.hugging_face import PruningTrainerCallback
     from cap.training.callbacks.pruning import PruningCallback
 
 __all__ = [
     "Cubic",
     "FirstOrder",
+    "ImportancePass",
     "KeepZeros",
     "Layers",
     "Magnitude",
     "Memory",
     "Movement",
+    "ObservedPruner",
     "OneShot",
     "Platon",
+    "Pruner",
     "PruningCallback",
     "PruningTrainerCallback",
     "Random",
@@ -50,6 +56,7 @@ __all__ = [
     "StaticScores",
     "Stepwise",
     "Structured",
+    "WeightPruner",
     "attach",
     "contrastive_loss",
     "load",
@@ -60,13 +67,16 @@ __all__ = [
 _HOME = {
     "Cubic": "cap.pruning.schedule",
     "FirstOrder": "cap.pruning.first_order",
+    "ImportancePass": "cap.pruning.pruner",
     "KeepZeros": "cap.pruning.keep_zeros",
     "Layers": "cap.pruning.layers",
     "Magnitude": "cap.pruning.magnitude",
     "Memory": "cap.objectives.memory",
     "Movement": "cap.pruning.movement",
+    "ObservedPruner": "cap.pruning.observed",
     "OneShot": "cap.pruning.schedule",
     "Platon": "cap.pruning.platon",
+    "Pruner": "cap.pruning.pruner",
     "PruningCallback": "cap.training.callbacks.pruning",
     "PruningTrainerCallback": "cap.training.callbacks.hugging_face",
     "Random": "cap.pruning.random",
@@ -75,6 +85,7 @@ _HOME = {
     "StaticScores": "cap.pruning.static_scores",
     "Stepwise": "cap.pruning.schedule",
     "Structured": "cap.pruning.structured",
+    "WeightPruner": "cap.pruning.weights",
     "attach": "cap.pruning.attach",
     "contrastive_loss": "cap.objectives.contrastive",
     "load": "cap.formats.load",

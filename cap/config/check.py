@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.parts import PARTS
+from cap.config.own_classes import code_key
 from cap.config.regularizer import weight_for
 from cap.config.rules import (
     infinite_values,
@@ -35,6 +36,10 @@ from cap.pruning.schedule import SchedulePlan
 from cap.runs.identity import what_counts
 
 log = logging.getLogger(__name__)
+
+_TARGET = {"_target_": "must name a class, MODULE.CLASS"}
+# What a yaml file of a group must say, and why.
+_NAMED = {"pruning": {**_TARGET, "name": "must be what folders and tables call the pruning type"}, "schedule": _TARGET}
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,9 @@ def check(cfg: DictConfig) -> Checked:
         InputError: With one line for each rule that is broken.
     """
     config, resolved = _typed(cfg)
+    problems, keys_of_code = _of_own_classes(resolved)
+    if problems:
+        raise InputError("\n".join(problems))
     problems = problems_of_values(config)
     pruning = dict(resolved["pruning"])
     # A type whose masks only move with the target has no every_n_steps.
@@ -118,7 +126,9 @@ def check(cfg: DictConfig) -> Checked:
     ]
     if problems or plan is None:
         raise InputError("\n".join(problems))
-    resolved["pruning"].pop("freezes")
+    resolved["pruning"].pop("freezes", None)
+    for group, key in keys_of_code.items():
+        resolved[group]["code"] = key
     if weights is not None:
         resolved["pruning"] |= {"regularizer_weight": pruning["regularizer_weight"], "regularizer_weights": None}
     _settle(config, resolved, plan, freezes)
@@ -134,6 +144,25 @@ def _typed(cfg: DictConfig) -> tuple[TrainConfig, dict[str, Any]]:
     if config.student_init == "auto":
         config.student_init = resolved["student_init"] = "pretrained" if config.teacher == "none" else "teacher"
     return config, {str(key): value for key, value in resolved.items()}
+
+
+def _of_own_classes(resolved: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Look at the classes that groups name: say what is wrong with them, and which code is the user's own."""
+    problems, keys = [], {}
+    for group in ("pruning", "schedule"):
+        node = resolved[group]
+        missing = [key for key in _NAMED[group] if not isinstance(node.get(key), str)]
+        problems += [f"{group}.{key} {_NAMED[group][key]}, got {node.get(key)!r}; add it" for key in missing]
+        if "_target_" in missing:
+            continue
+        try:
+            key = code_key(node["_target_"])
+        except ValueError as error:
+            problems.append(f"{group}._target_ {error}")
+            continue
+        if key is not None:
+            keys[group] = key
+    return problems, keys
 
 
 def _key_typed(cfg: DictConfig, key: str) -> str:

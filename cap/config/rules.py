@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from types import NoneType, UnionType
@@ -36,16 +37,21 @@ def type_problems(key: str, node: dict[str, Any]) -> list[str]:
 
     A whole number where a number is wanted is one: it is made a float in place.
     """
-    target: Any = get_class(node["_target_"])
+    try:
+        target: Any = get_class(node["_target_"])
+    except (ImportError, ValueError) as error:
+        return [f"{key}._target_ must be a class that Python can import, got {node['_target_']!r}: {error}"]
     hints = get_type_hints(target.__init__)
+    taken = {name: one for name, one in inspect.signature(target).parameters.items() if one.kind is not one.VAR_KEYWORD}
+    takes_any = len(taken) < len(inspect.signature(target).parameters)
     problems = []
     for name, value in node.items():
-        if name == "_target_":
+        if name == "_target_" or (name not in hints and (takes_any or name in taken)):
             continue
-        if name not in hints:
+        if name not in taken and not takes_any:
             problems.append(
                 f"{key}.{name} does not belong to {key}={target.__name__.lower()}, which takes "
-                f"{', '.join(known for known in hints if known != 'return') or 'nothing'}; leave it out, "
+                f"{', '.join(taken) or 'nothing'}; leave it out, "
                 f"or choose another recipe if experiment= has set it"
             )
             continue
@@ -62,7 +68,10 @@ def _required(value: Any, kinds: tuple[Any, ...]) -> str | None:
     """Say what a value must be; None if it is of one of the kinds, or nothing is known about them."""
     if value is None and NoneType in kinds:
         return None
-    if any(get_origin(kind) in (list, tuple) for kind in kinds):
+    lists = [kind for kind in kinds if get_origin(kind) in (list, tuple)]
+    if lists:
+        if not all({*get_args(kind)} <= {int, float, Ellipsis} for kind in lists):
+            return None if isinstance(value, list) else "a list"
         is_list = isinstance(value, list) and all(type(entry) in (int, float) for entry in value)
         return None if is_list else "a list of numbers, like [0.5,0.9]"
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]

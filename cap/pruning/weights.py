@@ -65,6 +65,11 @@ class WeightPruner(Pruner):
             self._weights[name] = linear.get_submodule("parametrizations.weight")
 
     @property
+    def linears(self) -> Mapping[str, nn.Linear]:
+        """The linear layers that have masks, by name, in the order of ``masks``; their ``weight`` is the masked one."""
+        return self._linears
+
+    @property
     def masks(self) -> dict[str, Tensor]:  # noqa: D102
         return {name: module.mask for name, module in self._masks.items()}
 

@@ -15,6 +15,7 @@ import torch
 
 _PACKAGES = ("torch", "lightning", "transformers", "datasets", "torchmetrics", "numpy")
 _BYTES_PER_GB = 1e9
+_CODE = (".py", ".yaml")
 _GIT_TIMEOUT_SECONDS = 10
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -48,16 +49,19 @@ def git_commit(folder: Path) -> str | None:
         folder: A folder of source code.
 
     Returns:
-        The full hash, with ``-dirty`` behind it when a tracked file differs from the commit; None when nothing in the
-        folder is tracked (an installed package may lie inside a stranger's checkout) or git cannot be asked.
+        The full hash, with ``-dirty`` behind it when a tracked file differs from the commit or code lies in ``cap`` or
+        ``conf`` that is in none; None when nothing in the folder is tracked (an installed package may lie inside a
+        stranger's checkout) or git cannot be asked.
     """
     if not _git(folder, "ls-files"):
         return None
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    if not commit or changes is None:
+    others = _git(folder, "ls-files", "--others", "--exclude-standard", "--full-name", "--", ":/cap", ":/conf")
+    if not commit or changes is None or others is None:
         return None
-    return f"{commit}-dirty" if changes else commit
+    has_new_code = any(Path(name).suffix in _CODE for name in others.splitlines())
+    return f"{commit}-dirty" if changes or has_new_code else commit
 
 
 def peak_memory_gb() -> dict[str, float | None]:

@@ -57,9 +57,11 @@ def _pruner(checked: Checked) -> tuple[Pruner | None, list[str]]:
     if problems:
         return None, problems
     try:
-        pruner: Pruner = instantiate(node, _convert_="all")
+        pruner: object = instantiate(node, _convert_="all")
     except InstantiationException as error:
         return None, [str(error.__cause__ or error)]
+    if not isinstance(pruner, Pruner):
+        return None, [f"pruning._target_ must be a subclass of cap.Pruner, got {node['_target_']}"]
     return pruner, []
 
 

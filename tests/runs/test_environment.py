@@ -70,6 +70,14 @@ def test_commit_of_a_modified_checkout_says_so(checkout: Path) -> None:
     assert git_commit(checkout) == _git(checkout, "rev-parse", "HEAD") + "-dirty"
 
 
+@pytest.mark.parametrize("name", ["cap/pruning/mine.py", "conf/pruning/mine.yaml"])
+def test_code_that_is_in_no_commit_makes_a_checkout_dirty(checkout: Path, name: str) -> None:
+    file = checkout.parent / name
+    file.parent.mkdir(parents=True)
+    file.write_text("", encoding="utf-8")
+    assert git_commit(checkout) == _git(checkout, "rev-parse", "HEAD") + "-dirty"
+
+
 def test_files_that_are_not_tracked_do_not_make_a_checkout_dirty(checkout: Path) -> None:
     (checkout / "notes.txt").write_text("scratch")
     assert git_commit(checkout) == _git(checkout, "rev-parse", "HEAD")
