@@ -10,6 +10,7 @@ from typing import Any
 
 from cap.base.errors import InputError
 from cap.base.files import content_key, read_json
+from cap.runs.folder import is_held
 from cap.runs.hidden_paths import without_places
 from cap.runs.identity import Run, at, mapping, named
 
@@ -189,6 +190,8 @@ def _read(path: Path, shown: str) -> Run | LeftOut | None:
         return None
     if record.get("kind") is not None:
         return LeftOut(path, shown, f"not a run: {record['kind']}")
+    if record["status"] == "interrupted" and record.get("error") is None and is_held(path.parent):
+        return LeftOut(path, shown, "running: it is in no table before it is complete")
     if record["status"] != "completed":
         why = " ".join(str(record.get("error") or "the record does not say why").split())
         return LeftOut(path, shown, f"{record['status']}: {why}")

@@ -15,10 +15,12 @@ def validations(record: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``best``: the highest score of the task's first metric, at whatever sparsity; ``best_at_target``: the highest of
         those whose target was the last one's, chosen on the rows that it is scored on; ``last``. Each is an item of
-        ``levels``, the earliest of equals, or null where there is none.
+        ``levels``, the earliest of equals, or null where there is none. Validations of fewer rows than the last one
+        (``trainer.limit_val_batches``) are passed over: they are scores of other rows.
     """
     metric = str(record.get("metric"))
     levels = [level for level in record.get("levels") or [] if _score(level, metric) is not None]
+    levels = [level for level in levels if level.get("share", 1.0) == levels[-1].get("share", 1.0)]
     if not levels:
         return {"best": None, "best_at_target": None, "last": None}
     at_target = [level for level in levels if level.get("target") == levels[-1].get("target")]

@@ -260,6 +260,20 @@ def drop_other_replacement(run_dir: Path, config_hash: str) -> None:
         shutil.rmtree(new)
 
 
+def is_held(run_dir: Path) -> bool:
+    """Say whether a process is at work in a run's folder."""
+    lock = locked(run_dir)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # of another user, say: what cannot be locked tells nothing
+        return False
+
+
 def hold(run_dir: Path, *, patience: float = 0.0) -> FileLock:
     """Keep other processes out of a run's folder until the lock is released or this process ends.
 
@@ -301,6 +315,7 @@ __all__ = [
     "claim",
     "drop_other_replacement",
     "hold",
+    "is_held",
     "length_of_run",
     "put_in_place",
     "replacement_of",

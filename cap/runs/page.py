@@ -25,7 +25,8 @@ _SCORE_PICTURE, _LAYER_PICTURE, _LOSS_PICTURE = "score_and_sparsity.png", "layer
 _KEPT_PICTURE = "kept_models.png"
 _CAPTIONS = {
     _SCORE_PICTURE: "The student's score on the validation rows (left axis) and the fraction of prunable weights that "
-    "were zero at the time (right axis), over optimizer steps.",
+    "were zero at the time (right axis), over optimizer steps. Teacher, majority class and saved model are scored on "
+    "all validation rows.",
     _KEPT_PICTURE: "Scores of the models that were kept, over their sparsity.",
     _LAYER_PICTURE: "Sparsity of every prunable matrix of the saved model, by encoder layer.",
     _LOSS_PICTURE: "Loss terms over optimizer steps, each on its own scale; in nats, or squared error where the task "
@@ -96,6 +97,7 @@ def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
     from cap.runs.pictures import plot_layer_sparsity, plot_losses, plot_score_and_sparsity
 
     folder, history, metric = run_dir / "pictures", read_history(run_dir / CURVES), _text(at(record, "metric"))
+    pruned = at(record, "scores", "pruned", metric)
     drawn = (
         plot_score_and_sparsity(
             history,
@@ -103,6 +105,8 @@ def _draw_pictures(run_dir: Path, record: dict[str, Any]) -> None:
             teacher=at(record, "scores", "teacher", metric),
             majority=at(record, "scores", "majority", metric),
             path=folder / _SCORE_PICTURE,
+            share=min((level.get("share", 1.0) for level in record.get("levels") or []), default=1.0),
+            final=None if pruned is None else (record["steps"], pruned),
         ),
         plot_layer_sparsity(
             at(record, "matrices") or {}, folder / _LAYER_PICTURE, kinds=at(record, "matrix_kinds") or {}

@@ -47,7 +47,14 @@ _MIN_COLOUR_SPAN = 0.1
 
 
 def plot_score_and_sparsity(
-    history: History, *, metric: str, teacher: float | None, majority: float | None, path: Path
+    history: History,
+    *,
+    metric: str,
+    teacher: float | None,
+    majority: float | None,
+    path: Path,
+    share: float = 1.0,
+    final: tuple[int, float] | None = None,
 ) -> Path | None:
     """Draw the student's score over the run, with the sparsity that it had at the time.
 
@@ -57,6 +64,8 @@ def plot_score_and_sparsity(
         teacher: The teacher's score, drawn as a level.
         majority: The majority class's score, drawn as a level.
         path: The PNG to write.
+        share: Fraction of the validation rows that the curve is of; the levels are of all.
+        final: Last step, and the saved model's score on all rows; drawn where the curve is of fewer.
 
     Returns:
         ``path``, or None if the history has none of the three.
@@ -69,7 +78,8 @@ def plot_score_and_sparsity(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.3), dpi=DPI)
         axes = figure.add_subplot()
-        _draw_score(axes, score, teacher, majority, _METRIC_LABELS.get(metric, metric.replace("_", " ")))
+        label = _METRIC_LABELS.get(metric, metric.replace("_", " "))
+        _draw_score(axes, score, teacher, majority, label, share=share, final=final if share < 1 else None)
         _draw_sparsity(axes, target, sparsity)
         _step_axis(axes, drawn, n_intervals=5)
         axes.set_xlabel("optimizer step")
@@ -146,12 +156,25 @@ def plot_losses(history: History, path: Path) -> Path | None:
         return save(figure, path)
 
 
-def _draw_score(axes: Axes, score: Series | None, teacher: float | None, majority: float | None, label: str) -> None:
+def _draw_score(
+    axes: Axes,
+    score: Series | None,
+    teacher: float | None,
+    majority: float | None,
+    label: str,
+    *,
+    share: float,
+    final: tuple[int, float] | None,
+) -> None:
     levels = []
     if score is not None:
         marker = "o" if len(score) <= _MANY_POINTS else None
-        axes.plot(score.steps, score.values, color=BLUE, marker=marker, markersize=4, linewidth=1.6, label="student")
+        name = "student" if share == 1 else f"student, {share:.0%} of the rows"
+        axes.plot(score.steps, score.values, color=BLUE, marker=marker, markersize=4, linewidth=1.6, label=name)
         levels += [float(score.values.min()), float(score.values.max())]
+    if final is not None:
+        axes.plot(*final, color=BLUE, marker="D", markersize=6, linestyle="", label=f"saved model ({final[1]:.3f})")
+        levels.append(final[1])
     if teacher is not None:
         axes.axhline(teacher, color=GREEN, linestyle="-.", linewidth=1.4, label=f"teacher ({teacher:.3f})")
         levels.append(teacher)

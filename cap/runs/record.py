@@ -43,7 +43,7 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``steps``, ``seconds_per_step``    optimizer steps of the run, and the median time of one
 ``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance``,
                                    ``snapshots`` and ``gradients`` (during the fit, not counted in it), ``evaluate``,
-                                   ``total``; those of training over all attempts, the others of the last one
+                                   ``total``; over all attempts, but for a phase that an attempt did not end
 ``peak_memory_gb``                 see ``cap.runs.environment``
 ``resumed_at``                     optimizer steps at which an interrupted run went on; absent if it never did
 ``wandb_id``                       of the W&B run, which a resumed run continues
@@ -80,18 +80,20 @@ def retention(pruned: float | None, teacher: float | None, majority: float | Non
     ratio = above = None
     ratio_reason = above_reason = reason
     if pruned is not None and teacher is not None and reason is None:
-        if teacher > 0:
-            ratio = pruned / teacher
-        else:
+        above_reason = _unusable("majority class", majority)
+        is_idle = majority is not None and above_reason is None and teacher <= majority
+        if is_idle:  # a student that guesses would keep all of it
+            ratio_reason = above_reason = (
+                f"The teacher ({teacher:.4g}) does not beat the majority class ({majority:.4g}): nothing to retain."
+            )
+        elif majority is not None and above_reason is None:
+            above = (pruned - majority) / (teacher - majority)
+        if teacher <= 0:
             ratio_reason = (
                 f"The teacher's score is {teacher:.4g}: a ratio to a score that is not positive says nothing."
             )
-        above_reason = _unusable("majority class", majority)
-        if majority is not None and above_reason is None:
-            if teacher > majority:
-                above = (pruned - majority) / (teacher - majority)
-            else:
-                above_reason = f"The teacher ({teacher:.4g}) does not beat the majority class ({majority:.4g})."
+        elif not is_idle:
+            ratio = pruned / teacher
     return {
         "retention": ratio,
         "retention_reason": ratio_reason,

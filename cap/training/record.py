@@ -6,10 +6,8 @@ import logging
 import os
 import shutil
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +46,7 @@ from cap.training.ending import end_kept, end_layers, end_levels, kept_without_t
 from cap.training.inputs import hashes_of_rows, hashes_of_weights
 from cap.training.preparation import Prepared
 from cap.training.resume.curves import cut_curves
+from cap.training.seconds import PhaseSeconds
 from cap.training.teacher import Teacher
 
 # A process that was killed with its grid may still be writing its last checkpoint in the folder.
@@ -88,16 +87,14 @@ class RunRecord:
         self.is_replacement = replaces
         self.run_dir = replacement_of(run_dir) if replaces else run_dir
         self.is_first = is_first
-        self.started = time.perf_counter()
+        self.seconds = PhaseSeconds()
         forget_peak_memory()  # a multirun runs many jobs in one process
-        self.seconds: dict[str, float] = {}
         self.warnings: list[str] = list(checked.notes)
         self.loggers: list[Logger] = []
         self._earlier: dict[str, Any] = {}
         self._is_complete = False
         self._lock: FileLock | None = None
         self._log_file: logging.FileHandler | None = None
-        self._seconds_before = 0.0
         self.content: dict[str, Any] = {
             "status": "interrupted",
             "error": None,
@@ -107,13 +104,6 @@ class RunRecord:
             "environment": environment(),
             "seed": checked.config.seed,
         }
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a phase."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
 
     def begin(self, prepared: Prepared, *, find: Callable[[RunFolder], Checkpoint | None], goes_on: bool) -> Begun:
         """Claim the folder; from here on it holds a record that does not look complete.
@@ -171,6 +161,8 @@ class RunRecord:
         """
         self._earlier = earlier
         self.content |= {key: earlier[key] for key in ("wandb_id", "teacher") if key in earlier}
+        self.seconds.take_over(earlier.get("seconds") or {})
+        self.content["seconds"] = self.seconds.by_phase()
         if checkpoint is None:
             return
         # Not the files: written again, they may still hold the same rows.
@@ -265,15 +257,11 @@ class RunRecord:
         self.content["steps"] = steps
         self.content["seconds_per_step"] = seconds_per_step
         self.content["dynamics"]["minutes_estimated"] = minutes_estimated
-        self.seconds["fit"] += seconds_before
-        self._seconds_before = seconds_before
-        for name, seconds in seconds_within.items():
-            if seconds:
-                self.seconds[name] = seconds
-                self.seconds["fit"] -= seconds  # so that the phases add up
+        self.seconds.note_training(before=seconds_before, within=seconds_within)
 
     def _write_interim(self) -> None:
         if self.is_first:
+            self.content["seconds"] = self.seconds.by_phase()
             write_record(self.run_dir, self.content)
 
     def warn(self, message: str) -> None:
@@ -295,8 +283,8 @@ class RunRecord:
         if self.is_first:
             self._to_file(f"{status}: {message}")  # the door says it on the terminal
             try:
-                content = {**self.content, "status": status, "error": message, "warnings": self.warnings}
-                write_record(self.run_dir, content)
+                ended = {"status": status, "error": message, "warnings": self.warnings}
+                write_record(self.run_dir, self.content | ended | {"seconds": self.seconds.by_phase()})
             except (OSError, ValueError) as problem:
                 log.error("the record of this run could not be written, and still says interrupted: %s", problem)
         self._close_loggers(succeeded=False, is_stopped=isinstance(error, StoppedError))
@@ -319,7 +307,7 @@ class RunRecord:
         metric = prepared.task.monitored
         scores = self.content["scores"]
         scores["pruned"] = pruned
-        self.seconds["total"] = time.perf_counter() - self.started + self._seconds_before
+        self.seconds.end()
         if not self.is_first:
             self._close_loggers(succeeded=True)
             return pruned[metric]
@@ -340,7 +328,7 @@ class RunRecord:
         self.content["matrix_kinds"] = matrix_kinds(saved)
         self.content["units"] = count_pruned_units(saved)
         end_layers(self.content, saved.config)
-        self.content["seconds"] = {name: round(value, 3) for name, value in self.seconds.items()}
+        self.content["seconds"] = self.seconds.by_phase()
         self.content["peak_memory_gb"] = peak_memory_gb()
         self.content["warnings"] = self.warnings
         self.content["status"] = "completed"

@@ -96,7 +96,7 @@ def say_what_it_would_do(ready: Ready, *, is_first: bool) -> None:
 
 def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:
     """Run the phases."""
-    with record.phase("data"):
+    with record.seconds.phase("data"):
         prepared = prepare(ready)
     n_steps = require_possible(ready, prepared)
     callbacks = new_callbacks(
@@ -139,7 +139,7 @@ def _fit(
     checkpoint: Checkpoint | None,
 ) -> CapModule:
     """Get the teacher, fill the memory and train the student; its masks are still on."""
-    with record.phase("teacher"):
+    with record.seconds.phase("teacher"):
         teacher = get_teacher(ready, prepared, trainer)
     if teacher is not None:
         record.note_teacher(teacher)
@@ -148,14 +148,14 @@ def _fit(
                 f"The teacher stayed at chance level: {chance_message(teacher.scores, prepared)}. "
                 f"{'' if prepared.is_of_encodings else _FOR_A_TEACHER}".strip()
             )
-    with record.phase("encode"):
+    with record.seconds.phase("encode"):
         memory, keys = filled_memory(ready, prepared, teacher, trainer)
     module = new_module(ready, prepared, teacher, memory, frozen_keys=keys, warn=record.warn)
     rank = trainer.global_rank
     if rank > 0:
         # Heads and scores are drawn alike on every process; what is dropped out must differ.
         seed_everything((ready.config.seed + 1_000_003 * rank) % (HIGHEST_SEED + 1), verbose=False)
-    with record.phase("fit"):
+    with record.seconds.phase("fit"):
         fit(trainer, module, prepared.datamodule, checkpoint)
     return module
 
@@ -206,7 +206,7 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, trainer: T
             prepared.save(model, folder)
     ranks.barrier()
     saved = load_saved_model(record.run_dir / MODEL, prepared.task.kind)
-    with record.phase("evaluate"):
+    with record.seconds.phase("evaluate"):
         pruned, is_constant = evaluate(
             PooledModel(saved, prepared.pooling),
             prepared.datamodule.eval_dataloaders(ranks.rank, ranks.size),

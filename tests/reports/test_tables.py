@@ -81,6 +81,16 @@ def test_a_run_that_did_not_complete_is_listed_with_its_reason_and_never_average
     assert group.mean("score") == 0.8
 
 
+def test_a_run_at_work_is_no_interrupted_one(tmp_path: Path) -> None:
+    from cap.runs.folder import hold
+
+    begun = made_record() | {"status": "interrupted", "error": None}
+    lock = hold(write_run(tmp_path / "1", begun))
+    assert reasons(collect([tmp_path])) == {"1": "running: it is in no table before it is complete"}
+    lock.release()
+    assert reasons(collect([tmp_path])) == {"1": "interrupted: the record does not say why"}
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -63,6 +63,12 @@ def test_retention_above_majority_without_a_meaning_is_null_with_a_reason(scores
     assert word in result["retention_above_majority_reason"]
 
 
+def test_a_teacher_that_knows_nothing_has_nothing_to_retain() -> None:
+    found = retention(0.7, 0.65, 0.7)
+    assert (found["retention"], found["retention_above_majority"]) == (None, None)
+    assert found["retention_reason"] == "The teacher (0.65) does not beat the majority class (0.7): nothing to retain."
+
+
 def test_retention_does_not_need_a_majority_class() -> None:
     assert retention(0.45, 0.9, None)["retention"] == pytest.approx(0.5)
 

@@ -60,6 +60,14 @@ def test_histories_of_any_length_give_pictures(tmp_path: Path, n_points: int) ->
     assert imread(plot_losses(_history(n_points), tmp_path / "b.png")).size > 0
 
 
+def test_a_curve_of_some_rows_says_so_and_has_the_saved_model_beside_it(figures, tmp_path: Path) -> None:
+    some = {"share": 0.25, "final": (300, 0.7)}
+    _score(_history(300), tmp_path / "a.png", **some)
+    assert {"student, 25% of the rows", "saved model (0.700)"} <= set(_legend(figures[0]))
+    _score(_history(300), tmp_path / "b.png", **(some | {"share": 1.0}))
+    assert not [label for label in _legend(figures[1]) if "saved" in label or "rows" in label]
+
+
 def test_an_empty_history_gives_no_picture(tmp_path: Path) -> None:
     drawn = (_score(History(), tmp_path / "a.png"), plot_losses(History(), tmp_path / "b.png"))
     assert drawn == (None, None)
