@@ -10,7 +10,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.bake_off.summary import Arm, Difference, ablations
+from benchmarks.bake_off.summary import Arm, ablations
+from cap.reports.differences import Difference
 from cap.reports.style import grid, legend_handles
 from cap.runs.identity import Run, number
 from cap.runs.style import BLUE, DPI, GREY, ORANGE, STYLE, WIDTH, save

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.bake_off.cells import Cell
 from cap.reports.collect import Collection, collect
+from cap.reports.differences import Difference, paired
 from cap.reports.tables import NONE, Column, Group, cells, group_runs, markdown
 
 NOTHING = "No cell has a record yet."
@@ -23,8 +22,6 @@ _COLUMNS = (
     Column("above_majority", "above majority", 3),
     Column("path_after_target", "P", 3),
 )
-_CLEAR = 2.0
-"""Standard errors from which a difference is called one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,52 +75,6 @@ class Arm:
         return self.group is not None and self.group.seeds == len(self.cells)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Hold the differences between runs of the same seed.
-
-    Args:
-        by_seed: Each as a fraction, by seed; at least one.
-    """
-
-    by_seed: dict[int, float]
-
-    @property
-    def mean(self) -> float:
-        """Their mean."""
-        return statistics.fmean(self.by_seed.values())
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the mean: sample standard deviation over the root of their number; None for a single seed."""
-        values = list(self.by_seed.values())
-        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether it is two standard errors or more."""
-        error = self.standard_error
-        return error is not None and abs(self.mean) >= _CLEAR * error and self.mean != 0
-
-    def __str__(self) -> str:
-        return self._said()
-
-    @property
-    def judged(self) -> str:
-        """It, and how many standard errors it is."""
-        error = self.standard_error
-        if error is None:
-            return self._said("from which nothing can be concluded")
-        errors = [f"{abs(self.mean) / error:.1f} standard errors"] if error else []
-        return self._said(*errors, *([] if self.is_clear else ["no clear difference"]))
-
-    def _said(self, *remarks: str) -> str:
-        error, n = self.standard_error, len(self.by_seed)
-        spread = "" if error is None else f" \N{PLUS-MINUS SIGN} {100 * error:.2f}"
-        remarks = ("one seed" if n == 1 else f"{n} seeds", *remarks)
-        return f"{100 * self.mean:+.2f}{spread} points ({', '.join(remarks)})"
-
-
 def read_arms(listed: Sequence[Cell], records: Path) -> tuple[list[Arm], Collection]:
     """Put the records of a folder to the cells of a list.
 
@@ -159,17 +110,6 @@ def summary_table(arms: Iterable[Arm]) -> str:
         rows.append([arm.rows, arm.setting, run.contrast, sparsity, *cells(arm.group, _COLUMNS), arm.seeds])
     header = ["task", "pruning", "contrast", "sparsity", *(column.title for column in _COLUMNS), "seeds"]
     return markdown(header, rows) if rows else NOTHING
-
-
-def paired(group: Group, base: Group) -> Difference | None:
-    """Compare the scores of two arms on the seeds that both have; None if there is none."""
-    scores = {run.seed: run.score for run in base.runs}
-    found = {
-        run.seed: run.score - other
-        for run in group.runs
-        if run.seed is not None and run.score is not None and (other := scores.get(run.seed)) is not None
-    }
-    return Difference(found) if found else None
 
 
 def contrast_differences(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:

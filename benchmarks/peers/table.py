@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bake_off.summary import Difference
 from cap.base.files import read_json
+from cap.reports.differences import Difference
 from cap.reports.tables import markdown
 
 NOTHING = "Not measured yet."

@@ -113,23 +113,6 @@ def test_one_seed_has_no_standard_error_and_claims_nothing(listed, tmp_path):
     assert [line.split(" | ")[-1] for line in summary_table(arms).splitlines()[2:]] == ["1 of 3 |", "2 of 3 |"]
 
 
-@pytest.mark.parametrize(
-    ("by_seed", "judged"),
-    [
-        ({1: 0.02, 2: 0.03}, "+2.50 ± 0.50 points (2 seeds, 5.0 standard errors)"),
-        ({1: -0.02, 2: -0.03}, "-2.50 ± 0.50 points (2 seeds, 5.0 standard errors)"),
-        ({1: 0.02, 2: -0.03}, "-0.50 ± 2.50 points (2 seeds, 0.2 standard errors, no clear difference)"),
-        ({1: 0.0, 2: 0.0}, "+0.00 ± 0.00 points (2 seeds, no clear difference)"),
-        ({1: 0.02}, "+2.00 points (one seed, from which nothing can be concluded)"),
-    ],
-    ids=["more", "less", "unclear", "none", "one seed"],
-)
-def test_a_difference_is_judged_by_its_standard_error(by_seed, judged):
-    from benchmarks.bake_off.summary import Difference
-
-    assert Difference(by_seed).judged == judged
-
-
 def test_a_brief_table_has_the_arms_with_all_seeds_alone(listed, tmp_path):
     from benchmarks.bake_off.summary import page_part, read_arms
 
