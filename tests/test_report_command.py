@@ -9,7 +9,7 @@ import pytest
 
 from tests.reports.made_records import made_exports, made_record, write_grid, write_run
 
-FILES = {"index.html", "table.md", "table.csv", "table.tex"}
+FILES = {"index.html", "table.md", "table.csv", "table.tex", "differences.csv"}
 
 
 @pytest.fixture
@@ -55,8 +55,11 @@ def test_a_report_holds_tables_pictures_and_a_page(command, runs, tmp_path):
 def test_the_markdown_lists_what_is_left_out_with_its_reason(command, runs, tmp_path):
     command("outputs")
     text = (tmp_path / "report" / "table.md").read_text()
-    table, _, rest = text.partition("## Not in the table")
+    table, _, rest = text.partition("## Differences")
     assert table.count("\n| qqp |") == 8
+    assert (
+        rest.partition("## Commands")[0].count("\n| qqp |") == 6
+    )  # of two sparsities, the highest beside three others
     assert "| outputs/failed/record.json | failed: out of memory |" in rest
     assert "| outputs/stopped/record.json | interrupted: stopped from outside |" in rest
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import statistics
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cap.reports.tables import Group
+from cap.runs.identity import at
 
 _CLEAR = 2.0
 """Standard errors from which a difference is called one."""
@@ -69,4 +74,96 @@ def paired(group: Group, base: Group) -> Difference | None:
     return Difference(found) if found else None
 
 
-__all__ = ["Difference", "paired"]
+@dataclass(frozen=True)
+class Comparison:
+    """Hold the highest row of a task, model and sparsity beside another one.
+
+    Args:
+        highest: That of the highest mean among those with the most seeds.
+        other: Another row of the same place.
+        difference: Highest minus other, of runs of one seed.
+    """
+
+    highest: Group
+    other: Group
+    difference: Difference
+
+
+COMPARISON_HEADER = ("task", "model", "sparsity asked", "highest", "other", "highest minus other")
+COMPARISON_CAPTION = (
+    "For each task, model and sparsity the row of the highest mean, of those with the most seeds, minus every other: "
+    "mean \N{PLUS-MINUS SIGN} standard error over the runs of one seed, in points. The highest of many rows is partly "
+    "the luckiest: a difference of two standard errors means less the more rows there are."
+)
+
+
+def comparisons(groups: Sequence[Group]) -> list[Comparison]:
+    """Compare the highest row of each task, model and sparsity with the others there.
+
+    Args:
+        groups: Rows of a report.
+
+    Returns:
+        Comparisons in the order of the rows' means; none with a row that has no seed in common with the highest.
+    """
+    places: dict[tuple[object, ...], list[Group]] = defaultdict(list)
+    for group in groups:
+        run = group.first
+        rows = (at(run.record, "data", "fingerprint"), run.settings.get("data.max_eval_rows"))
+        places[run.task, run.model, run.metric, run.asked, *rows].append(group)
+    found = []
+    for rivals in places.values():
+        order = sorted(rivals, key=lambda group: (-group.seeds, -(group.mean("score") or 0.0)))
+        highest, *others = order
+        for other in sorted(others, key=lambda group: -(group.mean("score") or 0.0)):
+            if (difference := paired(highest, other)) is not None:
+                found.append(Comparison(highest, other, difference))
+    return found
+
+
+def comparison_rows(groups: Sequence[Group]) -> list[list[str]]:
+    """Write the comparisons, a row each, below ``COMPARISON_HEADER``."""
+    return [
+        [
+            *_place(one),
+            _name(one.highest),
+            _name(one.other),
+            one.difference.judged,
+        ]
+        for one in comparisons(groups)
+    ]
+
+
+def comparisons_csv(groups: Sequence[Group]) -> str:
+    """Write the comparisons with all digits, as fractions, and the difference of every seed."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["task", "model", "asked", "metric", "highest", "other", "mean", "standard_error", "by_seed"])
+    for one in comparisons(groups):
+        by_seed = " ".join(f"{seed}:{value}" for seed, value in one.difference.by_seed.items())
+        names = [one.highest.first.metric, _name(one.highest), _name(one.other)]
+        error = one.difference.standard_error
+        writer.writerow([*_place(one), *names, one.difference.mean, "" if error is None else error, by_seed])
+    return lines.getvalue()
+
+
+def _place(one: Comparison) -> tuple[str, str, str]:
+    run = one.highest.first
+    return run.task, run.model, "" if run.asked is None else f"{run.asked:g}"
+
+
+def _name(group: Group) -> str:
+    run = group.first
+    return ", ".join(filter(None, [run.pruning, f"contrast {run.contrast}", group.note]))
+
+
+__all__ = [
+    "COMPARISON_CAPTION",
+    "COMPARISON_HEADER",
+    "Comparison",
+    "Difference",
+    "comparison_rows",
+    "comparisons",
+    "comparisons_csv",
+    "paired",
+]

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cap.reports.collect import Collection
+from cap.reports.differences import COMPARISON_CAPTION, COMPARISON_HEADER, comparison_rows
 from cap.reports.published import Published
 from cap.reports.style import MARKERS, lines_of, panels_of
 from cap.reports.tables import CAPTION, COLUMNS, Column, Group, cells, commands
@@ -49,6 +50,7 @@ def build_page(
         "title": escape(title),
         "summary": escape(summary(groups, collection)),
         "caption": escape(CAPTION),
+        "differences": _differences(groups),
         "head": "".join(f'<th scope="col"><button type="button">{escape(c.title)}</button></th>' for c in COLUMNS),
         "rows": "\n".join(_row(index, group, folder) for index, group in enumerate(groups)),
         "pictures": "\n".join(_picture(name, *picture) for name, picture in pictures.items()),
@@ -130,7 +132,14 @@ def _published(rows: Sequence[Published]) -> str:
     return _table(header, body)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _differences(groups: Sequence[Group]) -> str:
+    rows = comparison_rows(groups)
+    if not rows:
+        return "<p>No two rows of one task, model and sparsity have a seed in common.</p>"
+    return f"<p>{escape(COMPARISON_CAPTION)}</p>\n{_table(COMPARISON_HEADER, (map(escape, row) for row in rows))}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     if not body:
         return "<p>None.</p>"

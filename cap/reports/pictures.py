@@ -193,11 +193,19 @@ def _draw_bars(ax: Axes, families: Sequence[Sequence[Group]], kinds: Sequence[tu
                 hatch=hatch,
                 edgecolor="white",
                 linewidth=0.5,
-                label=f"{group.first.contrast} minus {base.first.contrast}",
+                # No seed in common: the seeds' own differences are in it.
+                alpha=1.0 if has_pairs(group, base) else 0.4,
+                label=f"{group.first.contrast} minus {base.first.contrast}"
+                + ("" if has_pairs(group, base) else " (other seeds)"),
             )
     ax.axvline(0.0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(families)), [_family_name(family[0]) for family in families], fontsize=8)
     ax.invert_yaxis()
+
+
+def has_pairs(group: Group, base: Group) -> bool:
+    """Say whether two groups have a seed in common."""
+    return not {run.seed for run in group.runs}.isdisjoint(run.seed for run in base.runs)
 
 
 def difference(group: Group, base: Group) -> tuple[float, float | None]:

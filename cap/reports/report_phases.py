@@ -10,6 +10,7 @@ from cap.base.errors import InputError
 from cap.base.files import atomic_folder, ensure_writable
 from cap.reports.collect import Collection, collect
 from cap.reports.costs import plot_score_against_bytes, plot_score_against_latency
+from cap.reports.differences import COMPARISON_CAPTION, COMPARISON_HEADER, comparison_rows, comparisons_csv
 from cap.reports.export_table import EXPORT_CAPTION, EXPORT_HEADER, export_rows
 from cap.reports.page import build_page, summary
 from cap.reports.pictures import plot_ablation, plot_score_against_sparsity
@@ -29,7 +30,7 @@ from cap.reports.tables import (
 )
 
 _PAGE = "index.html"
-_TABLES = ("table.md", "table.csv", "table.tex")
+_TABLES = ("table.md", "table.csv", "table.tex", "differences.csv")
 _PICTURES = {
     "Score against sparsity": "score_against_sparsity.png",
     "Score against latency": "score_against_latency.png",
@@ -109,6 +110,7 @@ def write(found: Found, output: Path, *, title: str) -> Path:
         pictures = _draw(groups, found.published, folder)
         (folder / "table.md").write_text(_markdown(title, groups, collection), encoding="utf-8")
         (folder / "table.csv").write_text(csv_text(groups), encoding="utf-8")
+        (folder / "differences.csv").write_text(comparisons_csv(groups), encoding="utf-8")
         (folder / "table.tex").write_text(latex(groups), encoding="utf-8")
         page = build_page(
             title=title,
@@ -155,6 +157,9 @@ def _markdown(title: str, groups: Sequence[Group], collection: Collection) -> st
     parts = [f"# {escape_markdown(title)}", summary(groups, collection)]
     if groups:
         parts += [markdown([column.title for column in COLUMNS], map(cells, groups)), CAPTION]
+        compared = comparison_rows(groups)
+        if compared:
+            parts += ["## Differences", markdown(COMPARISON_HEADER, compared), COMPARISON_CAPTION]
         parts += [
             "## Commands",
             *(f"{escape_markdown(name)}:\n\n```\n{command}\n```" for name, command in commands(groups)),
