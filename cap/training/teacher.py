@@ -74,7 +74,8 @@ class WantedTeacher:
         rows: Key of the tokenised training rows that have a label.
         labels: Of the task, in the order of the outputs.
         finetune: Length of the training, learning rate, decay, warm-up.
-        batch_size: Rows per step.
+        batch_size: Rows of a batch.
+        accumulate_grad_batches: Batches of a step, as in the pruning run.
         precision: Lightning's name of it.
         device: The type of device that trains.
         seed: Of the head and of the order of the rows.
@@ -88,11 +89,15 @@ class WantedTeacher:
     precision: str
     device: str
     seed: int
+    accumulate_grad_batches: int = 1
 
     @property
     def content(self) -> dict[str, Any]:
         """The same as JSON."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        content = {"format": FORMAT, **dataclasses.asdict(self)}
+        if self.accumulate_grad_batches == 1:  # says what its absence says of teachers that are older than the key
+            del content["accumulate_grad_batches"]
+        return content
 
     @property
     def key(self) -> str:
@@ -142,6 +147,7 @@ def wanted_teacher(config: TrainConfig, prepared: Prepared, device: torch.device
         labels=list(prepared.task.labels),
         finetune=config.finetune,
         batch_size=config.batch_size,
+        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
         precision=config.trainer.precision,
         device=device.type,
         seed=config.seed,
@@ -272,6 +278,7 @@ def _trainer_options(wanted: WantedTeacher, config: TrainConfig, device: torch.d
         # One process, whatever the run has: a teacher is the same for all runs that would train it.
         "devices": [device.index] if device.type == "cuda" else 1,
         "precision": wanted.precision,
+        "accumulate_grad_batches": wanted.accumulate_grad_batches,
         "gradient_clip_val": 1.0,
         "enable_progress_bar": config.trainer.enable_progress_bar,
         "log_every_n_steps": config.trainer.log_every_n_steps,

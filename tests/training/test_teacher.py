@@ -118,3 +118,17 @@ def test_key_of_a_teacher_is_made_of_what_it_always_was(wanted):
     finetune = {"max_epochs": 2, "max_steps": -1, "learning_rate": 2e-5, "weight_decay": 0.01, "warmup": 0.1}
     before = {"format": 1, "start": "weights", "rows": "tokens", "labels": ["no", "yes"], "finetune": finetune}
     assert wanted.key == content_key({**before, "batch_size": 8, "precision": "32-true", "device": "cpu", "seed": 1})
+
+
+def test_a_teacher_of_steps_of_several_batches_is_another_one_and_is_trained_so(wanted, compose_config, tiny_overrides):
+    import dataclasses
+
+    import torch
+
+    from cap.config.check import check
+    from cap.training.teacher import _trainer_options
+
+    several = dataclasses.replace(wanted, accumulate_grad_batches=4)
+    assert several.key != wanted.key
+    config = check(compose_config(*tiny_overrides)).config
+    assert _trainer_options(several, config, torch.device("cpu"))["accumulate_grad_batches"] == 4
