@@ -24,7 +24,6 @@ from cap.config.rules import (
     learns_from_labels,
     problems_of_freezes,
     problems_of_kept_levels,
-    problems_of_snapshots,
     problems_of_steps,
     problems_of_trainer,
     problems_of_values,
@@ -115,7 +114,6 @@ def check(cfg: DictConfig) -> Checked:
         problems.append(f"{key} must be a whole number of at least 1, got {every_n_steps!r}")
     problems += problems_of_freezes(freezes)
     if plan is not None:
-        problems += problems_of_snapshots(config.distill, plan, config.contrast.snapshot_count)
         problems += problems_of_kept_levels(config.keep_levels, pruning, plan, config.sparsity)
         problems += problems_of_steps(plan, config.trainer)
     problems += problems_of_trainer(config.trainer)

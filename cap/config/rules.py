@@ -13,17 +13,12 @@ from hydra.utils import get_class
 from cap.base.kinds import KINDS
 from cap.base.parts import PARTS
 from cap.base.strategies import problem_of_strategy
-from cap.config.schema import DistillConfig, TrainConfig, TrainerConfig
+from cap.config.schema import TrainConfig, TrainerConfig
 from cap.data.tasks import known_kind
-from cap.pruning.schedule import SchedulePlan, held_level, snapshot_steps
-
-# Enough for every snapshot of a schedule to find a step of its own.
-_MANY_STEPS = 1_000_000
-
+from cap.pruning.schedule import SchedulePlan, held_level
 
 # Published weights of the reduction pairs are 3 and 10; an anchor's loss is of the size of distillation's.
 _MOST_PER_ANCHOR = 2.0
-
 
 _REQUIRED: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -148,6 +143,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         + _problems_of_objective(c)
         + _problems_of_freeze(c)
         + _problems_of_contrast(c)
+        + _problems_of_snapshots(c)
         + _problems_of_unlabelled(c)
     )
 
@@ -311,17 +307,13 @@ def problems_of_steps(plan: SchedulePlan, trainer: TrainerConfig) -> list[str]:
     return plan.problems(trainer.max_steps) if trainer.max_steps > 0 else []
 
 
-def problems_of_snapshots(distill: DistillConfig, plan: SchedulePlan, n_snapshots: int) -> list[str]:
-    """Check that a run that distils from its snapshots' logits takes any, however long it is."""
-    if not distill.snapshot_weight > 0 or snapshot_steps(plan, _MANY_STEPS, n_snapshots):
+def _problems_of_snapshots(c: TrainConfig) -> list[str]:
+    """Check that a run that distils from its snapshots' logits takes any."""
+    if not c.distill.snapshot_weight > 0 or c.contrast.snapshot_count > 0:
         return []
-    levels = plan.level_starts(_MANY_STEPS)
-    need = f"contrast.snapshot_count > 0, got {n_snapshots}"
-    if n_snapshots > 0 and levels is not None:  # taken before each rise after the first
-        need = f"a schedule of at least two levels, got {len(levels)}"
     return [
-        f"distill.snapshot_weight={distill.snapshot_weight:g} distils from snapshots, which need {need}; "
-        f"change that, or set distill.snapshot_weight=0"
+        f"distill.snapshot_weight={c.distill.snapshot_weight:g} distils from snapshots, which need "
+        f"contrast.snapshot_count > 0, got {c.contrast.snapshot_count}; change that, or set distill.snapshot_weight=0"
     ]
 
 
@@ -355,7 +347,6 @@ __all__ = [
     "learns_from_labels",
     "problems_of_freezes",
     "problems_of_kept_levels",
-    "problems_of_snapshots",
     "problems_of_steps",
     "problems_of_trainer",
     "problems_of_values",

@@ -336,8 +336,9 @@ def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[i
     Args:
         plan: The schedule.
         n_steps: Optimizer steps of the run.
-        n_snapshots: How many at most. Of a gradual schedule these are equally spaced over the run; of one with levels
-            they lie before its rises after the first, as evenly among these as can be and with the last one.
+        n_snapshots: How many at most. Of a gradual schedule, and of one with a single rise, these are equally spaced
+            over the run; of one with levels they lie before its rises after the first, as evenly among these as can be
+            and with the last one.
 
     Returns:
         Rising steps, none of them 0: the student is there what it starts from, whose encodings exist already.
@@ -345,11 +346,11 @@ def snapshot_steps(plan: SchedulePlan, n_steps: int, n_snapshots: int) -> list[i
     Source: CAP's released scripts: before each rise of sparsity after the first (structured; at most nine), at the
     start of each epoch after the first of ten (unstructured).
     """
-    starts = plan.level_starts(n_steps)
-    if starts is None:
+    starts = plan.level_starts(n_steps) or []
+    rises = sorted({step for step in starts[1:] if 0 < step < n_steps})
+    if not rises:
         steps = [round(i * n_steps / (n_snapshots + 1)) for i in range(1, n_snapshots + 1)]
         return sorted({step for step in steps if 0 < step < n_steps})
-    rises = sorted({step for step in starts[1:] if 0 < step < n_steps})
     n_taken = min(n_snapshots, len(rises))
     return [rises[i * len(rises) // n_taken - 1] for i in range(1, n_taken + 1)]
 

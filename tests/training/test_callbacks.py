@@ -210,6 +210,13 @@ def test_levels_take_a_snapshot_before_each_rise_after_the_first():
     assert snapshot_steps(plan, 30, 9) == [10, 20]
 
 
+@pytest.mark.parametrize("flat_before", [0.0, 0.3])
+def test_snapshots_of_a_single_rise_are_equally_spaced(flat_before):
+    from cap.pruning.schedule import OneShot, snapshot_steps
+
+    assert snapshot_steps(OneShot(sparsity=0.5, flat_before=flat_before), 100, 4) == [20, 40, 60, 80]
+
+
 @pytest.mark.parametrize(
     ("n_snapshots", "expected"),
     [(9, [20, 30, 40, 50]), (2, [30, 50]), (1, [50]), (0, [])],
