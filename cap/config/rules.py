@@ -116,6 +116,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         "data.max_train_rows": c.data.max_train_rows,
         "data.max_eval_rows": c.data.max_eval_rows,
         "data.max_unlabelled_rows": c.data.max_unlabelled_rows,
+        "data.held_out_rows": c.data.held_out_rows,
         "checkpoint.every_n_steps": c.checkpoint.every_n_steps,
         "checkpoint.every_n_minutes": c.checkpoint.every_n_minutes,
     }

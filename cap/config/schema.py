@@ -115,6 +115,7 @@ class DataConfig:
 class TrainDataConfig(DataConfig):
     """Hold ``data.*`` of a run that may learn from rows without a label, too."""
 
+    held_out_rows: int | None = MISSING
     unlabelled: str | None = MISSING
     keep_unlabelled: bool = MISSING
     max_unlabelled_rows: int | None = MISSING

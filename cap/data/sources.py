@@ -21,6 +21,7 @@ from cap.base.kinds import KINDS, Kind
 from cap.data.answers import read_answers
 from cap.data.docstrings import SPLITS, docstring_rows, docstring_source
 from cap.data.files import has_split, read_table, require_columns, split_file
+from cap.data.held_out import hold_out
 from cap.data.hub import read_hub
 from cap.data.label_sets import read_label_sets
 from cap.data.labels import read_labels
@@ -98,6 +99,7 @@ def load_rows(
     max_eval_rows: int | None,
     keep_unlabelled: bool = False,
     needs_training: bool = True,
+    held_out_rows: int | None = None,
 ) -> Rows:
     """Load and check the rows of a task.
 
@@ -110,6 +112,8 @@ def load_rows(
         keep_unlabelled: Take training rows without a label apart; False refuses them, as is done anyway where answers
             are spans.
         needs_training: Whether a folder without ``train.*`` is refused; else its rows have no split ``train``.
+        held_out_rows: Take so many rows out of training, in place of those of the one validation split that the task
+            then has, see ``cap.data.held_out``; None takes the validation rows.
 
     Returns:
         The rows, in their original order.
@@ -124,6 +128,8 @@ def load_rows(
             raise InputError(
                 f"data.{key} takes the first rows and must be at least 1, got {limit}; leave it null to take all"
             )
+    if held_out_rows is not None:
+        limits["train"] = None  # what is held out is drawn from all
     tables, source = _read(task, data_dir, needs_training=needs_training)
     is_ours = data_dir is None and task.hub_path is not None
     unlabelled = None
@@ -133,6 +139,10 @@ def load_rows(
         datasets, unlabelled = _each_with_answer(
             task, tables, limits, is_fixed=is_ours, keep_unlabelled=keep_unlabelled and KINDS[task.kind].is_of_text
         )
+    if held_out_rows is not None:
+        (split,) = task.validation_splits
+        train, held_out = hold_out(datasets["train"], held_out_rows, max_train_rows=max_train_rows)
+        datasets = {"train": train, split: held_out.select(range(min(len(held_out), max_eval_rows or len(held_out))))}
     log.info("rows from %s: %s", source, ", ".join(f"{split} {rows.num_rows:,}" for split, rows in datasets.items()))
     fingerprints = {split: fingerprint_of(rows) for split, rows in datasets.items()}
     return Rows(splits=datasets, source=source, fingerprints=fingerprints, unlabelled=unlabelled)

@@ -23,6 +23,7 @@ from cap.config.schema import TaskConfig
 from cap.data.corpus import Part, corpus_texts, split_texts, training_texts
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
+from cap.data.held_out import scored_on_held_out
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, data_terms
 from cap.data.unlabelled import with_unlabelled
@@ -308,12 +309,16 @@ def _rows_of(run: FinishedRun, node: TaskConfig, data_dir: str | None) -> tuple[
     keep_unlabelled = bool(limits.get("keep_unlabelled"))
     try:
         task = task_of(node.name, folder, node.own(), keep_unlabelled=keep_unlabelled)
+        held_out_rows = limits.get("held_out_rows")
+        if held_out_rows is not None:
+            task = scored_on_held_out(task)
         rows = load_rows(
             task,
             data_dir=folder,
             max_train_rows=limits["max_train_rows"],
             max_eval_rows=limits["max_eval_rows"],
             keep_unlabelled=keep_unlabelled,
+            held_out_rows=held_out_rows,
         )
     except InputError as error:
         raise InputError(

@@ -19,6 +19,7 @@ from cap.config.check import Checked
 from cap.config.schema import TrainConfig
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
+from cap.data.held_out import scored_on_held_out
 from cap.data.notes import notes_on_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
@@ -158,6 +159,11 @@ def prepare(checked: Checked) -> Prepared:
     )
     datamodule.setup()
     notes = notes_on_rows(task, rows, datamodule.n_full(), max_length=config.max_length)
+    if config.data.held_out_rows is not None:
+        notes.append(
+            f"Scores are of {config.data.held_out_rows} training rows that were held out (data.held_out_rows), to "
+            f"choose settings by; none is of the validation rows."
+        )
     seed_everything(config.seed, verbose=False)
     loaded = load_model(source, head=task.head)
     _check_freeze(config, loaded)
@@ -192,11 +198,12 @@ def configured_task(config: TrainConfig) -> Task:
     """Look up the task of a run.
 
     Raises:
-        InputError: As ``task_of``.
+        InputError: As ``task_of`` and ``scored_on_held_out``.
     """
     data_dir = Path(config.data_dir) if config.data_dir is not None else None
     own = config.task.own()
-    return task_of(config.task.name, data_dir, own, keep_unlabelled=config.data.keep_unlabelled)
+    task = task_of(config.task.name, data_dir, own, keep_unlabelled=config.data.keep_unlabelled)
+    return task if config.data.held_out_rows is None else scored_on_held_out(task)
 
 
 def rows_of(config: TrainConfig, task: Task) -> Rows:
@@ -212,6 +219,7 @@ def rows_of(config: TrainConfig, task: Task) -> Rows:
         max_train_rows=config.data.max_train_rows,
         max_eval_rows=config.data.max_eval_rows,
         keep_unlabelled=keep_unlabelled,
+        held_out_rows=config.data.held_out_rows,
     )
     return with_unlabelled(
         rows,

@@ -332,8 +332,9 @@ def test_runs_on_other_rows_are_not_averaged(tmp_path: Path) -> None:
         ("trainer", "limit_train_batches", None, ""),
         ("trainer", "max_steps", -1, ""),
         ("data", "max_eval_rows", 100, "scored on the first 100 rows"),
+        ("data", "held_out_rows", 100, "scored on 100 training rows held out"),
     ],
-    ids=["steps", "rows", "batches", "one batch", "all batches", "no limit", "whole", "eval"],
+    ids=["steps", "rows", "batches", "one batch", "all batches", "no limit", "whole", "eval", "held out"],
 )
 def test_short_runs_are_labelled(tmp_path: Path, node: str, key: str, value: float, note: str) -> None:
     record = made_record()

@@ -76,6 +76,7 @@ def test_trials_have_the_settings_of_the_sweep_file_and_folders_of_their_own(stu
     assert [folder for _, folder in runner.calls] == [tmp_path / "s" / "trials" / name for name in ("0000", "0001")]
     arguments, _ = runner.calls[0]
     fixed = {"task": "sst2", "experiment": "cap_soft_movement", "pruning.threshold": "target", "seed": "3"}
+    fixed["data.held_out_rows"] = "4000"
     assert set(arguments) == {*fixed, "sparsity", *OF_FILE, "pruning.score_learning_rate"}
     assert fixed.items() <= arguments.items()
 
