@@ -87,7 +87,6 @@ def problems_of_values(config: TrainConfig) -> list[str]:
         problems.append(f"sparsity is the fraction of weights pruned and lies in [0, 1), got {c.sparsity}{hint}")
     positive = {
         "batch_size": c.batch_size,
-        "learning_rate": c.learning_rate,
         "max_length": c.max_length,
         "finetune.learning_rate": c.finetune.learning_rate,
         "contrast.temperature": c.contrast.temperature,
@@ -97,6 +96,7 @@ def problems_of_values(config: TrainConfig) -> list[str]:
     }
     problems += [f"{key} must be > 0, got {value}" for key, value in positive.items() if not value > 0]
     not_negative = {
+        "learning_rate": c.learning_rate,  # 0 prunes and trains nothing
         "weight_decay": c.weight_decay,
         "finetune.weight_decay": c.finetune.weight_decay,
         "contrast.unsupervised_weight": c.contrast.unsupervised_weight or 0,  # null is that of the reduction

@@ -28,7 +28,7 @@ def message_of(compose_config, *overrides: str) -> str:
         (["sparsity=1"], "sparsity is the fraction of weights pruned and lies in [0, 1), got 1.0"),
         (["batch_size=0"], "batch_size must be > 0, got 0"),
         (["batch_size=-4"], "batch_size must be > 0, got -4"),
-        (["learning_rate=0"], "learning_rate must be > 0, got 0.0"),
+        (["learning_rate=-1"], "learning_rate must be >= 0, got -1.0"),
         (["finetune.learning_rate=-1"], "finetune.learning_rate must be > 0, got -1.0"),
         (["contrast.temperature=0"], "contrast.temperature must be > 0, got 0.0"),
         (["distill.temperature=-2"], "distill.temperature must be > 0, got -2.0"),
@@ -305,7 +305,7 @@ def test_a_key_that_is_null_does_not_change_the_hash(compose_config):
 
 
 def test_what_is_not_finite_is_named_once(compose_config):
-    assert message_of(compose_config, "learning_rate=nan") == "learning_rate must be > 0, got nan"
+    assert message_of(compose_config, "learning_rate=nan") == "learning_rate must be >= 0, got nan"
 
 
 def test_highest_seed_is_taken(compose_config):
