@@ -47,7 +47,7 @@ COLUMNS = (
     Column("best", "best", 3),
     Column("retention", "retention", 3),
     Column("above_majority", "above majority", 3),
-    Column("path_after_target", "P", 3),
+    Column("path_after_target", "P", 4),
     Column("seconds_per_step", "s/step", 2),
     Column("minutes_per_epoch", "min/epoch", 1),
     Column("seeds", "seeds"),
