@@ -12,7 +12,15 @@ from typing import Any
 
 from benchmarks.bake_off.cells import read_cells
 from benchmarks.bake_off.pictures import plot_ablations, plot_arms
-from benchmarks.bake_off.summary import Arm, ablation_table, commands, page_part, read_arms
+from benchmarks.bake_off.summary import (
+    Arm,
+    ablation_table,
+    commands,
+    comparisons,
+    page_part,
+    read_arms,
+    summary_table,
+)
 from benchmarks.peers import table as peers
 from cap.base.files import atomic_file, read_json
 from cap.reports.collect import Collection, collect
@@ -33,6 +41,7 @@ ABLATION = ("<!-- bake-off, ablation: python -m benchmarks.results_table -->", "
 COMMANDS = ("<!-- bake-off, commands: python -m benchmarks.results_table -->", "<!-- end of bake-off, commands -->")
 PEERS = ("<!-- peers: python -m benchmarks.results_table -->", "<!-- end of peers -->")
 PUBLISHED = ("<!-- published: python -m benchmarks.results_table -->", "<!-- end of published -->")
+WITHOUT_TRAINING = ("<!-- without training: python -m benchmarks.results_table -->", "<!-- end of without training -->")
 SEARCH = ("<!-- search: python -m benchmarks.results_table -->", "<!-- end of search -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
@@ -181,6 +190,13 @@ def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
     return read_arms(read_cells(folder / "bake_off.yaml"), folder / "records" / "bake_off")
 
 
+def without_training(folder: Path) -> str:
+    """Make the table of teachers that were pruned and not trained again, and of how far the types lie apart."""
+    arms, _ = read_arms(read_cells(folder / "without_training.yaml"), folder / "records" / "without_training")
+    said = comparisons(arms)
+    return summary_table(arms) + (f"\n\n{said}" if said else "")
+
+
 def draw(root: Path = ROOT) -> None:
     """Draw the pictures of the bake-off beside its records, as far as there are any."""
     folder = root / "benchmarks"
@@ -215,6 +231,7 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         COMMANDS: lambda: commands(bake_off(folder)[0]),
         PEERS: lambda: peers.page_part(results),
         PUBLISHED: published_table,
+        WITHOUT_TRAINING: lambda: without_training(folder),
         SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }
