@@ -42,7 +42,7 @@ def test_pruner_outside_the_package_runs_by_its_name(tiny_model, tiny_data, tmp_
     assert ended.returncode == 0, ended.stderr
     record = json.loads((tmp_path / "run" / "record.json").read_text(encoding="utf-8"))
     assert record["sparsity"]["prunable"] == pytest.approx(0.5, abs=0.5 * N_MATRICES / N_WEIGHTS)
-    assert (record["config"]["pruning"]["name"], len(record["config"]["pruning"]["code"])) == ("wanda", 16)
+    assert (record["config"]["pruning"]["name"], len(record["config"]["pruning"]["code_sha256"])) == ("wanda", 16)
 
 
 def test_scores_of_that_pruner_are_those_of_a_loop():

@@ -126,7 +126,7 @@ def check(cfg: DictConfig) -> Checked:
         raise InputError("\n".join(problems))
     resolved["pruning"].pop("freezes", None)
     for group, key in keys_of_code.items():
-        resolved[group]["code"] = key
+        resolved[group]["code_sha256"] = key
     if weights is not None:
         resolved["pruning"] |= {"regularizer_weight": pruning["regularizer_weight"], "regularizer_weights": None}
     _settle(config, resolved, plan, freezes)

@@ -73,12 +73,14 @@ class Rows:
         source: Where the rows come from, for the record; never an absolute path.
         fingerprints: Hash of each split's content, the same for any file format and place.
         unlabelled: Training rows without a label; None if there are none.
+        has_held_out: Whether the validation split is training rows that were held out.
     """
 
     splits: dict[str, Dataset]
     source: str
     fingerprints: dict[str, str]
     unlabelled: Unlabelled | None = None
+    has_held_out: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -145,7 +147,7 @@ def load_rows(
         datasets = {"train": train, split: held_out.select(range(min(len(held_out), max_eval_rows or len(held_out))))}
     log.info("rows from %s: %s", source, ", ".join(f"{split} {rows.num_rows:,}" for split, rows in datasets.items()))
     fingerprints = {split: fingerprint_of(rows) for split, rows in datasets.items()}
-    return Rows(splits=datasets, source=source, fingerprints=fingerprints, unlabelled=unlabelled)
+    return Rows(datasets, source, fingerprints, unlabelled=unlabelled, has_held_out=held_out_rows is not None)
 
 
 _Tables = dict[str, tuple[pa.Table, str]]  # per split: the rows, and what to call them in a message

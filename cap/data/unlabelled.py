@@ -77,7 +77,8 @@ def _require_clear_marks(rows: Rows, task: Task) -> None:
     if "-1" not in task.labels:
         return
     mark = task.labels.index("-1")
-    if any(mark in rows.splits[split].unique("label") for split in task.validation_splits):
+    # Rows that were held out of training are no witnesses.
+    if not rows.has_held_out and any(mark in rows.splits[split].unique("label") for split in task.validation_splits):
         return
     raise InputError(
         f"data.keep_unlabelled=true needs to know what has no label, but the training rows hold the label -1, which "

@@ -16,7 +16,7 @@ from cap.base.errors import InputError
 from cap.base.files import atomic_folder, read_json, write_json
 from cap.base.kinds import KINDS
 from cap.config.push import Asked, PushConfig
-from cap.data.tasks import TASKS
+from cap.data.tasks import TASKS, Task
 from cap.runs.card import CARD, CARD_KEYS, write_card, write_export_card
 from cap.runs.card_metadata import UNKNOWN, OnHub
 from cap.runs.finished import FinishedRun, read_runs, require_keys
@@ -165,7 +165,7 @@ def _on_hub(pushed: Pushed, config: PushConfig, repository: str) -> OnHub:
         base_model=None if base.startswith(_BASE_IS_ELSEWHERE) else base,
         base_licence=base_licence,
         dataset=(str(task.hub_path), task.hub_config) if task is not None and is_from_hub else None,
-        split=task.validation_splits[0] if task is not None else "validation",
+        split=_split(record, task),
     )
 
 
@@ -174,6 +174,13 @@ def _auto_class(folder: Path) -> str:
     (architecture, *_) = read_json(folder / _CONFIG).get("architectures") or [""]
     heads = [kind.head for kind in KINDS.values() if kind.head.startswith("For") and architecture.endswith(kind.head)]
     return f"AutoModel{heads[0] if heads else ''}"
+
+
+def _split(record: Mapping[str, Any], task: Task | None) -> str:
+    """Name the split that a run was scored on."""
+    if record["config"].get("data", {}).get("held_out_rows") is not None:
+        return "train"
+    return task.validation_splits[0] if task is not None else "validation"
 
 
 def _is_own_data(record: Mapping[str, Any]) -> bool:

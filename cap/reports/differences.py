@@ -91,9 +91,9 @@ class Comparison:
 
 COMPARISON_HEADER = ("task", "model", "sparsity asked", "highest", "other", "highest minus other")
 COMPARISON_CAPTION = (
-    "For each task, model and sparsity the row of the highest mean, of those with the most seeds, minus every other: "
-    "mean \N{PLUS-MINUS SIGN} standard error over the runs of one seed, in points. The highest of many rows is partly "
-    "the luckiest: a difference of two standard errors means less the more rows there are."
+    "For each task, its data, model and sparsity the row of the highest mean, of those with the most seeds, minus "
+    "every other: mean \N{PLUS-MINUS SIGN} standard error over the runs of one seed, in points. The highest of many "
+    "rows is partly the luckiest: a difference of two standard errors means less the more rows there are."
 )
 
 
@@ -104,7 +104,8 @@ def comparisons(groups: Sequence[Group]) -> list[Comparison]:
         groups: Rows of a report.
 
     Returns:
-        Comparisons in the order of the rows' means; none with a row that has no seed in common with the highest.
+        Comparisons in the order of the rows' means; none with a row that has no seed in common with the highest, and
+        none of runs on other data.
     """
     places: dict[tuple[object, ...], list[Group]] = defaultdict(list)
     for group in groups:

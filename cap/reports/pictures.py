@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cap.base.files import content_key
+from cap.reports.differences import paired
 from cap.reports.published import Published
 from cap.reports.style import MARKERS, Line, grid, legend_handles, lines_of, panel_of, panels_of
 from cap.reports.tables import Group
@@ -181,6 +182,7 @@ def _draw_bars(ax: Axes, families: Sequence[Sequence[Group]], kinds: Sequence[tu
         for group in others:
             place = kinds.index(group.first.terms)
             mean, deviation = difference(group, base)
+            is_paired = paired(group, base) is not None
             colour, hatch = _BARS[group.first.terms]
             ax.barh(
                 number + (place - (len(kinds) - 1) / 2) * width,
@@ -194,18 +196,12 @@ def _draw_bars(ax: Axes, families: Sequence[Sequence[Group]], kinds: Sequence[tu
                 edgecolor="white",
                 linewidth=0.5,
                 # No seed in common: the seeds' own differences are in it.
-                alpha=1.0 if has_pairs(group, base) else 0.4,
-                label=f"{group.first.contrast} minus {base.first.contrast}"
-                + ("" if has_pairs(group, base) else " (other seeds)"),
+                alpha=1.0 if is_paired else 0.4,
+                label=f"{group.first.contrast} minus {base.first.contrast}{'' if is_paired else ' (other seeds)'}",
             )
     ax.axvline(0.0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(families)), [_family_name(family[0]) for family in families], fontsize=8)
     ax.invert_yaxis()
-
-
-def has_pairs(group: Group, base: Group) -> bool:
-    """Say whether two groups have a seed in common."""
-    return not {run.seed for run in group.runs}.isdisjoint(run.seed for run in base.runs)
 
 
 def difference(group: Group, base: Group) -> tuple[float, float | None]:
@@ -219,11 +215,11 @@ def difference(group: Group, base: Group) -> tuple[float, float | None]:
         Mean and standard deviation of the differences between runs of the same seed; where no seed is in both, the
         difference of the means, and None.
     """
-    scores = {run.seed: run.score or 0.0 for run in base.runs}
-    paired = [(run.score or 0.0) - scores[run.seed] for run in group.runs if run.seed in scores]
-    if not paired:
+    found = paired(group, base)
+    if found is None:
         return (group.mean("score") or 0.0) - (base.mean("score") or 0.0), None
-    return statistics.fmean(paired), statistics.stdev(paired) if len(paired) > 1 else None
+    values = list(found.by_seed.values())
+    return found.mean, statistics.stdev(values) if len(values) > 1 else None
 
 
 def _family_name(group: Group) -> str:

@@ -222,8 +222,8 @@ def _note(group: Sequence[Run], alike: Sequence[Mapping[str, Any]]) -> str:
     rows, held_out = (group[0].settings.get(f"data.{key}") for key in ("max_eval_rows", "held_out_rows"))
     parts = [
         "smoke" if group[0].is_smoke else "",
-        f"scored on the first {rows} rows" if rows is not None else "",
-        f"scored on {held_out} training rows held out" if held_out is not None else "",
+        f"scored on the first {rows} rows" if rows is not None and held_out is None else "",
+        f"scored on {min(held_out, rows or held_out)} training rows held out" if held_out is not None else "",
         distinguish(group[0].identity, alike),
     ]
     return "; ".join(part for part in parts if part)

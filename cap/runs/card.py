@@ -131,7 +131,7 @@ def write_export_card(
         metadata(record, scores["this model"], library="transformers" if is_stock else None, on_hub=on_hub),
         _title(record),
         f"{_how_it_was_made(record)}, and exported with\n\n```\n{without_folders(export['command'])}\n```",
-        f"On {check['rows']} validation rows its logits differ from those of the run's model by "
+        f"On {check['rows']} of {_scored(record)} its logits differ from those of the run's model by "
         f"{check['largest_difference']:.3g} at most.",
         _scores(record, scores, export["retention"] or record),
         _sparsity_of_export(record, export["sparsity"]),
@@ -181,11 +181,17 @@ def _scores(record: Mapping[str, Any], models: Mapping[str, Mapping[str, float]]
         [
             "## Scores",
             "",
-            table(["on the validation rows", *columns], rows),
+            table([f"on {_scored(record)}", *columns], rows),
             "",
             f"Retention of {record['metric']}: {kept[0]}; above the majority class: {kept[1]}. One seed.",
         ]
     )
+
+
+def _scored(record: Mapping[str, Any]) -> str:
+    """Name the rows that a run was scored on."""
+    is_held_out = record["config"].get("data", {}).get("held_out_rows") is not None
+    return "training rows that were held out" if is_held_out else "the validation rows"
 
 
 def _score(scores: Mapping[str, float] | None, name: str) -> str:

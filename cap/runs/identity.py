@@ -191,6 +191,8 @@ class Run:
     @property
     def _is_cut_short(self) -> bool:
         steps, part = self.settings.get("trainer.max_steps"), self.settings.get("trainer.limit_train_batches")
+        if self.settings.get("learning_rate") == 0:  # nothing is trained: no step is missing
+            return False
         # Lightning reads the whole number 1 as one batch, and 1.0 as all of them.
         is_whole = part is None or (isinstance(part, float) and part == 1.0)
         return steps not in (None, -1) or not is_whole

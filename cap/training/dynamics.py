@@ -99,7 +99,7 @@ class Dynamics:
             plan: How sparsity rises, and where the learning rate starts again.
         """
         sparsity, rewinds = plan.sparsity, bool(plan.rewinds(self.steps))
-        # Without any path nothing is meant to recover: masks alone are learned.
+        # Without any path nothing is meant to recover: masks alone are learned, or a step only prunes.
         if sparsity < HIGH_SPARSITY or self.path_after_target >= SHORT_PATH or self.path == 0:
             return None
         keys = ["learning_rate", "trainer.max_epochs", *(["schedule.flat_after"] if isinstance(plan, Cubic) else [])]

@@ -159,11 +159,8 @@ def prepare(checked: Checked) -> Prepared:
     )
     datamodule.setup()
     notes = notes_on_rows(task, rows, datamodule.n_full(), max_length=config.max_length)
-    if config.data.held_out_rows is not None:
-        notes.append(
-            f"Scores are of {config.data.held_out_rows} training rows that were held out (data.held_out_rows), to "
-            f"choose settings by; none is of the validation rows."
-        )
+    if rows.has_held_out:
+        notes += _notes_on_held_out(rows, task, is_given=given is not None)
     seed_everything(config.seed, verbose=False)
     loaded = load_model(source, head=task.head)
     _check_freeze(config, loaded)
@@ -185,6 +182,17 @@ def prepare(checked: Checked) -> Prepared:
         given_teacher=given,
         notes=tuple(notes),
     )
+
+
+def _notes_on_held_out(rows: Rows, task: Task, *, is_given: bool) -> list[str]:
+    n_rows = len(rows.splits[task.validation_splits[0]])
+    said = [
+        f"Scores are of {n_rows:,} training rows that were held out (data.held_out_rows), to choose settings by; none "
+        f"is of the validation rows."
+    ]
+    if is_given:
+        said.append("The teacher was given: if it has learned the rows that are held out here, scores are too high.")
+    return said
 
 
 def _pooling(config: TrainConfig, task: Task, source: ModelSource, loaded: LoadedModel) -> Pooling:

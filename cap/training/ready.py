@@ -74,10 +74,12 @@ def _problems_of_pruner(pruner: Pruner, checked: Checked) -> list[str]:
             f"have schedule.n_prunings, got {type(plan).__name__.lower()}; set schedule=stepwise, or choose another "
             f"pruning type"
         ]
-    if pruner.learns_scores and isinstance(plan, OneShot) and plan.flat_before == 0:
+    steps = checked.config.trainer.max_steps
+    if pruner.learns_scores and isinstance(plan, OneShot) and plan.jumps(_ANY_STEPS if steps == -1 else steps)[0] == 0:
+        got = f"{plan.flat_before:g}" + ("" if steps == -1 else f" of {steps} steps")
         return [
-            "schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got 0: "
-            "before the first step all scores are equal; set 0.2, say, or use pruning=magnitude"
+            f"schedule=oneshot with scores that are learned needs schedule.flat_before > 0, got {got}: "
+            f"before the first step all scores are equal; set 0.2, say, of more steps, or use pruning=magnitude"
         ]
     if pruner.keeps_zeros:
         return _problems_of_zeros(checked)

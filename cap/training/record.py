@@ -201,7 +201,7 @@ class RunRecord:
         by_agent = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
         run_id = by_agent or node.get("id") or self._earlier.get("wandb_id") or uuid.uuid4().hex[:8]
         self.content["wandb_id"] = run_id
-        self._write_interim()
+        self.write_interim()
         return {"id": run_id}
 
     def note_dynamics(self, dynamics: Dynamics, *, prunes: bool) -> None:
@@ -210,24 +210,24 @@ class RunRecord:
         warning = dynamics.say(self.checked.plan, prunes=prunes)
         if warning is not None:
             self.warnings.append(warning)
-        self._write_interim()
+        self.write_interim()
 
     def note_teacher(self, teacher: Teacher) -> None:
         """Write down who the teacher is; an interrupted attempt may have trained the one that is cached now."""
         was_cached = (self._earlier.get("teacher") or {}).get("was_cached", teacher.was_cached)
         self.content["scores"]["teacher"] = teacher.scores
         self.content["teacher"] = {"name": teacher.label, "was_cached": was_cached}
-        self._write_interim()
+        self.write_interim()
 
     def note_kept(self, kept: list[dict[str, Any]]) -> None:
         """Write down which models are kept so far, whatever becomes of the run."""
         self.content["kept"] = list(kept)
-        self._write_interim()
+        self.write_interim()
 
     def note_gradients(self, shares: dict[str, float]) -> None:
         """Write down how hard each loss term pulls on the encoder."""
         self.content["gradient_shares"] = shares
-        self._write_interim()
+        self.write_interim()
 
     def note_training(
         self,
@@ -259,7 +259,8 @@ class RunRecord:
         self.content["dynamics"]["minutes_estimated"] = minutes_estimated
         self.seconds.note_training(before=seconds_before, within=seconds_within)
 
-    def _write_interim(self) -> None:
+    def write_interim(self) -> None:
+        """Write down what is known so far, whatever becomes of the run."""
         if self.is_first:
             self.content["seconds"] = self.seconds.by_phase()
             write_record(self.run_dir, self.content)

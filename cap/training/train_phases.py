@@ -150,6 +150,7 @@ def _fit(
             )
     with record.seconds.phase("encode"):
         memory, keys = filled_memory(ready, prepared, teacher, trainer)
+    record.write_interim()
     module = new_module(ready, prepared, teacher, memory, frozen_keys=keys, warn=record.warn)
     rank = trainer.global_rank
     if rank > 0:

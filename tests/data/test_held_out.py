@@ -73,12 +73,38 @@ def test_texts_without_an_answer_cannot_be_held_out(compose_config, tmp_path) ->
         configured_task(check(compose_config(*keys)).config)
 
 
-def test_a_run_is_scored_on_them_and_says_so(tiny_model, tiny_data, tmp_path) -> None:
+def test_a_run_is_scored_on_them_and_says_so(load, tiny_model, tiny_data, tmp_path) -> None:
     data = ["task=sst2", f"data_dir={tiny_data}", f"model.name_or_path={tiny_model}", "data.held_out_rows=12"]
     run = make_run(tmp_path / "run", *data, "pruning=magnitude", "sparsity=0.5", "trainer.max_epochs=1")
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     assert record["data"]["n_rows"]["validation"] == 12
-    assert record["scores"]["pruned"]["accuracy"] * 12 == pytest.approx(
-        round(record["scores"]["pruned"]["accuracy"] * 12)
-    )
+    train, held_out = (list(load(12).splits[split]["label"]) for split in ("train", "validation"))
+    majority = max((0, 1), key=train.count)
+    assert record["scores"]["majority"]["accuracy"] == pytest.approx(held_out.count(majority) / 12)
     assert [line for line in record["warnings"] if line.startswith("Scores are of 12 training rows that were held out")]
+    assert "on training rows that were held out" in (run / "model" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("is_given", "n_notes"), [(True, 2), (False, 1)])
+def test_a_given_teacher_may_have_learned_them(load, tiny_data, is_given, n_notes) -> None:
+    from cap.data.custom import task_of
+    from cap.training.preparation import _notes_on_held_out
+
+    assert len(_notes_on_held_out(load(10), task_of("sst2", tiny_data, {}), is_given=is_given)) == n_notes
+
+
+def test_a_class_called_minus_one_has_no_witness_among_them(tmp_path) -> None:
+    from cap.data.sources import Rows
+    from cap.data.unlabelled import _require_clear_marks
+
+    class Marked:
+        labels = ("-1", "0", "1")
+        label_column = "label"
+        validation_splits = ("validation",)
+
+    import datasets
+
+    rows = Rows({"validation": datasets.Dataset.from_dict({"label": [0, 1, 2]})}, "made up", {})
+    _require_clear_marks(rows, Marked)
+    with pytest.raises(InputError, match=r"data\.keep_unlabelled=true needs to know what has no label"):
+        _require_clear_marks(Rows(rows.splits, "made up", {}, has_held_out=True), Marked)

@@ -57,7 +57,7 @@ def test_a_model_without_a_teacher_has_no_score_of_one(tmp_path: Path) -> None:
     [
         "```\npython -m cap.train task=sst2 sparsity=0.9\n```",
         "```\npython -m cap.export run=a format=compact\n```",
-        "On 16 validation rows its logits differ from those of the run's model by 2.5e-07 at most.",
+        "On 16 of the validation rows its logits differ from those of the run's model by 2.5e-07 at most.",
         "| on the validation rows | dense teacher | this model | learned nothing |",
         "| accuracy | 0.9000 | 0.8100 | 0.5000 |",
         "Of the dense model's 1,000 prunable weights, the matrices of the encoder layers, 0.9000 are zero or gone (0.9 "
