@@ -47,7 +47,8 @@ def start(monkeypatch, tmp_path, tiny_overrides) -> Callable[..., None]:
         sweep = yaml.safe_load((ROOT / "sweeps" / file).read_text(encoding="utf-8"))
         agent = Agent(None, Queue(), sweep_id=SWEEP_ID)
         # What the tiny setting chooses comes after what the sweep chooses, and so wins.
-        agent._sweep_command = [*sweep["command"], *(given for given in tiny_overrides if given != "task=sst2")]
+        tiny = [*(given for given in tiny_overrides if given != "task=sst2"), "data.held_out_rows=8"]
+        agent._sweep_command = [*sweep["command"], *tiny]
         sent = {key: {"value": value} for key, value in arguments.items()}
         reply = agent._process_command({"type": "run", "run_id": RUN_ID, "program": sweep["program"], "args": sent})
         assert "exception" not in reply, reply

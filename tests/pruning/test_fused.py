@@ -89,6 +89,16 @@ def test_regularizers_are_those_of_the_matrices_apart(make) -> None:
     torch.testing.assert_close(first.regularizer(), second.regularizer())
 
 
+def test_every_matrix_weighs_alike_in_the_regularizer_wherever_it_is_held() -> None:
+    one = {"qkv": fused(), "out": nn.Linear(COLUMNS, ROWS, bias=False)}
+    pruner = SoftMovement(final_sparsity=0.9)
+    pruner.attach(Prunable(one, held={"qkv": KINDS, "out": ("attention output",)}), seed=0)
+    pruner.update_masks(0.45)
+    matrices = [*pruner.scored("qkv").scores.chunk(3), pruner.scored("out").scores]
+    expected = 190 * 0.5 * sum(scores.sigmoid().mean().item() for scores in matrices) / 4
+    assert pruner.regularizer().item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_every_matrix_meets_the_target() -> None:
     first, _ = pair(Magnitude)
     first.update_masks(0.97)
