@@ -223,7 +223,7 @@ def test_a_report_reads_small_records(listed, tmp_path):
     head = next(line for line in text.splitlines() if line.startswith("| task"))
     found = dict(zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in (head, row)), strict=True))
     assert (found["s/step"], found["min/epoch"], found["seeds"]) == (NONE, NONE, "3")
-    assert (found["best"], found["P"]) == (NONE, "0.250 ± 0.000")
+    assert (found["best"], found["P"]) == (NONE, "0.2500 ± 0.0000")
     assert "```\npython -m cap.train task=sst2" in text
     assert "<code>python -m cap.train task=sst2" in (tmp_path / "report" / "index.html").read_text()
     assert "does not know" not in text
