@@ -310,6 +310,7 @@ def test_run_is_told_its_folder_that_it_may_go_on_and_whom_to_watch(stub, tmp_pa
 def test_study_of_a_real_trial(tiny_overrides, tmp_path):
     """Start the command as a user does: a process for the study and one for its trial."""
     tiny = [argument for argument in tiny_overrides if not argument.startswith("output_dir=")]
+    tiny.append("data.held_out_rows=8")  # the file holds out more rows than there are here
     done = subprocess.run(
         [sys.executable, "-m", "sweeps.two_objectives", "study=s", "n_trials=1", f"folder={tmp_path}", *tiny],
         cwd=ROOT,
