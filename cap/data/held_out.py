@@ -38,7 +38,7 @@ def hold_out(train: Dataset, n: int, *, max_train_rows: int | None) -> tuple[Dat
         max_train_rows: Keep the first so many of the others; None keeps all. It does not change which are taken.
 
     Returns:
-        The rows to train on, and those that were taken, each in their order and numbered anew.
+        The rows to train on, then the rows that were taken. Both keep their order, and ``example_id`` counts from 0.
 
     Raises:
         InputError: If none would be left.
