@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bake_off.cells import read_cells
-from benchmarks.bake_off.pictures import plot_ablations, plot_arms
+from benchmarks.bake_off.pictures import plot_ablations, plot_arms, plot_sparsities
 from benchmarks.bake_off.summary import (
     Arm,
     ablation_table,
@@ -190,9 +190,14 @@ def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
     return read_arms(read_cells(folder / "bake_off.yaml"), folder / "records" / "bake_off")
 
 
+def untrained(folder: Path) -> list[Arm]:
+    """Read the list and the records of teachers that were pruned and not trained again."""
+    return read_arms(read_cells(folder / "without_training.yaml"), folder / "records" / "without_training")[0]
+
+
 def without_training(folder: Path) -> str:
     """Make the table of teachers that were pruned and not trained again, and of how far the types lie apart."""
-    arms, _ = read_arms(read_cells(folder / "without_training.yaml"), folder / "records" / "without_training")
+    arms = untrained(folder)
     said = comparisons(arms)
     return summary_table(arms) + (f"\n\n{said}" if said else "")
 
@@ -203,6 +208,7 @@ def draw(root: Path = ROOT) -> None:
     arms, _ = bake_off(folder)
     plot_arms(arms, folder / "records" / "bake_off" / "arms.png")
     plot_ablations(arms, folder / "records" / "bake_off" / "ablation.png")
+    plot_sparsities(arms, untrained(folder), folder / "records" / "without_training" / "sparsities.png")
 
 
 def write(root: Path = ROOT) -> None:

@@ -1,8 +1,9 @@
-"""The pictures of the bake-off: what each arm reaches above the majority class, and what one change does."""
+"""The pictures of the bake-off: scores above the majority class by arm and over sparsity, and what one change does."""
 
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.bake_off.summary import Arm, ablations
 from cap.reports.differences import Difference
-from cap.reports.style import grid, legend_handles
+from cap.reports.style import MARKERS, grid, legend_handles
 from cap.runs.identity import Run, number
-from cap.runs.style import BLUE, DPI, GREY, ORANGE, STYLE, WIDTH, save
+from cap.runs.style import BLUE, COLOURS, DPI, GREY, ORANGE, STYLE, WIDTH, save
 
 _LINE = 0.26
 """Inches of an arm."""
@@ -81,6 +82,61 @@ def plot_ablations(arms: Sequence[Arm], path: Path) -> Path | None:
         return save(figure, path)
 
 
+def plot_sparsities(trained: Sequence[Arm], untrained: Sequence[Arm], path: Path) -> Path | None:
+    """Draw the score above the majority class against sparsity: a line for each type, with and without training.
+
+    Args:
+        trained: The recipe's arms; variants, and those with contrast, are not drawn.
+        untrained: Arms of the same teachers, pruned and not trained again; their rows make the panels.
+        path: The PNG to write.
+
+    Returns:
+        ``path``, or None if nothing was measured without training.
+    """
+    lines: dict[tuple[str, str, bool], list[Arm]] = defaultdict(list)
+    for is_trained, arms in ((True, trained), (False, untrained)):
+        for arm in arms:
+            is_plain = arm.first.shown == "table" and not arm.first.variant and arm.first.contrast == "none"
+            if is_plain and _heights(arm):
+                lines[arm.rows, arm.first.pruning, is_trained].append(arm)
+    panels = list(dict.fromkeys(rows for rows, _, is_trained in lines if not is_trained))
+    if not panels:
+        return None
+    names = sorted({pruning for rows, pruning, _ in lines if rows in panels})
+    with mpl.rc_context(STYLE):
+        figure, axes = grid(len(panels), panel_height=3.0, n_legend_lines=len(names) + 2)
+        for panel, ax in zip(panels, axes, strict=True):
+            for (rows, pruning, is_trained), arms in lines.items():
+                if rows == panel:
+                    _draw_line(ax, arms, names.index(pruning), is_trained=is_trained)
+            _draw_teachers(ax, [arm for (rows, *_), arms in lines.items() if rows == panel for arm in arms])
+            ax.set_title(panel, loc="left")
+            ax.set_xlabel("sparsity (fraction of prunable weights)")
+            ax.set_ylabel("points above the majority class")
+            ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
+        handles = legend_handles(axes)
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)
+        return save(figure, path)
+
+
+def _draw_line(ax: Axes, arms: Sequence[Arm], number: int, *, is_trained: bool) -> None:
+    ordered = sorted(arms, key=lambda arm: arm.first.sparsity)
+    heights = [_heights(arm) for arm in ordered]
+    ax.errorbar(
+        [arm.first.sparsity for arm in ordered],
+        [statistics.fmean(values) for values in heights],
+        yerr=[statistics.stdev(values) if len(values) > 1 else 0.0 for values in heights],
+        color=COLOURS[number % len(COLOURS)],
+        marker=MARKERS[number % len(MARKERS)],
+        markerfacecolor=None if is_trained else "white",
+        linestyle="-" if is_trained else "--",
+        linewidth=1.4,
+        elinewidth=1.0,
+        capsize=2.5,
+        label=f"{ordered[0].first.pruning}, {'the recipe' if is_trained else 'no training'}",
+    )
+
+
 def _draw_arms(ax: Axes, arms: Sequence[Arm], lines: Sequence[str]) -> None:
     both = {line for line in lines if sum(_line(arm) == line for arm in arms) > 1}
     for arm in arms:
@@ -101,10 +157,15 @@ def _draw_arms(ax: Axes, arms: Sequence[Arm], lines: Sequence[str]) -> None:
             markeredgewidth=0.4,
             label=label,
         )
-    teachers = [height for arm in arms for height in _heights(arm, "teacher")]
-    if teachers:
-        ax.axvline(statistics.fmean(teachers), color=GREY, linestyle="-.", linewidth=1.2, label="teacher (mean)")
+    _draw_teachers(ax, arms, is_upright=True)
     _dress(ax, lines)
+
+
+def _draw_teachers(ax: Axes, arms: Sequence[Arm], *, is_upright: bool = False) -> None:
+    heights = [height for arm in arms for height in _heights(arm, "teacher")]
+    if heights:
+        draw = ax.axvline if is_upright else ax.axhline
+        draw(statistics.fmean(heights), color=GREY, linestyle="-.", linewidth=1.2, label="teacher (mean)")
 
 
 def _draw_ablations(ax: Axes, found: Sequence[tuple[Arm, Difference]]) -> None:
@@ -166,4 +227,4 @@ def _ablation_panel(arm: Arm) -> str:
     return f"{arm.rows}, {arm.first.pruning} at {arm.first.sparsity:g}"
 
 
-__all__ = ["plot_ablations", "plot_arms"]
+__all__ = ["plot_ablations", "plot_arms", "plot_sparsities"]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from tests.reports.made_records import SWITCHES, made_record
 
@@ -180,12 +181,13 @@ def test_changes_from_the_recipe_are_compared_on_the_seeds_of_both(arms):
 
 
 def test_without_records_everything_says_so(listed, tmp_path):
-    from benchmarks.bake_off.pictures import plot_ablations, plot_arms
+    from benchmarks.bake_off.pictures import plot_ablations, plot_arms, plot_sparsities
     from benchmarks.bake_off.summary import NOTHING, ablation_table, commands, comparisons, page_part, read_arms
 
     arms, found = read_arms(listed, tmp_path / "nothing")
     assert [page_part(arms, found), ablation_table(arms), commands(arms), comparisons(arms)] == [NOTHING] * 3 + [""]
     assert (plot_arms(arms, tmp_path / "a.png"), plot_ablations(arms, tmp_path / "b.png")) == (None, None)
+    assert plot_sparsities(arms, arms, tmp_path / "c.png") is None
 
 
 def test_pictures_are_drawn(arms, tmp_path):
@@ -193,6 +195,38 @@ def test_pictures_are_drawn(arms, tmp_path):
 
     drawn = [plot_arms(arms, tmp_path / "a.png"), plot_ablations(arms, tmp_path / "b.png")]
     assert [path.read_bytes()[:4] for path in drawn] == [b"\x89PNG"] * 2
+
+
+def test_the_picture_over_sparsity_has_a_line_for_each_type_with_and_without_training(tmp_path, monkeypatch):
+    from benchmarks.bake_off import pictures
+    from benchmarks.bake_off.cells import read_cells
+    from benchmarks.bake_off.summary import read_arms
+
+    (tmp_path / "list.yaml").write_text(
+        "defaults: {seeds: [1, 2], task: sst2, pruning: magnitude}\n"
+        "blocks:\n"
+        "  - {name: levels, priority: 1, contrast: [none, cap], sparsity: [0.9, 0.5]}\n"
+        "  - {name: changed, priority: 1, contrast: none, sparsity: 0.9, variants: {no rewind: []}}\n"
+    )
+    listed = read_cells(tmp_path / "list.yaml")
+    scores = {
+        "sst2_magnitude_0.9_none": [0.70, 0.72],
+        "sst2_magnitude_0.5_none": [0.80, 0.80],
+        "sst2_magnitude_0.9_cap": [0.99],
+        "sst2_magnitude_0.9_none_no-rewind": [0.99],
+    }
+    trained, _ = read_arms(listed, write_records(listed, tmp_path / "trained", scores))
+    once = {"sst2_magnitude_0.9_none": [0.60]}
+    untrained, _ = read_arms(listed, write_records(listed, tmp_path / "untrained", once))
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: drawn.append(figure) or path)
+    pictures.plot_sparsities(trained, untrained, tmp_path / "a.png")
+    (ax,) = drawn[0].axes
+    lines = {str(bars.get_label()): bars.lines[0].get_xydata().tolist() for bars in ax.containers}
+    assert lines == {  # the majority class has 0.5
+        "magnitude, the recipe": [[0.5, pytest.approx(30.0)], [0.9, pytest.approx(21.0)]],
+        "magnitude, no training": [[0.9, pytest.approx(10.0)]],
+    }
 
 
 def test_other_commits_and_settings_are_noted(listed, tmp_path):
@@ -234,7 +268,9 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
 
     folder = tmp_path / "benchmarks"
     records = write_records(listed, folder / "records" / "bake_off")
-    (folder / "bake_off.yaml").write_text(LIST)
+    untrained = write_records(listed, folder / "records" / "without_training")
+    for name in ("bake_off.yaml", "without_training.yaml"):
+        (folder / name).write_text(LIST)
     (folder / "README.md").write_text("\n".join(ABLATION))
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "method.md").write_text("")
@@ -242,6 +278,7 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
     write(tmp_path)
     draw(tmp_path)
     assert {path.name for path in records.glob("*.png")} == {"arms.png", "ablation.png"}
+    assert (untrained / "sparsities.png").is_file()
     assert "| no floor | -0.50 ± 0.50 points (2 seeds) | 2 of 3 |" in (folder / "README.md").read_text()
     page = (tmp_path / "README.md").read_text()
     words = [
