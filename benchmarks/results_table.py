@@ -26,7 +26,7 @@ from cap.base.files import atomic_file, read_json
 from cap.reports.collect import Collection, collect
 from cap.reports.export_table import EXPORT_HEADER, export_rows
 from cap.reports.published import published_for
-from cap.reports.tables import COLUMNS, cells, group_runs, markdown
+from cap.reports.tables import COLUMNS, Column, cells, group_runs, markdown
 from cap.runs.identity import Run
 
 ROOT = Path(__file__).parent.parent
@@ -42,9 +42,11 @@ COMMANDS = ("<!-- bake-off, commands: python -m benchmarks.results_table -->", "
 PEERS = ("<!-- peers: python -m benchmarks.results_table -->", "<!-- end of peers -->")
 PUBLISHED = ("<!-- published: python -m benchmarks.results_table -->", "<!-- end of published -->")
 WITHOUT_TRAINING = ("<!-- without training: python -m benchmarks.results_table -->", "<!-- end of without training -->")
+TEACHERS = ("<!-- teachers: python -m benchmarks.results_table -->", "<!-- end of teachers -->")
 SEARCH = ("<!-- search: python -m benchmarks.results_table -->", "<!-- end of search -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
+_TEACHER = Column("teacher", "teacher", 3)
 LEFT_OUT = ("model", "asked", "metric", "best", "path_after_target", "note")
 
 
@@ -190,16 +192,31 @@ def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
     return read_arms(read_cells(folder / "bake_off.yaml"), folder / "records" / "bake_off")
 
 
-def untrained(folder: Path) -> list[Arm]:
-    """Read the list and the records of teachers that were pruned and not trained again."""
-    return read_arms(read_cells(folder / "without_training.yaml"), folder / "records" / "without_training")[0]
+def other_list(folder: Path, name: str) -> list[Arm]:
+    """Read a list beside that of the bake-off, and its records."""
+    return read_arms(read_cells(folder / f"{name}.yaml"), folder / "records" / name)[0]
 
 
 def without_training(folder: Path) -> str:
     """Make the table of teachers that were pruned and not trained again, and of how far the types lie apart."""
-    arms = untrained(folder)
+    arms = other_list(folder, "without_training")
     said = comparisons(arms)
     return summary_table(arms) + (f"\n\n{said}" if said else "")
+
+
+def teachers_table(folder: Path) -> str:
+    """Make the table of what teachers score after other lengths and learning rates, those of the model first."""
+    chosen = [
+        arm
+        for arm in other_list(folder, "without_training")
+        if (arm.first.pruning, arm.first.sparsity) == ("magnitude", 0.5)
+    ]
+    lines = [
+        [arm.rows, arm.first.variant or "those of conf/model", *cells(arm.group, [_TEACHER]), str(arm.group.seeds)]
+        for arm in [*chosen, *other_list(folder, "teachers")]
+        if arm.group is not None
+    ]
+    return markdown(["task", "length and learning rate", "teacher", "seeds"], lines)
 
 
 def draw(root: Path = ROOT) -> None:
@@ -208,7 +225,9 @@ def draw(root: Path = ROOT) -> None:
     arms, _ = bake_off(folder)
     plot_arms(arms, folder / "records" / "bake_off" / "arms.png")
     plot_ablations(arms, folder / "records" / "bake_off" / "ablation.png")
-    plot_sparsities(arms, untrained(folder), folder / "records" / "without_training" / "sparsities.png")
+    plot_sparsities(
+        arms, other_list(folder, "without_training"), folder / "records" / "without_training" / "sparsities.png"
+    )
 
 
 def write(root: Path = ROOT) -> None:
@@ -238,6 +257,7 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         PEERS: lambda: peers.page_part(results),
         PUBLISHED: published_table,
         WITHOUT_TRAINING: lambda: without_training(folder),
+        TEACHERS: lambda: teachers_table(folder),
         SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }

@@ -289,3 +289,24 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
         "```\npython -m cap.train",
     ]
     assert [word in page for word in [*words, "below"]] == [True] * 6
+
+
+def test_teachers_are_compared_with_those_of_the_model(tmp_path):
+    from benchmarks.bake_off.cells import read_cells
+    from benchmarks.results_table import teachers_table
+
+    lists = {
+        "without_training": "pruning: [magnitude, second_order], sparsity: [0.5, 0.9]",
+        "teachers": "pruning: magnitude, sparsity: 0.5, variants: {longer: [], shorter: []}",
+    }
+    for name, block in lists.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(
+            f"defaults: {{contrast: none, seeds: [1, 2], task: sst2}}\nblocks: [{{name: a, priority: 1, {block}}}]\n"
+        )
+        listed = [cell for cell in read_cells(path) if cell.variant != "shorter"]
+        write_records(listed, tmp_path / "records" / name, {cell.arm: [0.7, 0.8] for cell in listed})
+    assert teachers_table(tmp_path).splitlines()[2:] == [
+        "| sst2, 8,000 rows | those of conf/model | 0.900 ± 0.000 | 2 |",
+        "| sst2, 8,000 rows | longer | 0.900 ± 0.000 | 2 |",
+    ]
