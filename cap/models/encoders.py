@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +113,15 @@ def other_problem(config: PretrainedConfig, kind: Kind) -> str | None:
 
 
 def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
-    """Load a model with a task head in float32; head weights that the checkpoint lacks come from the global seed.
+    """Load a model with a task head in float32; head and pooler that the checkpoint lacks come from the global seed.
 
     Args:
         source: Where from.
         head: What the task asks of it.
 
     Raises:
-        InputError: If the model is neither a folder nor on the Hub or in its cache, or takes no such head.
+        InputError: If the model is neither a folder nor on the Hub or in its cache, takes no such head, or lacks
+            weights of its encoder.
     """
     options: dict[str, Any] = {"num_labels": head.n_outputs} if head.n_outputs else {}
     problem_type = KINDS[head.kind].problem_type
@@ -144,6 +145,7 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
     if mismatches:
         shapes = "; ".join(f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches)
         raise InputError(f"the weights of {source.label} must have the shapes that its config.json says, got {shapes}")
+    _require_encoder(model, source, info)
     missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     is_drawn = any("pooler" in key for key in missing)
     has_learned = any(
@@ -151,6 +153,28 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
         for name, parameter in model.base_model.named_parameters()
     )
     return LoadedModel(model, has_learned and not is_drawn, tuple(sorted(missing)))
+
+
+def _require_encoder(model: PreTrainedModel, source: ModelSource, info: Mapping[str, Collection[str]]) -> None:
+    """Refuse a checkpoint without the weights below head and pooler, in whose place transformers draws random ones."""
+    absent = sorted(name for name in info["missing_keys"] if name.startswith(base_path(model)) and "pooler" not in name)
+    if not absent:
+        return
+    others = sorted(info["unexpected_keys"])
+    if any(".parametrizations." in name for name in others):
+        hint = "it was saved with its masks on: call pruner.fold() before save_pretrained"
+    elif others:
+        hint = f"it has {_first(others)} instead: save it with save_pretrained, whose names transformers knows"
+    else:
+        hint = "save it again, whole"
+    raise InputError(
+        f"the {source.role} must have all weights of its encoder, got {source.label} without {_first(absent)}, so that "
+        f"those would be random; {hint}"
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"
 
 
 def load_saved_model(folder: Path, kind: Kind) -> PreTrainedModel:

@@ -9,13 +9,15 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BertConfig, BertModel
 
+from cap import Magnitude, attach
 from cap.base.errors import InputError
 from cap.base.kinds import Head
 from cap.models.encoders import LoadedModel, load_model, require_head
 from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
-from tests.models.tiny_models import FAMILY_NAMES, tiny_classifier, tiny_tokenizer
+from tests.models.tiny_models import FAMILY_NAMES, in_layers, tiny_classifier, tiny_tokenizer
 
 HEAD = Head("classes", ("no", "yes"))
 
@@ -207,6 +209,36 @@ def test_a_model_that_is_no_classifier_is_refused(tmp_path: Path) -> None:
 def test_a_head_of_another_width_is_replaced_by_a_fresh_one(tmp_path: Path) -> None:
     tiny_classifier(num_labels=3).save_pretrained(tmp_path)
     assert load(tmp_path).model.classifier.weight.shape == (2, 32)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_checkpoint_without_some_weights_of_its_encoder_is_refused(family: str, tmp_path: Path) -> None:
+    tiny_classifier(family).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = next(name for name in weights if in_layers(name) and weights[name].dim() == 2)
+    save_file({name: value for name, value in weights.items() if name != lost}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"the model must have all weights .* without \S+weight \(1\).*save it again"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_whose_weights_have_other_names_is_refused_with_those(tmp_path: Path) -> None:
+    tiny_classifier().save_pretrained(tmp_path)
+    weights = {f"net.{name}": value for name, value in load_file(tmp_path / "model.safetensors").items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"it has net\.bert\.embeddings\..* instead: save it with save_pretrained"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_that_was_saved_with_its_masks_on_is_refused_with_what_was_forgotten(tmp_path: Path) -> None:
+    model = tiny_classifier()
+    pruner = attach(model, Magnitude())
+    pruner.update_masks(0.5)
+    model.save_pretrained(tmp_path / "on")
+    with pytest.raises(InputError, match=r"saved with its masks on: call pruner\.fold\(\) before save_pretrained"):
+        load(tmp_path / "on")
+    pruner.fold()
+    model.save_pretrained(tmp_path / "folded")
+    assert load(tmp_path / "folded").drawn == ()
 
 
 def test_damaged_weights_are_refused(base_folder: Path) -> None:
