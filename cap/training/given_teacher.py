@@ -15,6 +15,7 @@ from cap.config.schema import TrainConfig
 from cap.data.sources import Rows
 from cap.data.tasks import Task
 from cap.models.encoders import load_model, other_problem
+from cap.models.families import longest_input
 from cap.models.outputs import output_order
 from cap.models.sources import ModelSource, load_config, load_tokenizer
 
@@ -22,6 +23,17 @@ log = logging.getLogger(__name__)
 
 # Rows whose tokens a given teacher's tokenizer must reproduce.
 _PROBE_TEXTS = 16
+# Parts of keys of a configuration that say nothing of what its encoder and head compute.
+_NOT_COMPUTED = (
+    "dropout",
+    "token_id",
+    "initializer",
+    "use_cache",
+    "is_decoder",
+    "cross_attention",
+    "tie_word",
+    "sparse_",
+)
 _ANOTHER = "give one fine-tuned on the task, or teacher=auto"
 
 
@@ -97,6 +109,12 @@ def load_given(config: TrainConfig, task: Task, student: PretrainedConfig) -> Gi
         is_compared=config.distill.hidden_weight > 0,
         name=label,
     )
+    longest = longest_input(own)
+    if longest is not None and config.max_length > longest:
+        raise InputError(
+            f"teacher must read as many tokens as the student, got {label}, which reads {longest}, for "
+            f"max_length={config.max_length}; lower max_length, or give another teacher"
+        )
     check_labels(own, head=task.head, name=label)
     loaded = load_model(source, head=task.head)
     if loaded.drawn:
@@ -154,24 +172,36 @@ def check_size(
         teacher: Configuration of the teacher.
         student: Configuration of the pre-trained model.
         is_encoded: True if the student is contrasted with the teacher's encodings.
-        is_start: True if the student starts from the teacher's weights, so that every dimension must agree.
+        is_start: True if the student starts from the teacher's weights, so that all must agree that they are read with.
         is_compared: True if the student's hidden states are compared with the teacher's, layer by layer.
         name: How to call the teacher.
 
     Raises:
-        InputError: If the family differs, or the width or depth where they matter.
+        InputError: If the family differs, or what else matters.
     """
     keys = ["model_type"]
     keys += ["hidden_size"] if is_encoded or is_compared else []
     keys += ["num_hidden_layers"] if is_start or is_compared else []
-    keys += ["intermediate_size", "vocab_size"] if is_start else []
-    found, wanted = ({key: getattr(config, key, None) for key in keys} for config in (teacher, student))
-    if found != wanted:
+    keys += _what_is_computed(student) if is_start else []
+    values = {key: (getattr(teacher, key, None), getattr(student, key, None)) for key in keys}
+    found, wanted = ({key: pair[i] for key, pair in values.items() if pair[0] != pair[1]} for i in (0, 1))
+    if found:
         raise InputError(
             f"teacher must be like the model in {wanted}, got {name} with {found}; give one fine-tuned from the same "
             f"model, or teacher=auto; the width matters to contrast.finetuned, distill.hidden_weight and "
-            f"student_init=teacher, the depth to the last two; student_init=pretrained takes a teacher of another depth"
+            f"student_init=teacher, the depth to the last two, the rest to the last alone: student_init=pretrained "
+            f"takes such a teacher"
         )
+
+
+def _what_is_computed(config: PretrainedConfig) -> list[str]:
+    """List what a family's own configuration says of its outputs: sizes, activations, epsilon, positions.
+
+    Weights give other outputs under other values. Left out are names of tokens, which the tokenizers are compared for,
+    and what acts in training alone.
+    """
+    own = type(config)().to_dict().keys() - PretrainedConfig().to_dict().keys()
+    return sorted(key for key in own if not any(word in key for word in _NOT_COMPUTED))
 
 
 __all__ = ["GivenTeacher", "check_labels", "check_size", "load_given"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_given_teacher_that_fits_is_used(compose_config, tiny_overrides, tmp_pat
 def other_teacher(tiny_model, tmp_path):
     """Save a classifier whose dimensions are not those of the tiny model."""
 
-    def save(**sizes: int) -> Path:
+    def save(**sizes: Any) -> Path:
         from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
         config = BertConfig.from_pretrained(tiny_model, **sizes)
@@ -152,6 +153,41 @@ def test_given_teacher_of_another_size_is_refused_where_hidden_states_are_compar
     message = refusal(compose_config, overrides, other_teacher(**sizes))
     assert expected in message
     assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_attention_heads", 2),
+        ("hidden_act", "relu"),
+        ("layer_norm_eps", 1e-5),
+        ("type_vocab_size", 3),
+        ("max_position_embeddings", 200),
+    ],
+)
+def test_given_teacher_that_reads_its_weights_otherwise_is_no_start(
+    compose_config, tiny_overrides, other_teacher, setting, value
+):
+    overrides = [*tiny_overrides, "student_init=teacher"]
+    message = refusal(compose_config, overrides, other_teacher(**{setting: value}))
+    assert f"got folder given with {{'{setting}': {value!r}}}" in message
+    assert "student_init=pretrained takes such a teacher" in message
+
+
+def test_given_teacher_of_another_dropout_is_a_start(tiny_model):
+    from transformers import AutoConfig
+
+    from cap.training.given_teacher import check_size
+
+    student, teacher = (AutoConfig.from_pretrained(tiny_model, hidden_dropout_prob=rate) for rate in (0.1, 0.2))
+    student.finetuning_task = "sst2"  # a note of whoever saved it
+    assert check_size(teacher, student, is_encoded=True, is_start=True, is_compared=True, name="it") is None
+
+
+def test_given_teacher_that_reads_shorter_texts_is_refused(compose_config, tiny_overrides, other_teacher):
+    overrides = [*tiny_overrides, "student_init=pretrained"]
+    message = refusal(compose_config, overrides, other_teacher(max_position_embeddings=9))
+    assert "got folder given, which reads 9, for max_length=" in message
 
 
 def reader_config(architecture: str | None, n_outputs: int = 2):
