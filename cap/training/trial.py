@@ -39,12 +39,13 @@ def say_how_long(ready: Ready, prepared: Prepared, n_steps: int) -> None:
             first_line(error),
         )
         return
+    accumulated = ready.config.trainer.accumulate_grad_batches
     log.info(
         "%.2g s a plain batch on this machine, so that the %s steps take about %.1f minutes%s; what is done with the "
         "teacher and the banks, validation, snapshots and passes for importance come on top",
         seconds,
         f"{n_steps:,}",
-        _n_batches(ready, prepared, n_steps) * seconds / 60,
+        _n_batches(n_steps, accumulated, n_batches_of_epoch(ready, prepared)) * seconds / 60,
         _of_the_teacher(ready, prepared, seconds),
     )
 
@@ -79,9 +80,8 @@ def seconds_per_batch(ready: Ready, prepared: Prepared) -> float:
     return statistics.fmean(seconds[1:] or seconds)
 
 
-def _n_batches(ready: Ready, prepared: Prepared, n_steps: int) -> int:
-    """Count the batches of a run: of accumulated ones the last step of an epoch may have fewer."""
-    n_of_step, n_of_epoch = ready.config.trainer.accumulate_grad_batches, n_batches_of_epoch(ready, prepared)
+def _n_batches(n_steps: int, n_of_step: int, n_of_epoch: int) -> int:
+    """Count the batches of some steps: of accumulated ones the last step of an epoch may have fewer."""
     n_epochs, n_rest = divmod(n_steps, -(-n_of_epoch // n_of_step))
     return n_epochs * n_of_epoch + min(n_rest * n_of_step, n_of_epoch)
 
@@ -90,16 +90,18 @@ def _of_the_teacher(ready: Ready, prepared: Prepared, seconds: float) -> str:
     config, kind = ready.config, KINDS[prepared.task.kind]
     if config.teacher != "auto" or not kind.learns_from_labels:
         return ""
-    n_batches = -(-prepared.datamodule.n_labelled // config.batch_size)
+    n_of_step = config.trainer.accumulate_grad_batches
+    n_of_epoch = -(-prepared.datamodule.n_labelled // config.batch_size)
     finetune = config.finetune
     n_steps = planned_steps(
-        n_batches,
+        n_of_epoch,
         limit=1.0,
-        accumulate_grad_batches=1,
+        accumulate_grad_batches=n_of_step,
         max_epochs=finetune.max_epochs,
         max_steps=finetune.max_steps,
     )
-    return f", and the {n_steps:,} of the teacher {n_steps * seconds / 60:.1f}, unless the cache has it"
+    minutes = _n_batches(n_steps, n_of_step, n_of_epoch) * seconds / 60
+    return f", and the {n_steps:,} of the teacher {minutes:.1f}, unless the cache has it"
 
 
 __all__ = ["say_how_long", "seconds_per_batch"]

@@ -21,7 +21,11 @@ SAID = {
     "no teacher": (["teacher=none", "distill.ce_weight=1", "student_init=pretrained"], "about 0.8 minutes; what is"),
     "batches accumulated": (
         ["trainer.accumulate_grad_batches=2"],
-        "6 s a plain batch on this machine, so that the 4 steps take about 0.8 minutes, and the 4 of the teacher 0.4",
+        "6 s a plain batch on this machine, so that the 4 steps take about 0.8 minutes, and the 2 of the teacher 0.4",
+    ),
+    "batches accumulated over a longer teacher": (
+        ["trainer.accumulate_grad_batches=4", "finetune.max_epochs=-1", "finetune.max_steps=7"],
+        "and the 7 of the teacher 2.8, unless the cache has it",
     ),
     "more accumulated than there are": (["trainer.accumulate_grad_batches=100"], "that the 2 steps take about 0.8 min"),
     "steps that end within an epoch": (
