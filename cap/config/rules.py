@@ -183,9 +183,10 @@ def _problems_of_length(c: TrainConfig) -> list[str]:
 
 def problems_of_trainer(trainer: TrainerConfig) -> list[str]:
     """Check what of ``trainer.*`` has rules of our own; Lightning is asked about the rest once it is needed."""
-    limits = {"limit_train_batches": trainer.limit_train_batches, "gradient_clip_val": trainer.gradient_clip_val}
-    too_low = {key: value for key, value in limits.items() if value is not None and not value > 0}
-    problems = [f"trainer.{key} must be > 0, got {value}" for key, value in too_low.items()]
+    problems = _problems_of_batches(trainer)
+    clip = trainer.gradient_clip_val
+    if clip is not None and not clip > 0:
+        problems.append(f"trainer.gradient_clip_val must be > 0 or null, got {clip}")
     if trainer.precision in ("bf16-true", "16-true"):
         problems.append(
             f"trainer.precision must keep weights and scores in 32 bits, since steps of a usual learning rate are lost "
@@ -193,6 +194,26 @@ def problems_of_trainer(trainer: TrainerConfig) -> list[str]:
         )
     strategy = problem_of_strategy(trainer.strategy)
     return problems if strategy is None else [*problems, strategy]
+
+
+def _problems_of_batches(trainer: TrainerConfig) -> list[str]:
+    """Check what counts batches of an epoch: Lightning meets some of these values in its first step only."""
+    counts = {key: getattr(trainer, key) for key in ("limit_train_batches", "limit_val_batches", "val_check_interval")}
+    if type(trainer.limit_val_batches) in (int, float) and trainer.limit_val_batches == 0:
+        del counts["limit_val_batches"]  # nothing is validated
+    problems = [
+        f"trainer.{key} must be a fraction of an epoch's batches in (0, 1], or a whole number of them, at least 1, got "
+        f"{value}; 1.0 stands for all"
+        for key, value in counts.items()
+        if not (type(value) is int and value >= 1) and not (type(value) is float and 0 < value <= 1)
+    ]
+    every = trainer.check_val_every_n_epoch
+    if every is not None and every < 1:
+        problems.append(
+            f"trainer.check_val_every_n_epoch must be at least 1, or null for validations that count batches over the "
+            f"epochs, got {every}; trainer.limit_val_batches=0 leaves them out"
+        )
+    return problems
 
 
 def _problems_of_objective(c: TrainConfig) -> list[str]:

@@ -267,12 +267,20 @@ class CapDataModule(LightningDataModule):
         chosen = {}
         for split in self._task.validation_splits:
             tokens = self._tokens[split]
-            rows = representative_rows(len(tokens), self._n_validated(split, limit), tokens.groups)
+            rows = representative_rows(len(tokens), self.n_validated(split, limit), tokens.groups)
             chosen[split] = rows[tokens.lengths[rows].argsort(descending=True, stable=True)]
         return chosen
 
-    def _n_validated(self, split: str, limit: int | float) -> int:
-        """Count the rows of the batches that a validation is limited to."""
+    def n_validated(self, split: str, limit: int | float) -> int:
+        """Count the rows of the batches that a validation is limited to.
+
+        Args:
+            split: A validation split.
+            limit: As ``trainer.limit_val_batches``, but not 0.
+
+        Raises:
+            InputError: If none is left.
+        """
         n_rows, batch_size = len(self._tokens[split]), self._eval_batch_size
         n_batches = -(-n_rows // batch_size)
         # As Lightning reads it: a whole number counts batches, any other is a fraction of them.

@@ -34,6 +34,7 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
         InputError: If the model cannot meet the target, or the run is too short for its schedule.
     """
     trainer = checked.config.trainer
+    _require_batches(checked, prepared)
     n_steps = planned_steps(
         _n_batches(checked, prepared),
         limit=trainer.limit_train_batches,
@@ -52,6 +53,31 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
     if problems:
         raise InputError("\n".join(problems))
     return n_steps
+
+
+def _require_batches(checked: Ready, prepared: Prepared) -> None:
+    """Check that limits and intervals leave something of these rows to train on and to validate.
+
+    Raises:
+        InputError: If one does not.
+    """
+    trainer, n_all = checked.config.trainer, _n_batches(checked, prepared)
+    n_batches = n_batches_of_epoch(checked, prepared)
+    if n_batches == 0:
+        raise InputError(
+            f"trainer.limit_train_batches must leave at least one of the {n_all} batches of an epoch, got "
+            f"{trainer.limit_train_batches}; set a whole number of batches"
+        )
+    if trainer.limit_val_batches == 0:
+        return
+    interval = trainer.val_check_interval
+    if trainer.check_val_every_n_epoch is not None and isinstance(interval, int) and interval > n_batches:
+        raise InputError(
+            f"trainer.val_check_interval counts batches within an epoch and can be at most {n_batches} here, got "
+            f"{interval}; set trainer.check_val_every_n_epoch=null to count over the epochs, or lower it"
+        )
+    for split in prepared.task.validation_splits:
+        prepared.datamodule.n_validated(split, trainer.limit_val_batches)
 
 
 def n_batches_of_epoch(checked: Ready, prepared: Prepared) -> int:

@@ -125,7 +125,7 @@ def _problems_of_lightning(trainer: TrainerConfig) -> list[str]:
     options.update(devices=1, num_nodes=1, strategy="auto")
     try:
         Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         return [f"trainer.* must be what Lightning's Trainer takes: {error}"]
     return []
 

@@ -81,6 +81,7 @@ def message_of(compose_config, *overrides: str) -> str:
         (["pruning=magnitude", "pruning.pattern=24"], "pruning.pattern must be a text, got 24"),
         (["pruning=magnitude", "pruning.pattern=[2,4]"], "pruning.pattern must be a text, got [2, 4]"),
         (["trainer.precision=fp16x"], "trainer.* must be what Lightning's Trainer takes"),
+        (["trainer.precision=transformer-engine"], "trainer.* must be what Lightning's Trainer takes"),
         (["trainer.accelerator=abacus"], "trainer.* must be what Lightning's Trainer takes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
