@@ -239,9 +239,13 @@ def test_accumulated_batches_move_masks_once_a_step(compose_config, tiny_overrid
     assert record["sparsity"]["prunable"] == pytest.approx(0.8, abs=1e-3)
 
 
-def test_bfloat16_run_saves_float32_weights_with_the_asked_sparsity(compose_config, tiny_overrides):
-    _, run_dir, record = run(compose_config, [*tiny_overrides, "trainer.precision=bf16-mixed", "sparsity=0.8"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_a_run_in_another_precision_saves_float32_weights_with_the_asked_sparsity(
+    compose_config, tiny_overrides, precision
+):
+    _, run_dir, record = run(compose_config, [*tiny_overrides, f"trainer.precision={precision}", "sparsity=0.8"])
     weights = load_file(run_dir / "model" / "model.safetensors")
+    assert json.loads((run_dir / "model" / "config.json").read_text())["dtype"] == "float32"
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert record["sparsity"]["prunable"] == pytest.approx(0.8, abs=1e-3)
 

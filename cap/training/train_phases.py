@@ -201,7 +201,7 @@ def _finish(module: CapModule, prepared: Prepared, record: RunRecord, trainer: T
     pruner = module.pruner
     if pruner is not None:
         pruner.fold()
-    model = module.student.model.cpu()
+    model = module.student.model.cpu().float()  # a run in 64 bits leaves no larger a file, and is scored as it is saved
     if ranks.is_first:
         with atomic_folder(record.run_dir / MODEL) as folder:
             prepared.save(model, folder)
