@@ -21,6 +21,7 @@ from cap.base.files import content_key, file_sha256, read_json, write_json
 from cap.base.kinds import KINDS, Kind, Metrics
 from cap.config.check import Checked
 from cap.config.schema import FinetuneConfig, TrainConfig
+from cap.data.metrics import CORRELATIONS
 from cap.models.encoders import load_model, load_saved_model, model_key, save_model
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource
@@ -37,6 +38,8 @@ from cap.training.trainer import build_trainer, fit
 
 log = logging.getLogger(__name__)
 
+_LUCK = 0.05
+"""What is right by luck of answers that no rule gets right, tags or spans say."""
 FORMAT = 1
 """Part of every cache key: raise it when the same settings come to train another teacher."""
 _WEIGHTS = "model.safetensors"
@@ -267,7 +270,7 @@ def _fine_tune(
     callback = CheckpointCallback(work / _CHECKPOINTS, config_hash=wanted.key, **dataclasses.asdict(config.checkpoint))
     trainer = build_trainer(_trainer_options(wanted, config, device), run_dir=work, callbacks=[callback])
     fit(trainer, module, prepared.datamodule.labelled(), found)
-    save_model(module.student.model, prepared.tokenizer, work)
+    save_model(module.student.model.float(), prepared.tokenizer, work)  # also after a run in 64 bits
 
 
 def _trainer_options(wanted: WantedTeacher, config: TrainConfig, device: torch.device) -> dict[str, Any]:
@@ -318,25 +321,30 @@ def cached_scores(
     return scores
 
 
-def is_at_chance(score: float, majority: float, n_rows: int) -> bool:
+def is_at_chance(score: float, majority: float, n_rows: int, *, is_correlation: bool = False) -> bool:
     """Tell whether a score could be that of a model that knows nothing.
 
     Args:
         score: The model's, as a fraction or correlation.
         majority: That of always predicting the majority class.
         n_rows: Validation rows.
+        is_correlation: Whether the score is a correlation, which of two things that have nothing to do with each other
+            has a standard deviation of 1 / sqrt(n_rows). A fraction has that of as many draws with the majority's
+            probability: 0.05 at least, where nothing is right by rule and some by luck, and 0.95 at most.
 
     Returns:
         True if the score is not two standard errors above the majority's.
     """
-    spread = math.sqrt(max(majority * (1 - majority), 0.0) / n_rows) if 0 < majority < 1 else 1 / math.sqrt(n_rows)
-    return score <= majority + 2 * spread
+    chance = min(max(majority, _LUCK), 1 - _LUCK)
+    deviation = 1.0 if is_correlation else math.sqrt(chance * (1 - chance))
+    return score <= majority + 2 * deviation / math.sqrt(n_rows)
 
 
 def _at_chance(scores: dict[str, float], prepared: Prepared) -> bool:
     metric = prepared.task.monitored
     n_rows = len(prepared.rows.splits[prepared.task.validation_splits[0]])
-    return is_at_chance(scores[metric], prepared.majority[metric], n_rows)
+    is_correlation = metric == "matthews" or metric in CORRELATIONS
+    return is_at_chance(scores[metric], prepared.majority[metric], n_rows, is_correlation=is_correlation)
 
 
 def chance_message(scores: dict[str, float], prepared: Prepared) -> str:

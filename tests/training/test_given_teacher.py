@@ -70,7 +70,7 @@ def test_given_teacher_without_a_trained_head_is_refused_by_what_it_lacks(
     from cap.training import teacher
 
     # Whatever its random answers score.
-    monkeypatch.setattr(teacher, "is_at_chance", lambda *arguments: False)
+    monkeypatch.setattr(teacher, "is_at_chance", lambda *arguments, **options: False)
     weights = saved_teacher(["negative", "positive"]) / "model.safetensors"
     kept = {name: value for name, value in load_file(weights).items() if not name.startswith("classifier")}
     save_file(kept, weights, {"format": "pt"})

@@ -79,20 +79,32 @@ def test_checkpoint_that_would_train_another_teacher_gets_one_of_its_own(
 
 
 @pytest.mark.parametrize(
-    ("score", "majority", "n_rows", "expected"),
+    ("score", "majority", "n_rows", "is_correlation", "expected"),
     [
-        (0.5, 0.5, 1000, True),
-        (0.52, 0.5, 1000, True),
-        (0.6, 0.5, 1000, False),
-        (0.01, 0.0, 1000, True),
-        (0.5, 0.0, 1000, False),
+        (0.5, 0.5, 1000, False, True),
+        (0.52, 0.5, 1000, False, True),
+        (0.6, 0.5, 1000, False, False),
+        (0.06, 0.0, 1000, True, True),
+        (0.07, 0.0, 1000, True, False),
+        (0.43, 0.0, 20, True, True),
+        (0.43, 0.0, 20, False, False),
+        (0.09, 0.0, 20, False, True),
     ],
-    ids=["majority", "within two errors", "above", "no correlation", "correlation"],
+    ids=[
+        "majority",
+        "within two errors",
+        "above",
+        "no correlation",
+        "correlation",
+        "correlation of few",
+        "tags of few rows",
+        "some tags by luck",
+    ],
 )
-def test_chance_level_is_two_standard_errors_above_the_majority(score, majority, n_rows, expected):
+def test_chance_level_is_two_standard_errors_above_the_majority(score, majority, n_rows, is_correlation, expected):
     from cap.training.teacher import is_at_chance
 
-    assert is_at_chance(score, majority, n_rows) is expected
+    assert is_at_chance(score, majority, n_rows, is_correlation=is_correlation) is expected
 
 
 @pytest.fixture
