@@ -22,7 +22,7 @@ from cap.base.errors import InputError, nearest_first
 from cap.base.files import content_key
 
 CONTRASTS = ("cap", "none")
-SHOWN = ("table", "ablation")
+SHOWN = ("table", "control", "ablation")
 DIR = "DIR"
 """Stands for the folder of all data, in the list and in records."""
 _TOP = ("defaults", "tasks", "blocks")
@@ -42,7 +42,8 @@ class Cell:
 
     Args:
         block: The block that it comes from.
-        shown: ``table``, or ``ablation`` for one change from the cell that is called the same without its variant.
+        shown: ``table``; ``control`` for what the others are to be read beside, so that one seed will do; ``ablation``
+            for one change from the cell that is called the same without its variant.
         priority: 1 first.
         task: Folder of data below the data root.
         pruning: As ``pruning=``.
@@ -63,6 +64,11 @@ class Cell:
     variant: str
     seed: int
     overrides: tuple[str, ...]
+
+    @property
+    def is_row(self) -> bool:
+        """Whether the cell has its place in the table."""
+        return self.shown != "ablation"
 
     @property
     def arm(self) -> str:

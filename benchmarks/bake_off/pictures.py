@@ -32,7 +32,7 @@ def plot_arms(arms: Sequence[Arm], path: Path) -> Path | None:
     Returns:
         ``path``, or None if nothing was measured.
     """
-    measured = [arm for arm in arms if arm.group is not None and arm.first.shown == "table" and _heights(arm)]
+    measured = [arm for arm in arms if arm.group is not None and arm.first.is_row and _heights(arm)]
     if not measured:
         return None
     panels = list(dict.fromkeys(arm.rows for arm in measured))
@@ -96,7 +96,7 @@ def plot_sparsities(trained: Sequence[Arm], untrained: Sequence[Arm], path: Path
     lines: dict[tuple[str, str, bool], list[Arm]] = defaultdict(list)
     for is_trained, arms in ((True, trained), (False, untrained)):
         for arm in arms:
-            is_plain = arm.first.shown == "table" and not arm.first.variant and arm.first.contrast == "none"
+            is_plain = arm.first.is_row and not arm.first.variant and arm.first.contrast == "none"
             if is_plain and _heights(arm):
                 lines[arm.rows, arm.first.pruning, is_trained].append(arm)
     panels = list(dict.fromkeys(rows for rows, _, is_trained in lines if not is_trained))

@@ -70,6 +70,11 @@ class Arm:
         return str(n) if self.is_complete else f"{n} of {len(self.cells)}"
 
     @property
+    def is_control(self) -> bool:
+        """Say whether the others are to be read beside it."""
+        return self.first.shown == "control"
+
+    @property
     def is_complete(self) -> bool:
         """Say whether all of its cells have a record."""
         return self.group is not None and self.group.seeds == len(self.cells)
@@ -102,7 +107,7 @@ def summary_table(arms: Iterable[Arm]) -> str:
     """Make the table: a row for each arm that has records and is no ablation."""
     rows = []
     for arm in arms:
-        if arm.group is None or arm.first.shown != "table":
+        if arm.group is None or not arm.first.is_row:
             continue
         run = arm.group.first
         reached = arm.group.mean("reached")
@@ -118,7 +123,7 @@ def contrast_differences(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
     found = []
     for arm in arms:
         base = without.get(_apart_from_contrast(arm))
-        if arm.first.contrast == "none" or arm.first.shown != "table" or not (base and base.group and arm.group):
+        if arm.first.contrast == "none" or not arm.first.is_row or not (base and base.group and arm.group):
             continue
         difference = paired(arm.group, base.group)
         if difference is not None:
@@ -225,16 +230,19 @@ def page_part(arms: Sequence[Arm], found: Collection, *, brief: bool = False) ->
         arms: All arms of the list.
         found: All that was read.
         brief: Leave other sparsities than the first out of table and sentences, and out of the table arms that lack
-            seeds, unless all do.
+            seeds, unless all do. Controls stay.
     """
-    shown = [arm for arm in arms if not brief or arm.first.sparsity == arms[0].first.sparsity]
+    shown = [arm for arm in arms if not brief or arm.is_control or arm.first.sparsity == arms[0].first.sparsity]
     means = {arm: arm.group.mean("score") or 0.0 for arm in shown if arm.group and arm.first.shown == "table"}
     if not means:
         return NOTHING
     first = next(iter(means)).first
     means = {a: m for a, m in means.items() if (a.first.task, a.first.sparsity) == (first.task, first.sparsity)}
+    is_one_complete = any(arm.is_complete for arm in shown)
     parts = [
-        summary_table([arm for arm in shown if brief and arm.is_complete] or shown),
+        summary_table(
+            [arm for arm in shown if arm.is_complete or arm.is_control] if brief and is_one_complete else shown
+        ),
         comparisons(shown),
         " ".join(notes(arms, found)),
         commands([max(means, key=means.__getitem__)]),

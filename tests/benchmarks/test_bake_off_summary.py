@@ -126,6 +126,37 @@ def test_a_brief_table_has_the_arms_with_all_seeds_alone(listed, tmp_path):
     assert (whole, brief) == (["1 of 3 |", "3 |"], ["3 |"])
 
 
+def test_controls_stay_in_a_brief_part_and_are_no_rivals(tmp_path):
+    from benchmarks.bake_off.cells import read_cells
+    from benchmarks.bake_off.summary import page_part, read_arms
+
+    (tmp_path / "list.yaml").write_text(
+        "defaults: {contrast: none, seeds: [1, 2], task: sst2, pruning: magnitude}\n"
+        "blocks:\n"
+        "  - {name: levels, priority: 1, sparsity: [0.9, 0.5], pruning: [magnitude, movement]}\n"
+        "  - {name: dense, priority: 1, sparsity: 0.0, variants: {dense student: []}, shown: control}\n"
+        "  - {name: random, priority: 1, sparsity: 0.9, pruning: random, shown: control}\n"
+    )
+    listed = read_cells(tmp_path / "list.yaml")
+    scores = {
+        "sst2_magnitude_0.9_none": [0.7, 0.7],
+        "sst2_movement_0.9_none": [0.6, 0.6],
+        "sst2_magnitude_0.5_none": [0.8],
+        "sst2_magnitude_0_none_dense-student": [0.95],
+        "sst2_random_0.9_none": [0.9, 0.9],
+    }
+    part = page_part(*read_arms(listed, write_records(listed, tmp_path / "records", scores)), brief=True)
+    rows = [[cell.strip() for cell in line.split("|")] for line in part.splitlines() if line.startswith("| sst2")]
+    assert [(row[2], row[-2]) for row in rows] == [
+        ("magnitude", "2"),
+        ("movement", "2"),
+        ("magnitude, dense student", "1 of 2"),
+        ("random", "2"),
+    ]
+    assert "magnitude minus movement" in part
+    assert part.splitlines()[-2].startswith("python -m cap.train task=sst2 pruning=magnitude sparsity=0.9 ")
+
+
 def test_a_brief_part_has_the_first_sparsity_alone_and_counts_all(tmp_path):
     from benchmarks.bake_off.cells import read_cells
     from benchmarks.bake_off.summary import page_part, read_arms
