@@ -34,7 +34,8 @@ from cap.base.files import content_key
 from cap.base.kinds import KINDS, Head, Kind
 from cap.models.depth import forget_removed
 from cap.models.families import base_path
-from cap.models.sources import ModelSource, errors_of, where_from
+from cap.models.outputs import are_no_names, are_same, names_of_outputs, order_by_name
+from cap.models.sources import ModelSource, errors_of, load_config, where_from
 
 # What a configuration says about names, versions and the task head's labels, and not about what is computed.
 _ONLY_NAMES = {
@@ -155,6 +156,48 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
     return LoadedModel(model, has_learned and not is_drawn, tuple(sorted(missing)))
 
 
+def load_in_order(source: ModelSource, *, head: Head) -> tuple[LoadedModel, list[str]]:
+    """Load a model as ``load_model`` does, with a trained head's outputs in the order of the task's labels.
+
+    transformers keeps a head by its shape, whatever its outputs are called.
+
+    Args:
+        source: Where from.
+        head: What the task asks of it.
+
+    Returns:
+        The model, and what a reader must know of its head.
+
+    Raises:
+        InputError: As ``load_model``.
+    """
+    loaded = load_model(source, head=head)
+    is_trained = all(name.startswith(base_path(loaded.model)) for name in loaded.drawn)
+    if not head.labels or not is_trained:
+        return loaded, []
+    found, wanted = names_of_outputs(load_config(source)), list(head.labels)
+    order = order_by_name(found, wanted)
+    if order is not None:
+        _reorder(loaded.model, order)
+        return loaded, [f"{source.label} has its labels in the order {found}; its outputs are matched by name."]
+    if are_same(found, wanted) or are_no_names(found):
+        return loaded, []
+    return loaded, [f"The head of {source.label} was trained for {found}; this task begins with it for {wanted}."]
+
+
+def _reorder(model: PreTrainedModel, order: Sequence[int]) -> None:
+    """Put the outputs of a head into another order: those of its last layer of as many."""
+    base = base_path(model)
+    layers = [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == len(order) and not name.startswith(base)
+    ]
+    with torch.no_grad():
+        for parameter in layers[-1].parameters():
+            parameter.copy_(parameter[list(order)])
+
+
 def _require_encoder(model: PreTrainedModel, source: ModelSource, info: Mapping[str, Collection[str]]) -> None:
     """Refuse a checkpoint without the weights below head and pooler, in whose place transformers draws random ones."""
     absent = sorted(name for name in info["missing_keys"] if name.startswith(base_path(model)) and "pooler" not in name)
@@ -236,6 +279,7 @@ def quiet_transformers() -> Iterator[None]:
 __all__ = [
     "AUTO_CLASS",
     "LoadedModel",
+    "load_in_order",
     "load_model",
     "load_saved_model",
     "model_key",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import PretrainedConfig
 
 from cap.base.errors import InputError
@@ -28,25 +30,47 @@ def output_order(
     """
     if head.n_outputs == 0:
         return None, []
-    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
-    found, wanted = [names[i].lower() for i in sorted(names)], [label.lower() for label in head.labels]
+    found, wanted = names_of_outputs(config), list(head.labels)
     if len(found) != head.n_outputs:
         raise InputError(
             f"{key} must hold a model with {head.n_outputs} output{'s' if head.n_outputs > 1 else ''} for this "
             f"task, got {name} with {len(found)}; {hint}"
         )
-    if not wanted or found == wanted:
+    if not wanted or are_same(found, wanted):
         return None, []
-    if found == [f"label_{i}" for i in range(len(found))]:
-        return None, [f"{name} does not name its labels; they are taken to be {list(head.labels)} in this order."]
-    if sorted(found) != sorted(wanted):
+    if are_no_names(found):
+        return None, [f"{name} does not name its labels; they are taken to be {wanted} in this order."]
+    order = order_by_name(found, wanted)
+    if order is None:
         raise InputError(
-            f"{key} must hold a model with the labels {list(head.labels)}, got {name} with "
-            f"{[names[i] for i in sorted(names)]}; {hint}"
+            f"{key} must hold a model with the labels {wanted}, got {name} with {found}; {hint}. If they mean the same "
+            f"one by one, rename them: in the rows, or in id2label of the model's config.json"
         )
-    return [found.index(label) for label in wanted], [
-        f"{name} has its labels in the order {[names[i] for i in sorted(names)]}; its outputs are matched by name."
-    ]
+    return order, [f"{name} has its labels in the order {found}; its outputs are matched by name."]
 
 
-__all__ = ["output_order"]
+def names_of_outputs(config: PretrainedConfig) -> list[str]:
+    """List what a model's configuration calls its outputs, in their order."""
+    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
+    return [names[index] for index in sorted(names)]
+
+
+def are_same(found: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Say whether two lists hold the same names in the same order, in capitals or not."""
+    return [name.lower() for name in found] == [name.lower() for name in wanted]
+
+
+def are_no_names(found: Sequence[str]) -> bool:
+    """Say whether outputs are called as transformers calls those without names."""
+    return are_same(found, [f"label_{i}" for i in range(len(found))])
+
+
+def order_by_name(found: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Find the place of every wanted name among those found; None if they are others, or in their order already."""
+    own = [name.lower() for name in found]
+    if are_same(found, wanted) or sorted(own) != sorted(name.lower() for name in wanted):
+        return None
+    return [own.index(name.lower()) for name in wanted]
+
+
+__all__ = ["are_no_names", "are_same", "names_of_outputs", "order_by_name", "output_order"]

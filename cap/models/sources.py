@@ -115,12 +115,18 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """Load the fast tokenizer that belongs to a model.
 
     Raises:
-        InputError: If it is neither a folder nor on the Hub or in its cache.
+        InputError: If it is neither a folder nor on the Hub or in its cache, or has no tokenizer beside its weights.
     """
     from transformers import AutoTokenizer
 
     with errors_of(source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.name_or_path, **where_from(source))
+    # Where its files are missing, transformers makes one of special pieces alone, to which every word is unknown.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise InputError(
+            f"the {source.role} must come with its tokenizer, got {source.label} with one that knows no word; save it "
+            f"beside the weights: AutoTokenizer.from_pretrained(WHAT_IT_WAS_MADE_FROM).save_pretrained(FOLDER)"
+        )
     return tokenizer
 
 

@@ -24,7 +24,7 @@ from cap.data.notes import notes_on_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.data.unlabelled import with_unlabelled
-from cap.models.encoders import LoadedModel, load_model, require_head, save_model
+from cap.models.encoders import LoadedModel, load_in_order, require_head, save_model
 from cap.models.families import family_of, longest_input, parameters_of
 from cap.models.pooled import PooledModel, Pooling
 from cap.models.pooling import resolve_encoding, resolve_pooling
@@ -111,7 +111,7 @@ class Prepared:
     def new_student(self, seed: int) -> PooledModel:
         """Load the pre-trained model with a fresh task head, the same for the same seed."""
         seed_everything(seed, verbose=False)
-        loaded = load_model(self.source, head=self.task.head)
+        loaded, _ = load_in_order(self.source, head=self.task.head)
         return PooledModel(loaded.model, self.pooling)
 
 
@@ -162,7 +162,8 @@ def prepare(checked: Checked) -> Prepared:
     if rows.has_held_out:
         notes += _notes_on_held_out(rows, task, is_given=given is not None)
     seed_everything(config.seed, verbose=False)
-    loaded = load_model(source, head=task.head)
+    loaded, of_head = load_in_order(source, head=task.head)
+    notes += of_head
     _check_freeze(config, loaded)
     pooling = _pooling(config, task, source, loaded)
     log.info("encodings of %s are pooled by: %s (contrast.pool=%s)", source.label, pooling, config.contrast.pool)

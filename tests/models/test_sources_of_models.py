@@ -15,9 +15,9 @@ from transformers import AutoModel, BertConfig, BertModel
 from cap import Magnitude, attach
 from cap.base.errors import InputError
 from cap.base.kinds import Head
-from cap.models.encoders import LoadedModel, load_model, require_head
+from cap.models.encoders import LoadedModel, load_in_order, load_model, require_head
 from cap.models.sources import ModelSource, load_config, load_tokenizer, resolve_source, tokenizer_key
-from tests.models.tiny_models import FAMILY_NAMES, in_layers, tiny_classifier, tiny_tokenizer
+from tests.models.tiny_models import FAMILY_NAMES, in_layers, tiny_batch, tiny_classifier, tiny_tokenizer
 
 HEAD = Head("classes", ("no", "yes"))
 
@@ -212,6 +212,49 @@ def test_a_head_of_another_width_is_replaced_by_a_fresh_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_outputs_of_a_trained_head_are_matched_by_name(family: str, tmp_path: Path) -> None:
+    names = {0: "Yes", 1: "no", 2: "maybe"}
+    model = tiny_classifier(family, id2label=names, label2id={name: i for i, name in names.items()})
+    model.save_pretrained(tmp_path)
+    head = Head("classes", ("no", "maybe", "yes"))
+    loaded, notes = load_in_order(ModelSource(str(tmp_path), "folder mine"), head=head)
+    with torch.no_grad():
+        expected = model(**tiny_batch()).logits[:, [1, 2, 0]]
+        assert torch.equal(loaded.model.eval()(**tiny_batch()).logits, expected)
+    assert notes == ["folder mine has its labels in the order ['Yes', 'no', 'maybe']; its outputs are matched by name."]
+    assert loaded.model.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("no", "yes"), []),
+        (("LABEL_0", "LABEL_1"), []),
+        (
+            ("bad", "good"),
+            ["The head of it was trained for ['bad', 'good']; this task begins with it for ['no', 'yes']."],
+        ),
+    ],
+    ids=["the task's", "none", "others"],
+)
+def test_a_trained_head_stays_as_it_is_where_no_name_says_otherwise(names, said, tmp_path: Path) -> None:
+    model = tiny_classifier(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
+    model.save_pretrained(tmp_path)
+    loaded, notes = load_in_order(ModelSource(str(tmp_path), "it"), head=HEAD)
+    assert torch.equal(loaded.model.classifier.weight, model.classifier.weight)
+    assert notes == said
+
+
+def test_names_of_a_head_that_the_checkpoint_lacks_mean_nothing(tmp_path: Path) -> None:
+    model = tiny_classifier(id2label={0: "yes", 1: "no"}, label2id={"yes": 0, "no": 1})
+    model.base_model.save_pretrained(tmp_path)
+    torch.manual_seed(3)
+    loaded, notes = load_in_order(ModelSource(str(tmp_path), "it"), head=HEAD)
+    assert notes == []
+    assert torch.equal(loaded.model.classifier.weight, fresh_head(tmp_path, 3))
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_checkpoint_without_some_weights_of_its_encoder_is_refused(family: str, tmp_path: Path) -> None:
     tiny_classifier(family).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -273,6 +316,12 @@ def test_a_hub_name_that_is_not_in_the_cache_is_refused_with_what_to_run(loader)
 def test_the_configuration_is_read_without_weights(tmp_path: Path) -> None:
     tiny_classifier().config.save_pretrained(tmp_path)
     assert load_config(ModelSource(str(tmp_path), "folder")).hidden_size == 32
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    tiny_classifier().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"must come with its tokenizer, got it with one that knows no word.*save_pre"):
+        load_tokenizer(ModelSource(str(tmp_path), "it"))
 
 
 def test_a_saved_tokenizer_loads_as_the_same_one(tmp_path: Path) -> None:

@@ -44,11 +44,11 @@ def refusal(compose_config, overrides: list[str], folder: Path) -> str:
     ("labels", "expected"),
     [
         (["happy", "sad"], "a model with the labels ['negative', 'positive'], got"),
-        (["positive", "negative"], "['negative', 'positive'] in this order, got"),
+        (["no", "yes"], "rename them: in the rows, or in id2label of the model's config.json"),
         (["a", "b", "c"], "with 2 outputs for this task, got folder given with 3"),
         (["negative", "positive"], "at chance level"),
     ],
-    ids=["other labels", "other order", "other number", "knows nothing"],
+    ids=["other labels", "labels that may mean the same", "other number", "knows nothing"],
 )
 def test_given_teacher_that_does_not_fit_is_refused_with_what_is_wrong(
     compose_config, tiny_overrides, saved_teacher, labels, expected
@@ -114,6 +114,43 @@ def test_given_teacher_that_fits_is_used(compose_config, tiny_overrides, tmp_pat
     train(compose_config(*tiny_overrides, f"teacher={folder}"))
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["scores"]["teacher"]["accuracy"] > 0.9
+
+
+def swap_outputs(folder: Path) -> None:
+    """Put the outputs of a saved classifier of two classes, and their names, into the other order."""
+    from safetensors.torch import load_file, save_file
+
+    weights, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    tensors = load_file(weights)
+    swapped = {name: value.flip(0) if name.startswith("classifier") else value for name, value in tensors.items()}
+    save_file(swapped, weights, {"format": "pt"})
+    names = [config["id2label"]["1"], config["id2label"]["0"]]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_given_teacher_with_its_labels_in_another_order_is_matched_by_name(compose_config, tiny_overrides, tmp_path):
+    import shutil
+
+    from cap.finetune import finetune
+    from cap.train import train
+
+    finetune(compose_config(*tiny_overrides, "finetune.max_epochs=20"))
+    (made,) = (tmp_path / "cache" / "teachers").glob("[!.]*")
+    shutil.copytree(made, tmp_path / "swapped")
+    swap_outputs(tmp_path / "swapped")
+    scores = []
+    for teacher in (made, tmp_path / "swapped"):
+        # The model itself is the swapped one, too: its student begins with what its outputs mean.
+        start = [f"teacher={teacher}", f"model.name_or_path={teacher}", "learning_rate=1e-12", "sparsity=0.0"]
+        folder = tmp_path / f"run of {teacher.name}"
+        train(compose_config(*tiny_overrides, *start, "trainer.max_steps=1", f"output_dir='{folder}'"))
+        record = json.loads((folder / "record.json").read_text())
+        scores.append((record["scores"]["teacher"]["accuracy"], record["scores"]["pruned"]["accuracy"]))
+    assert scores[0] == scores[1]
+    assert scores[0][1] > 0.9
+    said = "has its labels in the order ['positive', 'negative']; its outputs are matched by name."
+    assert any(said in warning for warning in record["warnings"])
 
 
 @pytest.fixture
