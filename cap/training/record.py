@@ -48,6 +48,7 @@ from cap.training.preparation import Prepared
 from cap.training.resume.curves import cut_curves
 from cap.training.seconds import PhaseSeconds
 from cap.training.teacher import Teacher
+from cap.training.tracking import errors_of_wandb
 
 # A process that was killed with its grid may still be writing its last checkpoint in the folder.
 _PATIENCE_SECONDS = 150.0
@@ -186,8 +187,9 @@ class RunRecord:
             logging.getLogger("cap").addHandler(self._log_file)
         node = self.checked.config.logger
         if node:
-            self.loggers.append(instantiate(node, save_dir=str(self.run_dir), **self._same_run(node)))
-            self.loggers[0].log_hyperparams(self.checked.resolved)
+            with errors_of_wandb():
+                self.loggers.append(instantiate(node, save_dir=str(self.run_dir), **self._same_run(node)))
+                self.loggers[0].log_hyperparams(self.checked.resolved)
         return self.loggers
 
     def _same_run(self, node: Mapping[str, Any]) -> dict[str, Any]:
