@@ -11,7 +11,7 @@ from cap.launch.imports import first_import
 
 
 def finetune(cfg: DictConfig) -> float:
-    """Fine-tune the teacher that ``python -m cap.train`` with the same keys would use.
+    """Fine-tune the teacher that ``python -m cap.train`` with the same keys would use, and keep it in ``cache_dir``.
 
     Args:
         cfg: The composed configuration; what is about pruning is not used.
@@ -20,11 +20,15 @@ def finetune(cfg: DictConfig) -> float:
         The teacher's score on the task's first metric.
 
     Raises:
-        InputError: If ``teacher`` is not ``auto``, or something else given cannot work.
+        InputError: If ``teacher`` is not ``auto``, ``dry_run`` is asked for, or something else given cannot work.
     """
     checked = check(cfg)
     if checked.config.teacher != "auto":
         raise InputError(f"cap.finetune makes the teacher of teacher=auto, got teacher={checked.config.teacher}")
+    if checked.config.dry_run:
+        raise InputError(
+            "cap.finetune trains a teacher, got dry_run=true; python -m cap.train with the same keys says what it takes"
+        )
     if not checked.learns_from_labels:
         raise InputError(
             f"cap.finetune makes a teacher that learns from labels, got task={checked.config.task.name}, whose teacher "

@@ -45,6 +45,7 @@ WRONG = {
     "cap.train trainer.num_nodes=2": "needs a launcher that starts the processes on every machine",
     "cap.finetune finetune.max_epochs=0": "finetune.max_epochs must be > 0",
     "cap.finetune teacher=none": "makes the teacher of teacher=auto",
+    "cap.finetune dry_run=true": "cap.finetune trains a teacher, got dry_run=true; python -m cap.train with the same",
     "cap.evaluate modeldir=x": "there is no key 'modeldir'",
     "cap.evaluate": "model_dir must be a folder",
     "cap.export fromat=x": "there is no key 'fromat'",
