@@ -18,7 +18,7 @@ from cap.data.texts import and_more
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 _MOST_NAMED = 10
-KEEPING = ", or set data.keep_unlabelled=true in cap.train to learn from such training rows"
+KEEPING = ", or set data.keep_unlabelled=true in cap.train if it is a training row, to learn from its text alone"
 """What ends a message about a missing label."""
 _READABLE = (
     pa.types.is_string,

@@ -197,9 +197,11 @@ def explain(error: Exception, known: Iterable[str]) -> str:
         return _explain_grammar(error.override, str(error))
     if first_line.startswith("Ambiguous value for argument "):
         key, _, value = first_line.partition("'")[2].rpartition("'")[0].partition("=")
-        return (
+        said = (
             f"{key} got several values, {value}; a list takes brackets, '{key}=[{value}]', and -m starts a run for each"
         )
+        is_one_number = re.fullmatch(r"\d+,\d+", value) is not None
+        return f"{said}; a number takes a point, {key}={value.replace(',', '.')}" if is_one_number else said
     if isinstance(error, ConfigCompositionException) and "Could not override" in first_line:
         given = first_line.partition("'")[2].rpartition("'")[0]
         of_another = _of_another_choice(given, cause)

@@ -99,6 +99,7 @@ def run_door(monkeypatch, tmp_path, capsys):
             "error: keep_levels got several values, 0.5,0.9; a list takes brackets, 'keep_levels=[0.5,0.9]', and "
             "-m starts a run for each\n",
         ),
+        (["sparsity=0,9"], "'sparsity=[0,9]', and -m starts a run for each; a number takes a point, sparsity=0.9\n"),
         (["output_dir=a(b"], "error: 'output_dir=a(b' cannot be read, Hydra says: no viable"),
         (["output_dir=a(b"], """in quotes of its own, "output_dir='a(b'"\n"""),
         (["lr=1e-4"], "error: there is no key 'lr'; here it is learning_rate\n"),
