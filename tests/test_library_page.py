@@ -64,7 +64,8 @@ def test_code_of_a_pass_runs_and_leaves_half(tmp_path, monkeypatch):
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    names = {"model": model, "batches": DataLoader(rows, batch_size=None), "trainer": trainer, "module": Module(model)}
+    names = {"model": model, "trainer": trainer, "module": Module(model)}
+    names |= {"batches": rows[:2], "train_loader": DataLoader(rows, batch_size=None)}
     monkeypatch.chdir(tmp_path)
     exec(compile(PAGE.partition("```python\n")[2].partition("```")[0], "library.md", "exec"), names)
     counts = count_zeros(prunable_linears(model)).values()
