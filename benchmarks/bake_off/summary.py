@@ -54,7 +54,8 @@ class Arm:
     @property
     def setting(self) -> str:
         """The pruning type, and what was done besides."""
-        return self.label if self.label.startswith(self.pruning) else f"{self.pruning}, {self.label}"
+        is_all_there_is = self.label.startswith(self.pruning) or (self.is_control and bool(self.first.variant))
+        return self.label if is_all_there_is else f"{self.pruning}, {self.label}"
 
     @property
     def rows(self) -> str:
@@ -143,7 +144,7 @@ def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
     rivals: dict[tuple[str, float, str], list[tuple[Arm, Group]]] = defaultdict(list)
     for arm in arms:
         if arm.group is not None and arm.first.shown == "table" and not arm.first.variant:
-            rivals[arm.first.task, arm.first.sparsity, arm.first.contrast].append((arm, arm.group))
+            rivals[_place_of(arm)].append((arm, arm.group))
     found = []
     for compared in rivals.values():
         most = max(group.seeds for _, group in compared)
@@ -157,14 +158,31 @@ def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
     return found
 
 
+def beside_controls(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
+    """Compare every pruning type with each control that differs from it in its pruning type alone."""
+    found = []
+    for control in (arm for arm in arms if arm.is_control and not arm.first.variant):
+        for arm in arms:
+            is_like_it = arm.first.shown == "table" and not arm.first.variant and _place_of(arm) == _place_of(control)
+            if is_like_it and arm.group and control.group and (difference := paired(arm.group, control.group)):
+                found.append((arm, control, difference))
+    return found
+
+
+def _place_of(arm: Arm) -> tuple[str, float, str]:
+    return arm.first.task, arm.first.sparsity, arm.first.contrast
+
+
 def comparisons(arms: Sequence[Arm]) -> str:
-    """Say for each task and sparsity which pruning type is first, and what contrast adds; empty if nothing is known."""
+    """Say which pruning type is first, what contrast adds, and what controls reach; empty if nothing is known."""
     said: dict[str, list[str]] = defaultdict(list)
     for first, second, difference in winners(arms):
         contrast = "without contrast" if first.first.contrast == "none" else "with contrast"
         said[f"{_place(first)}, {first.label} minus {second.label}"].append(f"{contrast} {difference.judged}")
     for arm, difference in contrast_differences(arms):
         said[f"{_place(arm)}, contrast minus none"].append(f"{arm.label} {difference.judged}")
+    for arm, control, difference in beside_controls(arms):
+        said[f"{_place(arm)}, minus {control.label}"].append(f"{arm.label} {difference.judged}")
     if not said:
         return ""
     lines = [f"- {compared}: {'; '.join(parts)}" for compared, parts in said.items()]
@@ -256,6 +274,7 @@ __all__ = [
     "Difference",
     "ablation_table",
     "ablations",
+    "beside_controls",
     "commands",
     "comparisons",
     "contrast_differences",

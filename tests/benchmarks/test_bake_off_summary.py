@@ -150,10 +150,11 @@ def test_controls_stay_in_a_brief_part_and_are_no_rivals(tmp_path):
     assert [(row[2], row[-2]) for row in rows] == [
         ("magnitude", "2"),
         ("movement", "2"),
-        ("magnitude, dense student", "1 of 2"),
+        ("dense student", "1 of 2"),
         ("random", "2"),
     ]
     assert "magnitude minus movement" in part
+    assert "0.9, minus random: magnitude -20.00 ± 0.00 points (2 seeds" in part
     assert part.splitlines()[-2].startswith("python -m cap.train task=sst2 pruning=magnitude sparsity=0.9 ")
 
 
