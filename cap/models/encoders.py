@@ -144,8 +144,12 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
     # A head of another width is replaced by a fresh one; anything else that does not fit is a broken folder.
     mismatches = [key for key in info["mismatched_keys"] if key[0].startswith(base_path(model))]
     if mismatches:
-        shapes = "; ".join(f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches)
-        raise InputError(f"the weights of {source.label} must have the shapes that its config.json says, got {shapes}")
+        shapes = [f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches]
+        is_compact = hasattr(model.config, "cap_layout")
+        raise InputError(
+            f"the weights of {source.label} must have the shapes that its config.json says, got {_first(shapes)}"
+            + ("; it is an export that cap.load opens: give the model/ of its run" if is_compact else "")
+        )
     _require_encoder(model, source, info)
     missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     is_drawn = any("pooler" in key for key in missing)

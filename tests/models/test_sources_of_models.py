@@ -264,6 +264,18 @@ def test_a_checkpoint_without_some_weights_of_its_encoder_is_refused(family: str
         load(tmp_path)
 
 
+@pytest.mark.parametrize("layout", [None, {"version": 1}], ids=["a broken folder", "an export"])
+def test_weights_of_other_shapes_are_refused(layout: dict[str, int] | None, tmp_path: Path) -> None:
+    model = tiny_classifier()
+    model.config.intermediate_size //= 2
+    if layout is not None:
+        model.config.cap_layout = layout
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"must have the shapes .*, \.\.\. \(6\)") as caught:
+        load(tmp_path)
+    assert ("it is an export that cap.load opens" in str(caught.value)) == (layout is not None)
+
+
 def test_a_checkpoint_whose_weights_have_other_names_is_refused_with_those(tmp_path: Path) -> None:
     tiny_classifier().save_pretrained(tmp_path)
     weights = {f"net.{name}": value for name, value in load_file(tmp_path / "model.safetensors").items()}
