@@ -373,7 +373,7 @@ def test_keys_of_a_task_that_this_version_does_not_know_are_left_out_with_a_word
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path) -> None:
-    assert "runs must be folders of finished runs" in refusal(tmp_path, "compact", tmp_path / "out")
+    assert "a run is the folder of a finished one, with record.json" in refusal(tmp_path, "compact", tmp_path / "out")
 
 
 def test_an_output_folder_that_holds_something_is_refused(runs, tmp_path) -> None:

@@ -45,9 +45,16 @@ _NAMES_ELSEWHERE = {
     "bf16": "trainer.precision",
     "bs": "batch_size",
     "fp16": "trainer.precision",
+    "epochs": "trainer.max_epochs",
     "gpus": "trainer.devices",
     "lr": "learning_rate",
+    "max_steps": "trainer.max_steps",
+    "model_name_or_path": "model.name_or_path",
+    "num_train_epochs": "trainer.max_epochs",
+    "per_device_train_batch_size": "batch_size",
+    "run": "model_dir",
 }
+_LOGGER = re.compile(r"logger\.\w+$")
 # What a value must be, by OmegaConf's name of its type.
 _REQUIRED = {"Integer": "a whole number, like 10", "Float": "a number, like 0.5 or 3e-5", "bool": "true or false"}
 
@@ -211,7 +218,9 @@ def explain(error: Exception, known: Iterable[str]) -> str:
         meant = _NAMES_ELSEWHERE.get(given)
         if meant in set(known):
             return f"there is no key {given!r}; here it is {meant}"
-        return f"there is no key {given!r}; the nearest known ones are {', '.join(nearest)}"
+        said = f"there is no key {given!r}; the nearest known ones are {', '.join(nearest)}"
+        # Loggers take more than the files of conf/logger set.
+        return f"{said}; what else the logger takes is given with a plus: +{given}=" if _LOGGER.match(given) else said
     if "is not a ListConfig" in str(cause):
         return f"{first_line.removesuffix('.')}: this key holds a list; write it in brackets, key=[first,second]"
     of_another_type = _of_another_type(cause)

@@ -73,7 +73,7 @@ def _holds(record: Any, key: str) -> bool:
 
 
 def _finished_record(folder: Path) -> Mapping[str, Any]:
-    required = f"runs must be folders of finished runs, with {RECORD} and {MODEL}/, got {folder}"
+    required = f"a run is the folder of a finished one, with {RECORD} and {MODEL}/, got {folder}"
     if not folder.is_dir():
         raise InputError(f"{required}, which is {'a file' if folder.exists() else 'not there'}; correct the path")
     try:

@@ -104,6 +104,8 @@ def run_door(monkeypatch, tmp_path, capsys):
         (["output_dir=a(b"], """in quotes of its own, "output_dir='a(b'"\n"""),
         (["lr=1e-4"], "error: there is no key 'lr'; here it is learning_rate\n"),
         (["gpus=2"], "error: there is no key 'gpus'; here it is trainer.devices\n"),
+        (["num_train_epochs=3"], "error: there is no key 'num_train_epochs'; here it is trainer.max_epochs\n"),
+        (["logger=wandb", "logger.entity=me"], "what else the logger takes is given with a plus: +logger.entity=\n"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
