@@ -39,6 +39,30 @@ def test_arguments_scores_and_pass_are_those_of_the_class(row):
         assert row[3] == ("yes" if with_pass else "no")
 
 
+def test_code_for_a_checkpoint_leaves_the_model_that_was_pruned(tmp_path, monkeypatch):
+    import torch
+    from safetensors.torch import save_file
+
+    from cap import Magnitude, attach
+    from cap.models.encoders import load_saved_model
+    from tests.models.tiny_models import tiny_batch, tiny_classifier
+
+    model = tiny_classifier()
+    pruner = attach(model, Magnitude())
+    pruner.update_masks(0.5)
+    (tmp_path / "out" / "checkpoint-500").mkdir(parents=True)
+    save_file(dict(model.state_dict()), tmp_path / "out" / "checkpoint-500" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    code = PAGE.partition("## A model from a checkpoint")[2].partition("```python\n")[2].partition("```")[0]
+    exec(compile(code, "library.md", "exec"), {"model": tiny_classifier(seed=1)})
+    pruner.fold()
+    with torch.no_grad():
+        expected, found = (
+            one(**tiny_batch()).logits for one in (model, load_saved_model(tmp_path / "pruned", "classes"))
+        )
+    assert torch.equal(found, expected)
+
+
 def test_code_of_a_pass_runs_and_leaves_half(tmp_path, monkeypatch):
     import torch
     from lightning.pytorch import LightningModule, Trainer
