@@ -193,7 +193,7 @@ def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
 
 
 def other_list(folder: Path, name: str) -> list[Arm]:
-    """Read a list beside that of the bake-off, and its records."""
+    """Read another list of cells than the bake-off's, and the records of its runs."""
     return read_arms(read_cells(folder / f"{name}.yaml"), folder / "records" / name)[0]
 
 

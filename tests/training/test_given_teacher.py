@@ -217,7 +217,7 @@ def test_given_teacher_of_another_dropout_is_a_start(tiny_model):
     from cap.training.given_teacher import check_size
 
     student, teacher = (AutoConfig.from_pretrained(tiny_model, hidden_dropout_prob=rate) for rate in (0.1, 0.2))
-    student.finetuning_task = "sst2"  # a note of whoever saved it
+    student.finetuning_task = "sst2"  # a key that no family defines
     assert check_size(teacher, student, is_encoded=True, is_start=True, is_compared=True, name="it") is None
 
 
