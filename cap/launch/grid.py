@@ -13,19 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cap.base.errors import InputError, RunError, StoppedError
 from cap.base.files import ensure_writable
 from cap.launch.grid_jobs import Grid, Job, Outcome
+from cap.launch.grid_plan import as_typed, planned
 from cap.launch.grid_process import here
 from cap.launch.grid_table import exit_code
 
@@ -45,7 +43,7 @@ class GridCallback(Callback):
         """Make the grid's folder, and listen for signals from here on."""
         folder = Path(config.hydra.sweep.dir).resolve()
         self.grid = Grid(folder / ".grid" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}")
-        is_own_folder = any(item.startswith("hydra.sweep.dir=") for item in _as_typed(config.hydra.overrides.hydra))
+        is_own_folder = any(item.startswith("hydra.sweep.dir=") for item in as_typed(config.hydra.overrides.hydra))
         # Hydra's own note; in the folder of all runs the next grid would only overwrite it.
         here.begin(self.grid, clutter=None if is_own_folder else folder / "multirun.yaml")
         self.grid.remove_older()
@@ -54,7 +52,7 @@ class GridCallback(Callback):
         except InputError as error:
             here.error = error
             raise SystemExit(2) from error  # Hydra makes a mere warning of any other exception here
-        self.grid.planned = _planned(config)
+        self.grid.planned = planned(config)
         launcher = config.hydra.launcher
         if "joblib" in launcher._target_ and launcher.batch_size == "auto":
             # joblib hands out short jobs by the dozen: after a few that are skipped, one process would get all others.
@@ -65,7 +63,7 @@ class GridCallback(Callback):
         """Remember which job this process runs."""
         if self.grid is None:
             return
-        job = Job(int(config.hydra.job.num), _as_typed(config.hydra.overrides.task))
+        job = Job(int(config.hydra.job.num), as_typed(config.hydra.overrides.task))
         here.grid, here.job, here.noted = self.grid, job, "completed"
         if os.getpid() != self.grid.owner:
             # Several processes write to one terminal: lines can share it, moving bars cannot.
@@ -165,23 +163,6 @@ class LineFormatter(logging.Formatter):
         """Format a record."""
         line = super().format(record)
         return f"[job {here.job.number}] {line}" if here.is_worker and here.job is not None else line
-
-
-def _planned(config: DictConfig) -> list[list[str]]:
-    """List what each job will be told, if the sweeper is the one that multiplies lists."""
-    sweeper = config.hydra.sweeper
-    if sweeper._target_ != BasicSweeperConf._target_:
-        return []
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    overrides = parser.parse_overrides([*params, *_as_typed(config.hydra.overrides.task)])
-    return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
-
-
-def _as_typed(overrides: ListConfig) -> list[str]:
-    """List overrides; one may hold an interpolation, which is not to be followed here."""
-    typed: Any = OmegaConf.to_container(overrides, resolve=False)
-    return [str(override) for override in typed]
 
 
 def _one_line(error: Exception) -> str:
