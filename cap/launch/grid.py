@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -23,10 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 from cap.base.errors import InputError, RunError, StoppedError
 from cap.base.files import ensure_writable
 from cap.launch.grid_jobs import Grid, Job, Outcome
-from cap.launch.grid_plan import as_typed, planned
+from cap.launch.grid_plan import as_typed, planned, refused
 from cap.launch.grid_process import here
-from cap.launch.grid_table import exit_code
+from cap.launch.grid_table import exit_code, settings
 
+_N_REFUSED = 3  # jobs that are named beforehand
 _LONGEST_REASON = 400  # characters; the rest stands in the record
 _BAD_INPUT = (InputError, HydraException, OmegaConfBaseException)
 
@@ -34,10 +35,15 @@ log = logging.getLogger(__name__)
 
 
 class GridCallback(Callback):
-    """Let Hydra say when a grid and each of its jobs begin and end; ``conf/train.yaml`` names it."""
+    """Let Hydra say when a grid and each of its jobs begin and end; ``conf/train.yaml`` names it.
 
-    def __init__(self) -> None:
+    Args:
+        check: Raises an ``InputError`` for a composed configuration that cannot work; None looks at none beforehand.
+    """
+
+    def __init__(self, check: Callable[[DictConfig], object] | None = None) -> None:
         self.grid: Grid | None = None
+        self._check = check
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the grid's folder, and listen for signals from here on."""
@@ -53,6 +59,8 @@ class GridCallback(Callback):
             here.error = error
             raise SystemExit(2) from error  # Hydra makes a mere warning of any other exception here
         self.grid.planned = planned(config)
+        if self._check is not None:
+            _warn_of_refused(self.grid.planned, refused(config, self.grid.planned, self._check))
         launcher = config.hydra.launcher
         if "joblib" in launcher._target_ and launcher.batch_size == "auto":
             # joblib hands out short jobs by the dozen: after a few that are skipped, one process would get all others.
@@ -163,6 +171,20 @@ class LineFormatter(logging.Formatter):
         """Format a record."""
         line = super().format(record)
         return f"[job {here.job.number}] {line}" if here.is_worker and here.job is not None else line
+
+
+def _warn_of_refused(jobs: list[list[str]], reasons: dict[int, str]) -> None:
+    """Say before hours are spent which jobs cannot work; the others can all the same, so nothing ends here."""
+    listed = [Job(number, overrides) for number, overrides in enumerate(jobs)]
+    for number in list(reasons)[:_N_REFUSED]:
+        log.warning("job %d (%s) cannot work: %s", number, settings(listed[number], listed), reasons[number])
+    if reasons:
+        log.warning(
+            "%d of %d jobs are going to be refused%s; press Ctrl-C to mend that now, or let the others run",
+            len(reasons),
+            len(jobs),
+            f", the first {_N_REFUSED} for what is said here" if len(reasons) > _N_REFUSED else "",
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -38,7 +38,7 @@ def show(jobs: Sequence[Job]) -> None:
     for job in sorted(jobs, key=lambda job: (not job.is_good, job.number)):
         table.add_row(
             str(job.number),
-            Text(_settings(job, jobs)),
+            Text(settings(job, jobs)),
             Text(job.outcome, style=_STYLES.get(job.outcome, "yellow")),
             "" if job.score is None else f"{job.score:.4f}",
             "" if job.seconds is None else str(timedelta(seconds=round(job.seconds))),
@@ -50,13 +50,13 @@ def show(jobs: Sequence[Job]) -> None:
     console.print(f"{len(jobs)} jobs: {', '.join(f'{n} {outcome}' for outcome, n in counts.items())}", soft_wrap=True)
     for job in jobs:
         if job.reason and not job.is_good:
-            line = f"job {job.number} ({_settings(job, jobs)}) {job.outcome}: {job.reason}"
+            line = f"job {job.number} ({settings(job, jobs)}) {job.outcome}: {job.reason}"
             console.print(line, soft_wrap=True, markup=False)
     if exit_code(jobs):
         console.print(_what_to_do(jobs), soft_wrap=True)
 
 
-def _settings(job: Job, jobs: Sequence[Job]) -> str:
+def settings(job: Job, jobs: Sequence[Job]) -> str:
     """Give what tells a job from the others, or all that it was told if there are none."""
     shared = set.intersection(*(set(other.overrides) for other in jobs)) if len(jobs) > 1 else set()
     return " ".join(override for override in job.overrides if override not in shared)
@@ -71,4 +71,4 @@ def _what_to_do(jobs: Sequence[Job]) -> str:
     return f"{repeat[0].upper()}{repeat[1:]}."
 
 
-__all__ = ["exit_code", "show"]
+__all__ = ["exit_code", "settings", "show"]

@@ -21,6 +21,18 @@ hydra:
 """
 
 
+def refuse_bad(cfg) -> None:
+    """Be the check of a composed configuration."""
+    from cap.base.errors import InputError
+
+    assert "hydra" not in cfg
+    if cfg.ends.startswith("bad"):
+        raise InputError(f"got {cfg.ends}")
+
+
+CHECKED = "hydra.callbacks.grid.check={_target_:hydra.utils.get_method,path:tests.launch.test_grid.refuse_bad}"
+
+
 @pytest.fixture(autouse=True)
 def log_as_it_was():
     """Give the logs back as they were: the grid's own process tells it from others by it.
@@ -120,6 +132,38 @@ def test_exit_code_says_whether_all_are_complete_or_only_bad_input_went_wrong(ru
 def test_a_job_that_fails_stops_no_other(run_grid, seen, ends):
     run_grid(f"ends={ends},completed,skipped")
     assert seen == [ends, "completed", "skipped"]
+
+
+def test_jobs_that_cannot_work_are_named_before_any_begins_and_stop_no_other(run_grid, seen, caplog, capsys):
+    with caplog.at_level("WARNING", "cap"):
+        assert run_grid(f"+{CHECKED}", "ends=completed,bad,skipped") == 2
+    assert seen == ["completed", "bad", "skipped"]
+    first, second, *_ = [record.getMessage() for record in caplog.records]
+    assert first == "job 1 (ends=bad) cannot work: got bad"
+    assert second.startswith("1 of 3 jobs are going to be refused; press Ctrl-C")
+
+
+def test_only_the_first_jobs_that_cannot_work_are_named(run_grid, caplog):
+    with caplog.at_level("WARNING", "cap"):
+        run_grid(f"+{CHECKED}", "ends=completed,bad1,bad2,bad3,bad4")
+    warnings = [record.getMessage() for record in caplog.records if "work" in record.getMessage()]
+    assert len(warnings) == 3
+    assert any(
+        "4 of 5 jobs are going to be refused, the first 3 for" in record.getMessage() for record in caplog.records
+    )
+
+
+def test_nothing_is_said_beforehand_of_jobs_that_can_work(run_grid, caplog):
+    with caplog.at_level("WARNING", "cap"):
+        assert run_grid(f"+{CHECKED}", "ends=completed,skipped") == 0
+    assert not caplog.records
+
+
+def test_a_job_whose_values_cannot_be_read_beforehand_is_left_to_itself(run_grid, seen, caplog):
+    with caplog.at_level("WARNING", "cap"):
+        assert run_grid(f"+{CHECKED}", "ends=${no_such_key},completed") == 2
+    assert seen == ["completed"]
+    assert not any("going to be refused" in record.getMessage() for record in caplog.records)
 
 
 def test_a_job_that_fails_stops_no_later_batch_of_jobs(run_grid, seen):
