@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 200  # characters of another program's error within one of ours
+_N_NAMED = 3
 
 
 class InputError(ValueError):
@@ -48,4 +49,10 @@ def nearest_first(given: str, known: Iterable[str]) -> list[str]:
     return sorted(known, key=lambda name: (-difflib.SequenceMatcher(None, given, name).ratio(), name))
 
 
-__all__ = ["InputError", "RunError", "StoppedError", "first_line", "nearest_first"]
+def some_of(names: Sequence[str], *, separator: str = ", ") -> str:
+    """Name the first few, and say how many more there are."""
+    more = f" and {len(names) - _N_NAMED:,} more" if len(names) > _N_NAMED else ""
+    return f"{separator.join(names[:_N_NAMED])}{more}"
+
+
+__all__ = ["InputError", "RunError", "StoppedError", "first_line", "nearest_first", "some_of"]

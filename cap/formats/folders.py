@@ -15,12 +15,11 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from cap.base.errors import InputError, first_line
+from cap.base.errors import InputError, first_line, some_of
 from cap.base.files import atomic_file
 from cap.formats.layout import read_layout, shrink
 
 WEIGHTS_FILE = "model.safetensors"
-_SHOWN = 3
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -102,10 +101,9 @@ def fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], folder: Path) ->
         if wanted.get(name) != found.get(name)
     ]
     if wrong:
-        rest = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise InputError(
             f"the weights in {folder} must have the names and shapes that its config.json says, "
-            f"got {'; '.join(wrong[:_SHOWN])}{rest}: its files do not belong together; export the model again"
+            f"got {some_of(wrong, separator='; ')}: its files do not belong together; export the model again"
         )
     model.load_state_dict(dict(tensors))
     model.eval()

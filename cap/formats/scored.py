@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 from transformers import PretrainedConfig
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, some_of
 from cap.base.files import file_sha256, read_json
 from cap.base.kinds import KINDS, Head
 from cap.formats.load import load
@@ -93,8 +93,8 @@ def load_scored(source: ModelSource, head: Head) -> Scored:
     if drawn:
         raise InputError(
             f"model_dir must hold a model that was fine-tuned on the task, got {source.label} without "
-            f"{', '.join(drawn[:3])}{', ...' if len(drawn) > 3 else ''}, so that its answers would be random; "
-            f"fine-tune it first (python -m cap.finetune), or give another"
+            f"{some_of(drawn)}, so that its answers would be random; fine-tune it first (python -m cap.finetune), "
+            f"or give another"
         )
     return Scored(PooledModel(loaded.model, pooling), weights_key(loaded.model))
 

@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, some_of
 from cap.base.files import content_key
 from cap.base.kinds import KINDS, Head, Kind
 from cap.models.depth import forget_removed
@@ -147,7 +147,7 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
         shapes = [f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches]
         is_compact = hasattr(model.config, "cap_layout")
         raise InputError(
-            f"the weights of {source.label} must have the shapes that its config.json says, got {_first(shapes)}"
+            f"the weights of {source.label} must have the shapes that its config.json says, got {some_of(shapes)}"
             + ("; it is an export that cap.load opens: give the model/ of its run" if is_compact else "")
         )
     _require_encoder(model, source, info)
@@ -211,17 +211,13 @@ def _require_encoder(model: PreTrainedModel, source: ModelSource, info: Mapping[
     if any(".parametrizations." in name for name in others):
         hint = "it was saved with its masks on: call pruner.fold() before save_pretrained"
     elif others:
-        hint = f"it has {_first(others)} instead: save it with save_pretrained, whose names transformers knows"
+        hint = f"it has {some_of(others)} instead: save it with save_pretrained, whose names transformers knows"
     else:
         hint = "save it again, whole"
     raise InputError(
-        f"the {source.role} must have all weights of its encoder, got {source.label} without {_first(absent)}, so that "
-        f"those would be random; {hint}"
+        f"the {source.role} must have all weights of its encoder, got {source.label} without {some_of(absent)}, so "
+        f"that those would be random; {hint}"
     )
-
-
-def _first(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({len(names)})"
 
 
 def load_saved_model(folder: Path, kind: Kind) -> PreTrainedModel:

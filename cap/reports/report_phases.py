@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, some_of
 from cap.base.files import atomic_folder, ensure_writable
 from cap.reports.collect import Collection, collect
 from cap.reports.costs import plot_score_against_bytes, plot_score_against_latency
@@ -72,7 +72,7 @@ def require_free(output: Path) -> None:
     strange = sorted(found - {_PAGE, *_TABLES, *_PICTURES.values()})
     page = output / _PAGE
     if strange or not page.is_file() or _MARK not in page.read_text(encoding="utf-8", errors="replace"):
-        what = f"a folder with {', '.join(strange[:3]) or 'other files'}" if output.is_dir() else "a file"
+        what = f"a folder with {some_of(strange) or 'other files'}" if output.is_dir() else "a file"
         raise InputError(
             f"--output must be a new or empty folder, or hold nothing but an earlier report, got {output}, {what}; "
             f"choose another --output"

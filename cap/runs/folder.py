@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, some_of
 from cap.base.files import atomic_file, ensure_writable, locked, read_json
 from cap.runs.identity import flatten, what_counts
 from cap.runs.record import write_record
@@ -24,7 +24,6 @@ MODEL = "model"
 LEVELS = "levels"
 CHECKPOINTS = "checkpoints"
 _LOGS = "logs"
-_MOST_KEYS = 4  # that a message names
 CURVES = f"{_LOGS}/metrics.csv"
 # What a run may leave in its folder; anything else was put there by somebody else.
 _OURS = {
@@ -87,7 +86,7 @@ class RunFolder:
         if not found:
             return cls(path, "empty")
         if not (path / RECORD).is_file():
-            problem = f"{required}, got {path} with {', '.join(sorted(found)[:3])}; choose another output_dir"
+            problem = f"{required}, got {path} with {some_of(sorted(found))}; choose another output_dir"
             return cls(path, "taken", problem=problem)
         try:
             record = read_json(path / RECORD)
@@ -138,9 +137,8 @@ def _differing(there: object, wanted: Mapping[str, Any] | None) -> str:
         return ""
     sides = [dict(flatten(what_counts(config))) for config in (there, wanted)]
     keys = [key for key in dict.fromkeys([*sides[1], *sides[0]]) if sides[0].get(key) != sides[1].get(key)]
-    said = [f"{key}={sides[0].get(key)} there, {sides[1].get(key)} here" for key in keys[:_MOST_KEYS]]
-    more = f", and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
-    return f": {'; '.join(said)}{more}" if said else ""
+    said = [f"{key}={sides[0].get(key)} there, {sides[1].get(key)} here" for key in keys]
+    return f": {some_of(said, separator='; ')}" if said else ""
 
 
 def require_empty(folder: Path) -> None:
@@ -149,9 +147,9 @@ def require_empty(folder: Path) -> None:
     Raises:
         InputError: If it is a file, or holds anything.
     """
-    found = sorted(path.name for path in folder.iterdir())[:3] if folder.is_dir() else []
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if found or (folder.exists() and not folder.is_dir()):
-        what = f"with {', '.join(found)}" if found else "which is a file"
+        what = f"with {some_of(found)}" if found else "which is a file"
         raise InputError(f"output_dir must be new or empty, got {folder} {what}; choose another, or remove it")
 
 

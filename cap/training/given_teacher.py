@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, some_of
 from cap.base.kinds import KINDS, Head
 from cap.config.schema import TrainConfig
 from cap.data.sources import Rows
@@ -120,8 +120,8 @@ def load_given(config: TrainConfig, task: Task, student: PretrainedConfig) -> Gi
     if loaded.drawn:
         raise InputError(
             f"teacher must be a model that was fine-tuned on the task, got {label} without "
-            f"{', '.join(loaded.drawn[:3])}{', ...' if len(loaded.drawn) > 3 else ''}, so that its answers would be "
-            f"random; give one with a trained head, or teacher=auto"
+            f"{some_of(loaded.drawn)}, so that its answers would be random; give one with a trained head, "
+            f"or teacher=auto"
         )
     return GivenTeacher(source, loaded.model)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cap.base.errors import InputError, RunError, nearest_first
+from cap.base.errors import InputError, RunError, nearest_first, some_of
 
 
 @pytest.mark.parametrize(("given", "best"), [("qpq", "qqp"), ("sst", "sst2"), ("squad_v2", "squad"), ("mnli", "mnli")])
@@ -16,6 +16,13 @@ def test_every_known_name_is_kept() -> None:
 
 def test_equally_alike_names_come_in_alphabetical_order() -> None:
     assert nearest_first("zzz", iter(["c", "a", "b"])) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["a"], "a"), (["a", "b", "c"], "a, b, c"), (["a", "b", "c", "d", "e"], "a, b, c and 2 more")]
+)
+def test_the_first_three_are_named_and_the_others_counted(names: list[str], said: str) -> None:
+    assert some_of(names) == said
 
 
 def test_nothing_is_near_where_nothing_is_known() -> None:
