@@ -16,6 +16,7 @@ from cap.base.strategies import problem_of_strategy
 from cap.config.schema import TrainConfig, TrainerConfig
 from cap.data.tasks import known_kind
 from cap.pruning.schedule import SchedulePlan, held_level
+from cap.pruning.targets import sparsity_problem
 
 # Published weights of the reduction pairs are 3 and 10; an anchor's loss is of the size of distillation's.
 _MOST_PER_ANCHOR = 2.0
@@ -81,10 +82,8 @@ def _required(value: Any, kinds: tuple[Any, ...]) -> str | None:
 def problems_of_values(config: TrainConfig) -> list[str]:
     """Check numbers and choices that need nothing else to be judged."""
     c = config
-    problems = []
-    if not 0 <= c.sparsity < 1:
-        hint = f"; did you mean {c.sparsity / 100:g}?" if 1 < c.sparsity < 100 else ""
-        problems.append(f"sparsity is the fraction of weights pruned and lies in [0, 1), got {c.sparsity}{hint}")
+    of_sparsity = sparsity_problem(c.sparsity)
+    problems = [] if of_sparsity is None else [of_sparsity]
     positive = {
         "batch_size": c.batch_size,
         "max_length": c.max_length,

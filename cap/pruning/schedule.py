@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, Protocol, runtime_checkable
 
-from cap.pruning.targets import CubicSchedule, Schedule, StepSchedule, cubic
+from cap.pruning.targets import CubicSchedule, Schedule, StepSchedule, cubic, sparsity_problem
 
 Rewind = Literal["none", "last", "each"]
 # So near to a level of a schedule is the sparsity that somebody types who means it.
@@ -85,8 +85,9 @@ class _Plan(ABC):
     restart_optimizer: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity is the fraction of weights pruned and lies in [0, 1), got {self.sparsity}")
+        problem = sparsity_problem(self.sparsity)
+        if problem is not None:
+            raise ValueError(problem)
         _check_fractions(warmup=self.warmup, rewind_warmup=self.rewind_warmup)
 
     @abstractmethod

@@ -9,6 +9,14 @@ from itertools import pairwise
 Schedule = Callable[[int], float]
 
 
+def sparsity_problem(sparsity: float) -> str | None:
+    """Say what is wrong with a final sparsity; None if nothing is."""
+    if 0 <= sparsity < 1:
+        return None
+    hint = f"; did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
+    return f"sparsity is the fraction of weights pruned and lies in [0, 1), got {sparsity}{hint}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CubicSchedule:
     """Target sparsity: flat, cubic ramp, flat.
@@ -75,4 +83,4 @@ class StepSchedule:
         return reached[-1] if reached else 0.0
 
 
-__all__ = ["CubicSchedule", "Schedule", "StepSchedule", "cubic"]
+__all__ = ["CubicSchedule", "Schedule", "StepSchedule", "cubic", "sparsity_problem"]

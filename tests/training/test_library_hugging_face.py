@@ -96,6 +96,17 @@ def test_structured_measures_before_each_level(tmp_path):
     assert (len(passes), callback.reached) == (2, 0.5)
 
 
+def test_the_callback_of_the_other_trainer_is_refused(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    pruner = cap.Magnitude()
+    model = tiny_classifier()
+    cap.attach(model, pruner)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(InputError, match=r"takes cap\.PruningTrainerCallback, got cap\.PruningCallback"):
+        Trainer(model=model, args=arguments, callbacks=[cap.PruningCallback(pruner, cap.Cubic(sparsity=0.5))])
+
+
 def test_structured_without_a_pass_is_refused():
     with pytest.raises(ValueError, match="Structured ranks by a pass over training rows"):
         cap.PruningTrainerCallback(cap.Structured(final_sparsity=0.5), cap.Stepwise(sparsity=0.5))

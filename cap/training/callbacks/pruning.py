@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from cap.base.errors import InputError
 from cap.pruning.importance import require_a_pass
 from cap.pruning.moves import MaskMoves
 from cap.pruning.parameters import add_regularizer, require_scores_learn
@@ -69,6 +70,16 @@ class PruningCallback(Callback):
     def reached(self) -> float:
         """The sparsity after the last move."""
         return self.moves.reached
+
+    def on_init_end(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse to be a callback of transformers' Trainer, which calls this first.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "transformers' Trainer takes cap.PruningTrainerCallback, got cap.PruningCallback, which is for Lightning's"
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay the schedule over the steps of this run.
