@@ -58,7 +58,7 @@ WRONG = {
     "cap.report nowhere": "every argument must be a folder that holds runs",
 }
 SHOWN = {
-    "cap.train --help": "sparsity: 0.5",
+    "cap.train --help": "pruning: first_order    # second_order magnitude",
     "cap.train --cfg job": "sparsity: 0.5",
     "cap.finetune --help": "teacher: auto",
     "cap.evaluate --help": "model_dir: null        # a folder of a saved model",

@@ -32,6 +32,7 @@ from cap.config.places import conf_dir
 from cap.config.schema import TrainConfig, register
 from cap.launch.arguments import as_overrides, multirun_first
 from cap.launch.grid import LineFormatter, listed, watched
+from cap.launch.help import register_resolvers
 from cap.launch.processes import is_first_process
 
 EXIT_BAD_INPUT = 2
@@ -76,7 +77,7 @@ def door(
         The command, which reads ``sys.argv``.
     """
     register()
-    OmegaConf.register_new_resolver("keys_of", _keys_of, replace=True)  # in what --help prints
+    register_resolvers()
     _share_config_store()
     ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
 
@@ -131,12 +132,6 @@ def _refuse_hyphens(arguments: Iterable[str], known: Container[str]) -> None:
         key = argument.removeprefix("--")
         if key != argument and key in known:
             raise InputError(f"a key is set as {key}=VALUE, without hyphens and blanks, got {argument}")
-
-
-def _keys_of(config_name: str) -> str:
-    """Take from a file of conf/ the lines of its keys, with what they say about each."""
-    text = (conf_dir() / f"{config_name}.yaml").read_text(encoding="utf-8")
-    return text.partition("\n\n")[2].partition("\nhydra:\n")[0].rstrip()
 
 
 def _share_config_store() -> None:
