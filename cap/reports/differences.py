@@ -15,6 +15,8 @@ from cap.runs.identity import at
 
 _CLEAR = 2.0
 """Standard errors from which a difference is called one."""
+_ROUNDING = 1e-12
+"""What equal differences of scores can lie apart."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class Difference:
     def standard_error(self) -> float | None:
         """Of the mean: sample standard deviation over the root of their number; None for a single seed."""
         values = list(self.by_seed.values())
-        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        if len(values) < 2:
+            return None
+        error = statistics.stdev(values) / math.sqrt(len(values))
+        return error if error > _ROUNDING else 0.0
 
     @property
     def is_clear(self) -> bool:
