@@ -22,7 +22,7 @@ from cap.base.errors import InputError, nearest_first
 from cap.base.files import content_key
 
 CONTRASTS = ("cap", "none")
-SHOWN = ("table", "control", "ablation")
+SHOWN = ("table", "control", "seconds", "ablation")
 DIR = "DIR"
 """Stands for the folder of all data, in the list and in records."""
 _TOP = ("defaults", "tasks", "blocks")
@@ -42,8 +42,9 @@ class Cell:
 
     Args:
         block: The block that it comes from.
-        shown: ``table``; ``control`` for what the others are to be read beside, so that one seed will do; ``ablation``
-            for one change from the cell that is called the same without its variant.
+        shown: ``table``; ``control`` for what the others are to be read beside, so that one seed will do; ``seconds``
+            for a run without contrast that is given the time of one with contrast; ``ablation`` for one change from
+            the cell that is called the same without its variant.
         priority: 1 first.
         task: Folder of data below the data root.
         pruning: As ``pruning=``.

@@ -136,6 +136,33 @@ def _apart_from_contrast(arm: Arm) -> tuple[str, str, float, str]:
     return arm.first.task, arm.first.pruning, arm.first.sparsity, arm.first.variant
 
 
+def differences_at_equal_seconds(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
+    """Compare every arm with contrast with the one that was given as long without."""
+    found = []
+    for longer in (arm for arm in arms if arm.first.shown == "seconds"):
+        for arm in arms:
+            is_like_it = _apart_from_contrast(arm)[:3] == _apart_from_contrast(longer)[:3] and not arm.first.variant
+            if arm.first.contrast == "none" or not is_like_it or not (arm.group and longer.group):
+                continue
+            if (difference := paired(arm.group, longer.group)) is not None:
+                found.append((arm, difference))
+    return found
+
+
+def changes(arms: Sequence[Arm], *, shown: str = "table") -> list[tuple[Arm, Difference]]:
+    """Compare every variant of one kind with the recipe, on the seeds that both have."""
+    recipes = {arm.first.base: arm for arm in arms if not arm.first.variant}
+    found = []
+    for arm in arms:
+        base = recipes.get(arm.first.base)
+        if arm.first.shown != shown or not arm.first.variant or not (arm.group and base and base.group):
+            continue
+        difference = paired(arm.group, base.group)
+        if difference is not None:
+            found.append((arm, difference))
+    return found
+
+
 def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
     """Compare the pruning type of the highest mean score with the next, where a task, sparsity and contrast have two.
 
@@ -174,20 +201,31 @@ def _place_of(arm: Arm) -> tuple[str, float, str]:
 
 
 def comparisons(arms: Sequence[Arm]) -> str:
-    """Say which pruning type is first, what contrast adds, and what controls reach; empty if nothing is known."""
+    """Say which pruning type is first, what contrast and changes add, and what controls reach; empty if unknown."""
     said: dict[str, list[str]] = defaultdict(list)
     for first, second, difference in winners(arms):
         contrast = "without contrast" if first.first.contrast == "none" else "with contrast"
         said[f"{_place(first)}, {first.label} minus {second.label}"].append(f"{contrast} {difference.judged}")
     for arm, difference in contrast_differences(arms):
         said[f"{_place(arm)}, contrast minus none"].append(f"{arm.label} {difference.judged}")
+    for arm, difference in differences_at_equal_seconds(arms):
+        said[f"{_place(arm)}, contrast minus none for about as many seconds"].append(f"{arm.label} {difference.judged}")
+    for arm, difference in changes(arms):
+        contrast = "" if arm.first.contrast == "none" else " with contrast"
+        said[f"{_place(arm)}, {arm.first.variant} minus the recipe"].append(
+            f"{arm.pruning}{contrast} {difference.judged}"
+        )
     for arm, control, difference in beside_controls(arms):
         said[f"{_place(arm)}, minus {control.label}"].append(f"{arm.label} {difference.judged}")
     if not said:
         return ""
     lines = [f"- {compared}: {'; '.join(parts)}" for compared, parts in said.items()]
     return "\n".join(
-        ["Differences of runs of one seed and as many steps, mean \N{PLUS-MINUS SIGN} standard error:", *lines]
+        [
+            "Differences of runs of one seed, and of as many steps unless seconds are named, "
+            "mean \N{PLUS-MINUS SIGN} standard error:",
+            *lines,
+        ]
     )
 
 
@@ -197,16 +235,7 @@ def _place(arm: Arm) -> str:
 
 def ablations(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
     """Compare every variant of an ablation with the recipe, the largest loss first."""
-    recipes = {arm.first.base: arm for arm in arms if not arm.first.variant}
-    found = []
-    for arm in arms:
-        base = recipes.get(arm.first.base)
-        if arm.first.shown != "ablation" or not (arm.group and base and base.group):
-            continue
-        difference = paired(arm.group, base.group)
-        if difference is not None:
-            found.append((arm, difference))
-    return sorted(found, key=lambda pair: pair[1].mean)
+    return sorted(changes(arms, shown="ablation"), key=lambda pair: pair[1].mean)
 
 
 def ablation_table(arms: Sequence[Arm]) -> str:
@@ -247,10 +276,10 @@ def page_part(arms: Sequence[Arm], found: Collection, *, brief: bool = False) ->
     Args:
         arms: All arms of the list.
         found: All that was read.
-        brief: Leave other sparsities than the first out of table and sentences, and out of the table arms that lack
-            seeds, unless all do. Controls stay.
+        brief: Leave other sparsities than the first out of table and sentences, and changes from the recipe that lack
+            seeds; out of the table all arms that lack seeds, unless all do. Controls stay.
     """
-    shown = [arm for arm in arms if not brief or arm.is_control or arm.first.sparsity == arms[0].first.sparsity]
+    shown = [arm for arm in arms if not brief or arm.is_control or _is_on_the_front_page(arm, arms[0].first.sparsity)]
     means = {arm: arm.group.mean("score") or 0.0 for arm in shown if arm.group and arm.first.shown == "table"}
     if not means:
         return NOTHING
@@ -268,6 +297,10 @@ def page_part(arms: Sequence[Arm], found: Collection, *, brief: bool = False) ->
     return "\n\n".join(part for part in parts if part)
 
 
+def _is_on_the_front_page(arm: Arm, sparsity: float) -> bool:
+    return arm.first.sparsity == sparsity and (arm.is_complete or not arm.first.variant)
+
+
 __all__ = [
     "NOTHING",
     "Arm",
@@ -275,9 +308,11 @@ __all__ = [
     "ablation_table",
     "ablations",
     "beside_controls",
+    "changes",
     "commands",
     "comparisons",
     "contrast_differences",
+    "differences_at_equal_seconds",
     "notes",
     "page_part",
     "paired",

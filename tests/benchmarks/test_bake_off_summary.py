@@ -50,7 +50,8 @@ def write_records(listed, folder: Path, scores=SCORES, **changes) -> Path:
         terms = SWITCHES if cell.contrast == "cap" else ()
         score = known[cell.seed - 1]
         record = made_record(task=cell.task, pruning=cell.pruning, terms=terms, seed=cell.seed, score=score)
-        record["config"]["learning_rate"] = {"no rewind": 1.0, "no floor": 2.0}.get(cell.variant, 5e-5)
+        rates = {"no rewind": 1.0, "no floor": 2.0, "longer": 3.0, "all texts": 4.0}
+        record["config"]["learning_rate"] = rates.get(cell.variant, 5e-5)  # a report leaves out the same run again
         record["config"]["sparsity"] = cell.sparsity
         record["dynamics"] = {"path_after_target": 0.25}
         chosen = f"task={cell.task} pruning={cell.pruning} sparsity={cell.sparsity} seed={cell.seed}"
@@ -103,6 +104,40 @@ def test_the_difference_is_paired_by_seed_and_has_a_standard_error(arms):
     assert comparisons(arms).splitlines()[1:] == [
         "- sst2, 8,000 rows, 0.9, contrast minus none: movement +2.00 ± 0.58 points (3 seeds, 3.5 standard errors)"
     ]
+
+
+def test_contrast_is_also_compared_with_as_many_seconds_and_a_change_with_the_recipe(tmp_path):
+    from benchmarks.bake_off.cells import read_cells
+    from benchmarks.bake_off.summary import comparisons, page_part, read_arms
+
+    (tmp_path / "list.yaml").write_text(
+        "defaults: {seeds: [1, 2], task: sst2, pruning: movement, sparsity: 0.9, contrast: none}\n"
+        "blocks:\n"
+        "  - {name: main, priority: 1, contrast: [cap, none]}\n"
+        "  - {name: time, priority: 1, variants: {longer: [a=1]}, shown: seconds}\n"
+        "  - {name: texts, priority: 1, variants: {all texts: [a=2]}}\n"
+    )
+    listed = read_cells(tmp_path / "list.yaml")
+    scores = {
+        "sst2_movement_0.9_cap": [0.80, 0.82],
+        "sst2_movement_0.9_none": [0.79, 0.81],
+        "sst2_movement_0.9_none_longer": [0.83, 0.85],
+        "sst2_movement_0.9_none_all-texts": [0.84],
+    }
+    arms, found = read_arms(listed, write_records(listed, tmp_path / "records", scores))
+    said = dict(line.split(": ") for line in comparisons(arms).splitlines()[1:])
+    assert said == {
+        "- sst2, 8,000 rows, 0.9, contrast minus none": "movement +1.00 ± 0.00 points (2 seeds)",
+        "- sst2, 8,000 rows, 0.9, contrast minus none for about as many seconds": (
+            "movement -3.00 ± 0.00 points (2 seeds)"
+        ),
+        "- sst2, 8,000 rows, 0.9, all texts minus the recipe": (
+            "movement +5.00 points (one seed, from which nothing can be concluded)"
+        ),
+    }
+    brief = page_part(arms, found, brief=True)
+    assert "as many seconds: movement" in brief
+    assert "all texts" not in brief  # it lacks a seed
 
 
 def test_one_seed_has_no_standard_error_and_claims_nothing(listed, tmp_path):
