@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cap.formats.load import load
     from cap.objectives.contrastive import contrastive_loss
     from cap.objectives.memory import Memory
+    from cap.pruning.admm import Admm
     from cap.pruning.attach import attach
     from cap.pruning.first_order import FirstOrder
     from cap.pruning.importance import measure_importance
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cap.training.callbacks.pruning import PruningCallback
 
 __all__ = [
+    "Admm",
     "Cubic",
     "FirstOrder",
     "ImportancePass",
@@ -65,6 +67,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Admm": "cap.pruning.admm",
     "Cubic": "cap.pruning.schedule",
     "FirstOrder": "cap.pruning.first_order",
     "ImportancePass": "cap.pruning.pruner",

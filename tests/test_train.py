@@ -15,6 +15,7 @@ PRUNING_TYPES = [
     "soft_movement",
     "first_order",
     "platon",
+    "admm",
     "second_order",
     "random",
 ]  # of single weights

@@ -181,7 +181,7 @@ def _require_pattern(source: Source) -> None:
             raise InputError(
                 f"format=semi_structured needs matrices with at most {pattern.n_kept} of every {pattern.size} weights "
                 f"kept, got {name} with more; prune with pruning.pattern={pattern} sparsity={pattern.sparsity:g} "
-                f"(magnitude, movement, first_order, second_order, platon or random)"
+                f"(magnitude, movement, first_order, second_order, platon, admm or random)"
             )
     require_sparse_gpu()
 

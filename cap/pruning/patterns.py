@@ -38,6 +38,15 @@ class Pattern:
     def __str__(self) -> str:
         return f"{self.n_kept}:{self.size}"
 
+    def problem(self, sparsity: float) -> str | None:
+        """Say what is wrong with a final sparsity; None if it is the pattern's own."""
+        if sparsity == self.sparsity:
+            return None
+        return (
+            f"pruning.pattern={self} prunes {self.size - self.n_kept} of every {self.size} weights, so sparsity must "
+            f"be {self.sparsity:g}, got {sparsity}; set sparsity={self.sparsity:g}, or pruning.pattern=null"
+        )
+
 
 PATTERNS = {"2:4": Pattern(2, 4), "4:8": Pattern(4, 8)}
 

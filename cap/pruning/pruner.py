@@ -92,6 +92,9 @@ class Pruner(ABC):
     is_monotone: ClassVar[bool] = False
     """True if a move cannot be taken back: pruned weights stay pruned, so that masks rest while the target does."""
 
+    prunes_at_once: ClassVar[bool] = False
+    """True if no mask moves before the schedule has reached its final sparsity."""
+
     keeps_zeros: ClassVar[bool] = False
     """True if the masks are the zeros that the student's weights start with, and never move."""
 
@@ -240,6 +243,13 @@ class Pruner(ABC):
 
         Args:
             scale: Factor by which a loss scaler has multiplied them; None without one.
+        """
+
+    def adjust_gradients(self, *, scale: float) -> None:  # noqa: B027 - most types leave training to the loss
+        """Change the gradients of an optimizer step before it is taken, behind ``observe_gradients``.
+
+        Args:
+            scale: Factor of a loss scaler that is still on the gradients of what the optimizer trains; else 1.
         """
 
     def state_dict(self) -> dict[str, int | float]:

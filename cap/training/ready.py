@@ -84,19 +84,19 @@ def _problems_of_pruner(pruner: Pruner, checked: Checked) -> list[str]:
     if pruner.keeps_zeros:
         return _problems_of_zeros(checked)
     kept = checked.config.keep_levels
+    if pruner.prunes_at_once and kept and kept[0] < sparsity:
+        return [
+            f"keep_levels needs a pruning type that prunes little by little, and this one prunes at once, at "
+            f"sparsity={sparsity}, got {kept}; leave keep_levels out, or choose another pruning type"
+        ]
     if pruner.is_monotone and plan.levels_reached is None and kept and kept[0] < sparsity:
         return [
             f"keep_levels with a pruning type whose moves cannot be taken back needs a schedule that stops at them, "
             f"got {type(plan).__name__.lower()} without levels; set schedule.n_prunings, or schedule=stepwise"
         ]
     pattern = pruner.pattern if isinstance(pruner, WeightPruner) else None
-    if pattern is not None and sparsity != pattern.sparsity:
-        return [
-            f"pruning.pattern={pattern} prunes {pattern.size - pattern.n_kept} of every {pattern.size} weights, so "
-            f"sparsity must be {pattern.sparsity:g}, got {sparsity}; set sparsity={pattern.sparsity:g}, or "
-            f"pruning.pattern=null"
-        ]
-    return []
+    problem = None if pattern is None else pattern.problem(sparsity)
+    return [] if problem is None else [problem]
 
 
 def _problems_of_zeros(checked: Checked) -> list[str]:

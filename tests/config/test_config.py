@@ -218,7 +218,7 @@ FREEZES = {
     **{
         f"pruning={name}": ["embeddings"]
         for name in (
-            *("movement", "soft_movement", "magnitude", "first_order", "platon", "second_order", "random"),
+            *("movement", "soft_movement", "magnitude", "first_order", "platon", "admm", "second_order", "random"),
             *("static_scores", "keep_zeros"),
         )
     },

@@ -55,7 +55,7 @@ def run_door(monkeypatch, tmp_path, capsys):
         (
             ["pruning=soft_movement", "pruning.pattern=2:4"],
             "error: pruning=soft_movement has no key pattern; "
-            "it belongs to pruning=first_order, magnitude, movement, platon, random, second_order\n",
+            "it belongs to pruning=admm, first_order, magnitude, movement, platon, random, second_order\n",
         ),
         (
             ["pruning=movement", "pruning.importance_rows=8"],
@@ -64,7 +64,8 @@ def run_door(monkeypatch, tmp_path, capsys):
         (
             ["pruning=structured", "pruning.scope=global"],
             "error: pruning=structured has no key scope; "
-            "it belongs to pruning=first_order, magnitude, movement, platon, random, second_order, static_scores\n",
+            "it belongs to pruning=admm, first_order, magnitude, movement, platon, random, second_order, "
+            "static_scores\n",
         ),
         (
             ["experiment=cap_movement", "pruning.threshold=target"],

@@ -23,6 +23,7 @@ from cap.base.memory_budget import MemoryBudget
 from cap.models.families import prunable
 from cap.models.pooled import PooledModel
 from cap.objectives.memory import Memory
+from cap.pruning.admm import Admm
 from cap.pruning.first_order import FirstOrder
 from cap.pruning.layers import Layers
 from cap.pruning.magnitude import Magnitude
@@ -106,6 +107,7 @@ CASES: dict[str, Case] = {
     "structured, total": Case("classes", lambda: structured("total")),
     "structured, task": Case("span", lambda: structured("task"), contrast=None, distill=PLAIN),
     "platon": Case("classes", lambda: Platon(window=2), contrast=None, distill=PLAIN),
+    "admm": Case("classes", lambda: Admm(final_sparsity=0.5, interval=2)),
     "static scores": Case("classes", lambda: StaticScores(final_sparsity=0.5, regularizer_weight=1.0)),
     # A pass before the seventh step, when one of the two layers goes.
     "layers": Case(
@@ -301,7 +303,7 @@ def train(case: Case, folder: Path, ranks: Ranks) -> dict[str, Any]:
     """Train ten steps and say what happened."""
     module = make_module(case, folder)
     train_rows = share_of(ROWS, ranks)
-    plan = Plan(has_levels=module.pruner.needs_levels)
+    plan = Plan(has_levels=module.pruner.needs_levels or module.pruner.prunes_at_once)
     pruning = PruningCallback(module.pruner, plan, adds_regularizer=False)
     wanted = module.pruner.importance_pass
     has_own = wanted is not None and wanted.batch_rows is not None

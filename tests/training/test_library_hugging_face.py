@@ -21,6 +21,7 @@ PRUNERS = {
     "soft_movement": lambda: cap.SoftMovement(final_sparsity=0.5),
     "first_order": cap.FirstOrder,
     "platon": lambda: cap.Platon(window=3),
+    "admm": lambda: cap.Admm(final_sparsity=0.5, interval=2),
     "random": cap.Random,
     "static_scores": lambda: cap.StaticScores(final_sparsity=0.5),
     "structured": lambda: cap.Structured(final_sparsity=0.5, importance="random"),

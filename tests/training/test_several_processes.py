@@ -23,6 +23,7 @@ CASES = {
     "structured, total": {"ce", "kd", "prc", "snc", "fic", "total"},
     "structured, task": {"ce", "total"},
     "platon": {"ce", "total"},
+    "admm": {"ce", "kd", "prc", "snc", "fic", "total"},
     "static scores": {"ce", "kd", "prc", "snc", "fic", "scores", "total"},
     "layers": {"ce", "kd", "total"},
     "second order": {"ce", "kd", "prc", "snc", "fic", "total"},

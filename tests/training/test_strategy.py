@@ -82,6 +82,7 @@ def test_masks_are_not_sent_in_every_step_and_torch_does_not_warn(tmp_path):
 
 
 def pruners():
+    from cap.pruning.admm import Admm
     from cap.pruning.first_order import FirstOrder
     from cap.pruning.layers import Layers
     from cap.pruning.magnitude import Magnitude
@@ -95,6 +96,7 @@ def pruners():
         "magnitude": Magnitude,
         "first_order": FirstOrder,
         "platon": Platon,
+        "admm": lambda: Admm(final_sparsity=0.5),
         "second_order": SecondOrder,
         "movement": lambda: Movement(score_learning_rate=1e-2, score_init="zero"),
         "static_scores": lambda: StaticScores(final_sparsity=0.5),
@@ -113,7 +115,7 @@ def pruners():
         *((name, "span", "magnitude") for name in SPAN_FAMILIES),
         *(
             ("bert", "classes", pruning)
-            for pruning in ("first_order", "platon", "second_order", "movement", "static_scores", "structured")
+            for pruning in ("first_order", "platon", "admm", "second_order", "movement", "static_scores", "structured")
         ),
     ],
 )

@@ -30,6 +30,14 @@ def test_gradual_schedule_keeps_models_of_exactly_the_levels_that_were_asked_for
     assert found == pytest.approx({0.25: 0.25, 0.5: 0.5, 0.9: 0.9}, abs=n_matrices / n_weights / 2)
 
 
+def test_a_type_that_prunes_at_once_keeps_no_level_on_the_way(compose_config, tiny_overrides):
+    from cap.base.errors import InputError
+    from cap.train import train
+
+    with pytest.raises(InputError, match=r"keep_levels needs a pruning type that prunes little by little.*\[0\.5\]"):
+        train(compose_config(*tiny_overrides, "pruning=admm", "sparsity=0.9", "keep_levels=[0.5]"))
+
+
 def test_kept_models_are_loaded_by_stock_transformers_and_score_what_the_record_says(kept, compose_config, tmp_path):
     from transformers import AutoModelForSequenceClassification
 

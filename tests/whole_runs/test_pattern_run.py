@@ -26,7 +26,9 @@ def test_run_leaves_a_model_all_of_whose_groups_are_in_the_pattern(compose_confi
 
 
 @pytest.mark.parametrize(("pattern", "goes"), [("2:4", "2 of every 4"), ("4:8", "4 of every 8")])
-@pytest.mark.parametrize("pruning", ["magnitude", "movement", "first_order", "platon", "second_order", "random"])
+@pytest.mark.parametrize(
+    "pruning", ["magnitude", "movement", "first_order", "platon", "admm", "second_order", "random"]
+)
 def test_pattern_with_another_sparsity_is_refused_with_the_one_that_works(compose_config, pruning, pattern, goes):
     from cap.base.errors import InputError
     from cap.config.check import check

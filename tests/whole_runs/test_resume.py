@@ -17,6 +17,7 @@ TYPES = {
     "magnitude": ["pruning=magnitude", "trainer.accumulate_grad_batches=2"],
     "first_order": ["pruning=first_order", "trainer.val_check_interval=0.5"],
     "platon": ["pruning=platon", "pruning.window=2", "pruning.every_n_steps=1"],
+    "admm": ["pruning=admm", "pruning.interval=2"],
     "second_order": [
         "pruning=second_order",
         "pruning.every_n_steps=1",

@@ -118,7 +118,7 @@ class PruningTrainerCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let the pruner see the gradients of the whole step, and add those of its regulariser."""
+        """Let the pruner see and change the gradients of the whole step, and add those of its regulariser."""
         optimizer: Optimizer = kwargs["optimizer"]
         scaler = getattr(optimizer, "scaler", None)
         scale = float(scaler.get_scale()) if scaler is not None else None
@@ -126,6 +126,7 @@ class PruningTrainerCallback(TrainerCallback):
         self.pruner.observe_gradients(scale=scale)
         # Clipping takes the scaler's factor off the gradients of what is in the optimizer.
         factor = 1.0 if scale is None or args.max_grad_norm > 0 else scale
+        self.pruner.adjust_gradients(scale=factor)
         add_regularizer(self.pruner, optimizer, scale=factor)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -111,11 +111,12 @@ class PruningCallback(Callback):
         pl_module.log_dict({name: torch.tensor(value) for name, value in found.items()})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Let the pruner see the gradients of the whole step, and add those of its regulariser."""
+        """Let the pruner see and change the gradients of the whole step, and add those of its regulariser."""
         scale = loss_scale(trainer)
+        factor = 1.0 if scale is None or not handles_unscaling(optimizer) else scale
         self.pruner.observe_gradients(scale=scale)
+        self.pruner.adjust_gradients(scale=factor)
         if self.adds_regularizer:
-            factor = 1.0 if scale is None or not handles_unscaling(optimizer) else scale
             add_regularizer(self.pruner, optimizer, scale=factor)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
