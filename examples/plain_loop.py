@@ -82,8 +82,8 @@ def train(checkpoint: Path, *, start: int = 0) -> tuple[Classifier, cap.Magnitud
         )
         loss = functional.cross_entropy(model.head(anchors), labels[example_id]) + 0.1 * contrast
         loss.backward()
-        pruner.observe_gradients(scale=1.0)  # what cap.FirstOrder ranks by; others pass over it
-        pruner.adjust_gradients(scale=1.0)  # what cap.Admm trains by; others leave the gradients alone
+        pruner.observe_gradients(scale=None)  # what cap.FirstOrder ranks by; others pass over it
+        pruner.adjust_gradients(scale=None)  # what cap.Admm trains by; others leave the gradients alone
         optimizer.step()
         optimizer.zero_grad()
         contrasts.append(contrast.item())

@@ -86,7 +86,7 @@ class Admm(WeightPruner):
         return super().update_masks(sparsity)
 
     @torch.no_grad()
-    def adjust_gradients(self, *, scale: float) -> None:
+    def adjust_gradients(self, *, scale: float | None) -> None:
         """Take in this step's gradients, project where it is time to, and add the pull; nothing once pruned."""
         if self._is_pruned:
             return
@@ -97,7 +97,7 @@ class Admm(WeightPruner):
             self._project()
         if self._n_seen >= self.interval and found:
             apart = torch._foreach_sub([self.weight(name) for name, _ in found], self._buffers("anchor", found))
-            torch._foreach_add_([gradient for _, gradient in found], apart, alpha=self.penalty * scale)
+            torch._foreach_add_([gradient for _, gradient in found], apart, alpha=self.penalty * (scale or 1.0))
 
     def importance(self, name: str) -> Tensor:
         """Return the mean square of the gradient, times the square of the weight, or of w + u while z is made."""
@@ -117,12 +117,12 @@ class Admm(WeightPruner):
     def _is_pruned(self) -> bool:
         return self._n_pruned > 0
 
-    def _take_in(self, found: list[tuple[str, Tensor]], scale: float) -> None:
+    def _take_in(self, found: list[tuple[str, Tensor]], scale: float | None) -> None:
         """Move the mean squares towards this step's; what overflowed under a loss scaler counts as 0."""
         if not found:
             return
         gradients = [gradient for _, gradient in found]
-        if scale != 1.0:
+        if scale is not None:
             gradients = [one.nan_to_num(0.0, 0.0, 0.0) for one in torch._foreach_div(gradients, scale)]
         averages = self._buffers("second_moment", found)
         torch._foreach_mul_(averages, self.second_moment_decay)

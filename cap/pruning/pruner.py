@@ -245,11 +245,12 @@ class Pruner(ABC):
             scale: Factor by which a loss scaler has multiplied them; None without one.
         """
 
-    def adjust_gradients(self, *, scale: float) -> None:  # noqa: B027 - most types leave training to the loss
+    def adjust_gradients(self, *, scale: float | None) -> None:  # noqa: B027 - most types leave training to the loss
         """Change the gradients of an optimizer step before it is taken, behind ``observe_gradients``.
 
         Args:
-            scale: Factor of a loss scaler that is still on the gradients of what the optimizer trains; else 1.
+            scale: Factor of a loss scaler that is still on the gradients of what the optimizer trains, 1 where it was
+                taken off; None without one, as only a scaler provokes infinities.
         """
 
     def state_dict(self) -> dict[str, int | float]:

@@ -37,7 +37,7 @@ def train(linears: dict[str, nn.Linear], pruner: Admm, n_steps: int = N_STEPS, *
     for step in range(begin, n_steps):
         optimizer.zero_grad()
         loss(linears, step).backward()
-        pruner.adjust_gradients(scale=1.0)
+        pruner.adjust_gradients(scale=None)
         optimizer.step()
 
 
@@ -112,26 +112,28 @@ def test_weights_that_are_not_in_the_copy_come_closer_to_zero_than_by_the_loss_a
     assert share_of_what_goes(linears) < 0.1 * share_of_what_goes(free)
 
 
-@pytest.mark.parametrize("scale", [1024.0, 1.0])
+@pytest.mark.parametrize("scale", [1024.0, 1.0, None])
 def test_the_factor_of_a_loss_scaler_stays_on_the_pull(linears, scale):
     pruner = attached(linears, interval=1)
     weight = originals(linears)["query"]
-    (scale * loss(linears, 0)).backward()
+    factor = scale or 1.0
+    (factor * loss(linears, 0)).backward()
     gradient = weight.grad.clone()
     pruner.adjust_gradients(scale=scale)
-    torch.testing.assert_close(pruner.importance("query"), 1e-3 * (gradient / scale) ** 2 * weight.detach() ** 2)
+    torch.testing.assert_close(pruner.importance("query"), 1e-3 * (gradient / factor) ** 2 * weight.detach() ** 2)
     module = linears["query"].parametrizations.weight[0]
     # Right after a projection u is w where z is 0, so that the pull there is that to -w.
     pull = PENALTY * torch.where(module.is_in_copy, 0.0, 2 * weight.detach())
-    torch.testing.assert_close(weight.grad, gradient + scale * pull, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weight.grad, gradient + factor * pull, rtol=1e-4, atol=1e-6)
 
 
-def test_an_overflow_under_a_loss_scaler_leaves_no_trace(linears):
+@pytest.mark.parametrize(("scale", "is_finite"), [(2.0, True), (1.0, True), (None, False)])
+def test_an_overflow_under_a_loss_scaler_leaves_no_trace(linears, scale, is_finite):
     pruner = attached(linears)
     loss(linears, 0).backward()
     originals(linears)["query"].grad[0, 0] = float("inf")
-    pruner.adjust_gradients(scale=2.0)
-    assert bool(pruner.importance("query").isfinite().all())
+    pruner.adjust_gradients(scale=scale)
+    assert bool(pruner.importance("query").isfinite().all()) is is_finite
 
 
 def test_state_and_buffers_are_all_that_a_resumed_run_needs(linears):

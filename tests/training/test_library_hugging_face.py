@@ -252,11 +252,14 @@ def test_regulariser_has_the_scale_that_is_on_the_other_gradients(clips, factor)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     optimizer.scaler = Scaler()
     args = TrainingArguments("unused", use_cpu=True, report_to="none", max_grad_norm=1.0 if clips else 0.0)
+    told = []
+    pruner.adjust_gradients = lambda *, scale: told.append(scale)
     callback = cap.PruningTrainerCallback(pruner, cap.Cubic(sparsity=0.5))
     callback.on_pre_optimizer_step(args, TrainerState(), TrainerControl(), optimizer=optimizer)
     for scores in pruner.score_parameters():
         slope = scores.sigmoid() * (1 - scores.sigmoid()) / scores.numel() / len(pruner.score_parameters())
         torch.testing.assert_close(scores.grad, factor * 3.0 * slope)
+    assert told == [factor]
 
 
 @pytest.mark.ends

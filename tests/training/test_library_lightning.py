@@ -189,10 +189,10 @@ def test_loss_scaler_is_taken_off_what_is_observed_and_put_on_the_regulariser(un
     optimizer._step_supports_amp_scaling = unscales  # as torch marks fused optimizers
     assert handles_unscaling(optimizer) is unscales
     measured = []
-    module.pruner.observe_gradients = lambda *, scale: measured.append(scale)
+    module.pruner.observe_gradients = module.pruner.adjust_gradients = lambda *, scale: measured.append(scale)
     callback = cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5))
     callback.on_before_optimizer_step(trainer, module, optimizer)
-    assert measured == [8.0]
+    assert measured == [8.0, factor]
     for scores in module.pruner.score_parameters():
         slope = scores.sigmoid() * (1 - scores.sigmoid()) / scores.numel() / len(module.pruner.score_parameters())
         torch.testing.assert_close(scores.grad, factor * 3.0 * slope)

@@ -126,7 +126,7 @@ class PruningTrainerCallback(TrainerCallback):
         self.pruner.observe_gradients(scale=scale)
         # Clipping takes the scaler's factor off the gradients of what is in the optimizer.
         factor = 1.0 if scale is None or args.max_grad_norm > 0 else scale
-        self.pruner.adjust_gradients(scale=factor)
+        self.pruner.adjust_gradients(scale=None if scale is None else factor)
         add_regularizer(self.pruner, optimizer, scale=factor)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -115,7 +115,7 @@ class PruningCallback(Callback):
         scale = loss_scale(trainer)
         factor = 1.0 if scale is None or not handles_unscaling(optimizer) else scale
         self.pruner.observe_gradients(scale=scale)
-        self.pruner.adjust_gradients(scale=factor)
+        self.pruner.adjust_gradients(scale=None if scale is None else factor)
         if self.adds_regularizer:
             add_regularizer(self.pruner, optimizer, scale=factor)
 
