@@ -10,14 +10,25 @@ from cap.reports.differences import Difference
 @pytest.mark.parametrize(
     ("by_seed", "judged"),
     [
-        ({1: 0.02, 2: 0.03}, "+2.50 ± 0.50 points (2 seeds, 5.0 standard errors)"),
-        ({1: -0.02, 2: -0.03}, "-2.50 ± 0.50 points (2 seeds, 5.0 standard errors)"),
-        ({1: 0.02, 2: -0.03}, "-0.50 ± 2.50 points (2 seeds, 0.2 standard errors, no clear difference)"),
-        ({1: 0.0, 2: 0.0}, "+0.00 ± 0.00 points (2 seeds, no clear difference)"),
+        (
+            {1: 0.02, 2: 0.03},
+            "+2.50 ± 0.50 points (2 seeds, 5.0 standard errors, not clear below 12.7)",
+        ),
+        ({1: 0.020, 2: 0.022}, "+2.10 ± 0.10 points (2 seeds, 21.0 standard errors)"),
+        ({1: -0.02, 2: -0.03, 3: -0.025}, "-2.50 ± 0.29 points (3 seeds, 8.7 standard errors)"),
+        (
+            {1: -0.02, 2: -0.04, 3: -0.03},
+            "-3.00 ± 0.58 points (3 seeds, 5.2 standard errors)",
+        ),
+        (
+            {1: 0.02, 2: 0.04, 3: 0.01},
+            "+2.33 ± 0.88 points (3 seeds, 2.6 standard errors, not clear below 4.3)",
+        ),
+        ({1: 0.0, 2: 0.0}, "+0.00 ± 0.00 points (2 seeds, no difference)"),
         ({1: 0.8 - 0.7, 2: 0.7 - 0.6}, "+10.00 ± 0.00 points (2 seeds)"),  # which differ by rounding
         ({1: 0.02}, "+2.00 points (one seed, from which nothing can be concluded)"),
     ],
-    ids=["more", "less", "unclear", "none", "equal", "one seed"],
+    ids=["two seeds", "more", "less", "three seeds", "unclear", "none", "equal", "one seed"],
 )
 def test_a_difference_is_judged_by_its_standard_error(by_seed, judged):
     assert Difference(by_seed).judged == judged
