@@ -13,6 +13,7 @@ from cap.reports.differences import Difference, paired
 from cap.reports.tables import NONE, Column, Group, cells, group_runs, markdown
 
 NOTHING = "No cell has a record yet."
+_AXES = ("task", "pruning", "sparsity", "contrast", "variant")
 # What follows the first columns, which the list gives; digits as in a report.
 _COLUMNS = (
     Column("teacher", "teacher", 3),
@@ -120,10 +121,10 @@ def summary_table(arms: Iterable[Arm]) -> str:
 
 def contrast_differences(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
     """Compare every arm with contrast with the same arm without, where both have a seed in common."""
-    without = {_apart_from_contrast(arm): arm for arm in arms if arm.first.contrast == "none"}
+    without = {_apart_from(arm, "contrast"): arm for arm in arms if arm.first.contrast == "none"}
     found = []
     for arm in arms:
-        base = without.get(_apart_from_contrast(arm))
+        base = without.get(_apart_from(arm, "contrast"))
         if arm.first.contrast == "none" or not arm.first.is_row or not (base and base.group and arm.group):
             continue
         difference = paired(arm.group, base.group)
@@ -132,17 +133,14 @@ def contrast_differences(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
     return found
 
 
-def _apart_from_contrast(arm: Arm) -> tuple[str, str, float, str]:
-    return arm.first.task, arm.first.pruning, arm.first.sparsity, arm.first.variant
-
-
 def differences_at_equal_seconds(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
     """Compare every arm with contrast with the one that was given as long without."""
     found = []
     for longer in (arm for arm in arms if arm.first.shown == "seconds"):
         for arm in arms:
-            is_like_it = _apart_from_contrast(arm)[:3] == _apart_from_contrast(longer)[:3] and not arm.first.variant
-            if arm.first.contrast == "none" or not is_like_it or not (arm.group and longer.group):
+            is_like_it = _apart_from(arm, "contrast", "variant") == _apart_from(longer, "contrast", "variant")
+            has_contrast = arm.first.contrast != "none" and not arm.first.variant
+            if not (is_like_it and has_contrast and arm.group and longer.group):
                 continue
             if (difference := paired(arm.group, longer.group)) is not None:
                 found.append((arm, difference))
@@ -151,10 +149,10 @@ def differences_at_equal_seconds(arms: Sequence[Arm]) -> list[tuple[Arm, Differe
 
 def changes(arms: Sequence[Arm], *, shown: str = "table") -> list[tuple[Arm, Difference]]:
     """Compare every variant of one kind with the recipe, on the seeds that both have."""
-    recipes = {arm.first.base: arm for arm in arms if not arm.first.variant}
+    recipes = {_apart_from(arm, "variant"): arm for arm in arms if not arm.first.variant}
     found = []
     for arm in arms:
-        base = recipes.get(arm.first.base)
+        base = recipes.get(_apart_from(arm, "variant"))
         if arm.first.shown != shown or not arm.first.variant or not (arm.group and base and base.group):
             continue
         difference = paired(arm.group, base.group)
@@ -168,10 +166,10 @@ def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
 
     Types with fewer seeds than others there are left out.
     """
-    rivals: dict[tuple[str, float, str], list[tuple[Arm, Group]]] = defaultdict(list)
+    rivals: dict[tuple[object, ...], list[tuple[Arm, Group]]] = defaultdict(list)
     for arm in arms:
         if arm.group is not None and arm.first.shown == "table" and not arm.first.variant:
-            rivals[_place_of(arm)].append((arm, arm.group))
+            rivals[_apart_from(arm, "pruning")].append((arm, arm.group))
     found = []
     for compared in rivals.values():
         most = max(group.seeds for _, group in compared)
@@ -190,14 +188,10 @@ def beside_controls(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
     found = []
     for control in (arm for arm in arms if arm.is_control and not arm.first.variant):
         for arm in arms:
-            is_like_it = arm.first.shown == "table" and not arm.first.variant and _place_of(arm) == _place_of(control)
+            is_like_it = arm.first.shown == "table" and _apart_from(arm, "pruning") == _apart_from(control, "pruning")
             if is_like_it and arm.group and control.group and (difference := paired(arm.group, control.group)):
                 found.append((arm, control, difference))
     return found
-
-
-def _place_of(arm: Arm) -> tuple[str, float, str]:
-    return arm.first.task, arm.first.sparsity, arm.first.contrast
 
 
 def comparisons(arms: Sequence[Arm]) -> str:
@@ -227,6 +221,11 @@ def comparisons(arms: Sequence[Arm]) -> str:
             *lines,
         ]
     )
+
+
+def _apart_from(arm: Arm, *axes: str) -> tuple[object, ...]:
+    """Return what two arms must share that differ in these axes alone."""
+    return tuple(getattr(arm.first, axis) for axis in _AXES if axis not in axes)
 
 
 def _place(arm: Arm) -> str:
