@@ -147,7 +147,8 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
         shapes = [f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches]
         is_compact = hasattr(model.config, "cap_layout")
         raise InputError(
-            f"the weights of {source.label} must have the shapes that its config.json says, got {some_of(shapes)}"
+            f"the weights of {source.label} must have the shapes that its config.json says, got "
+            f"{some_of(shapes, separator='; ')}"
             + ("; it is an export that cap.load opens: give the model/ of its run" if is_compact else "")
         )
     _require_encoder(model, source, info)

@@ -260,7 +260,9 @@ def test_a_checkpoint_without_some_weights_of_its_encoder_is_refused(family: str
     weights = load_file(tmp_path / "model.safetensors")
     lost = next(name for name in weights if in_layers(name) and weights[name].dim() == 2)
     save_file({name: value for name, value in weights.items() if name != lost}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"the model must have all weights .* without \S+weight \(1\).*save it again"):
+    with pytest.raises(
+        InputError, match=r"the model must have all weights .* without \S+weight, so that .*save it again"
+    ):
         load(tmp_path)
 
 
@@ -271,7 +273,7 @@ def test_weights_of_other_shapes_are_refused(layout: dict[str, int] | None, tmp_
     if layout is not None:
         model.config.cap_layout = layout
     model.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"must have the shapes .*, \.\.\. \(6\)") as caught:
+    with pytest.raises(InputError, match=r"must have the shapes .*; .* and 3 more") as caught:
         load(tmp_path)
     assert ("it is an export that cap.load opens" in str(caught.value)) == (layout is not None)
 
