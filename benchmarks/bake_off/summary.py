@@ -124,11 +124,8 @@ def contrast_differences(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
     without = {_apart_from(arm, "contrast"): arm for arm in arms if arm.first.contrast == "none"}
     found = []
     for arm in arms:
-        base = without.get(_apart_from(arm, "contrast"))
-        if arm.first.contrast == "none" or not arm.first.is_row or not (base and base.group and arm.group):
-            continue
-        difference = paired(arm.group, base.group)
-        if difference is not None:
+        difference = _difference(arm, without.get(_apart_from(arm, "contrast")))
+        if arm.first.contrast != "none" and arm.first.is_row and difference is not None:
             found.append((arm, difference))
     return found
 
@@ -140,9 +137,7 @@ def differences_at_equal_seconds(arms: Sequence[Arm]) -> list[tuple[Arm, Differe
         for arm in arms:
             is_like_it = _apart_from(arm, "contrast", "variant") == _apart_from(longer, "contrast", "variant")
             has_contrast = arm.first.contrast != "none" and not arm.first.variant
-            if not (is_like_it and has_contrast and arm.group and longer.group):
-                continue
-            if (difference := paired(arm.group, longer.group)) is not None:
+            if is_like_it and has_contrast and (difference := _difference(arm, longer)) is not None:
                 found.append((arm, difference))
     return found
 
@@ -152,11 +147,8 @@ def changes(arms: Sequence[Arm], *, shown: str = "table") -> list[tuple[Arm, Dif
     recipes = {_apart_from(arm, "variant"): arm for arm in arms if not arm.first.variant}
     found = []
     for arm in arms:
-        base = recipes.get(_apart_from(arm, "variant"))
-        if arm.first.shown != shown or not arm.first.variant or not (arm.group and base and base.group):
-            continue
-        difference = paired(arm.group, base.group)
-        if difference is not None:
+        difference = _difference(arm, recipes.get(_apart_from(arm, "variant")))
+        if arm.first.shown == shown and arm.first.variant and difference is not None:
             found.append((arm, difference))
     return found
 
@@ -189,7 +181,7 @@ def beside_controls(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
     for control in (arm for arm in arms if arm.is_control and not arm.first.variant):
         for arm in arms:
             is_like_it = arm.first.shown == "table" and _apart_from(arm, "pruning") == _apart_from(control, "pruning")
-            if is_like_it and arm.group and control.group and (difference := paired(arm.group, control.group)):
+            if is_like_it and (difference := _difference(arm, control)) is not None:
                 found.append((arm, control, difference))
     return found
 
@@ -221,6 +213,11 @@ def comparisons(arms: Sequence[Arm]) -> str:
             *lines,
         ]
     )
+
+
+def _difference(arm: Arm, base: Arm | None) -> Difference | None:
+    """Compare two arms on the seeds that both have; None where there is none."""
+    return paired(arm.group, base.group) if arm.group and base and base.group else None
 
 
 def _apart_from(arm: Arm, *axes: str) -> tuple[object, ...]:

@@ -39,6 +39,14 @@ def listed(tmp_path):
     return read_cells(tmp_path / "bake_off.yaml")
 
 
+def cells_of(folder: Path, text: str):
+    """Read the cells of a list."""
+    from benchmarks.bake_off.cells import read_cells
+
+    (folder / "list.yaml").write_text(text)
+    return read_cells(folder / "list.yaml")
+
+
 def write_records(listed, folder: Path, scores=SCORES, **changes) -> Path:
     from benchmarks.bake_off.records import small_record
 
@@ -108,17 +116,16 @@ def test_the_difference_is_paired_by_seed_and_has_a_standard_error(arms):
 
 
 def test_contrast_is_also_compared_with_as_many_seconds_and_a_change_with_the_recipe(tmp_path):
-    from benchmarks.bake_off.cells import read_cells
     from benchmarks.bake_off.summary import comparisons, page_part, read_arms
 
-    (tmp_path / "list.yaml").write_text(
+    listed = cells_of(
+        tmp_path,
         "defaults: {seeds: [1, 2], task: sst2, pruning: movement, sparsity: 0.9, contrast: none}\n"
         "blocks:\n"
         "  - {name: main, priority: 1, contrast: [cap, none]}\n"
         "  - {name: time, priority: 1, variants: {longer: [a=1]}, shown: seconds}\n"
-        "  - {name: texts, priority: 1, variants: {all texts: [a=2]}}\n"
+        "  - {name: texts, priority: 1, variants: {all texts: [a=2]}}\n",
     )
-    listed = read_cells(tmp_path / "list.yaml")
     scores = {
         "sst2_movement_0.9_cap": [0.80, 0.82],
         "sst2_movement_0.9_none": [0.79, 0.81],
@@ -163,17 +170,16 @@ def test_a_brief_table_has_the_arms_with_all_seeds_alone(listed, tmp_path):
 
 
 def test_controls_stay_in_a_brief_part_and_are_no_rivals(tmp_path):
-    from benchmarks.bake_off.cells import read_cells
     from benchmarks.bake_off.summary import page_part, read_arms
 
-    (tmp_path / "list.yaml").write_text(
+    listed = cells_of(
+        tmp_path,
         "defaults: {contrast: none, seeds: [1, 2], task: sst2, pruning: magnitude}\n"
         "blocks:\n"
         "  - {name: levels, priority: 1, sparsity: [0.9, 0.5], pruning: [magnitude, movement]}\n"
         "  - {name: dense, priority: 1, sparsity: 0.0, variants: {dense student: []}, shown: control}\n"
-        "  - {name: random, priority: 1, sparsity: 0.9, pruning: random, shown: control}\n"
+        "  - {name: random, priority: 1, sparsity: 0.9, pruning: random, shown: control}\n",
     )
-    listed = read_cells(tmp_path / "list.yaml")
     scores = {
         "sst2_magnitude_0.9_none": [0.7, 0.7],
         "sst2_movement_0.9_none": [0.6, 0.6],
@@ -195,14 +201,13 @@ def test_controls_stay_in_a_brief_part_and_are_no_rivals(tmp_path):
 
 
 def test_a_brief_part_has_the_first_sparsity_alone_and_counts_all(tmp_path):
-    from benchmarks.bake_off.cells import read_cells
     from benchmarks.bake_off.summary import page_part, read_arms
 
-    (tmp_path / "list.yaml").write_text(
+    listed = cells_of(
+        tmp_path,
         "defaults: {contrast: none, seeds: [1], task: sst2}\n"
-        "blocks: [{name: both, priority: 1, sparsity: [0.9, 0.5], pruning: [magnitude, movement]}]\n"
+        "blocks: [{name: both, priority: 1, sparsity: [0.9, 0.5], pruning: [magnitude, movement]}]\n",
     )
-    listed = read_cells(tmp_path / "list.yaml")
     scores = {"sst2_magnitude_0.9_none": [0.7], "sst2_movement_0.9_none": [0.6], "sst2_magnitude_0.5_none": [0.8]}
     arms, found = read_arms(listed, write_records(listed, tmp_path / "both", scores))
     whole, brief = page_part(arms, found), page_part(arms, found, brief=True)
@@ -213,14 +218,13 @@ def test_a_brief_part_has_the_first_sparsity_alone_and_counts_all(tmp_path):
 
 
 def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_path):
-    from benchmarks.bake_off.cells import read_cells
     from benchmarks.bake_off.summary import commands, comparisons, page_part, read_arms, winners
 
-    (tmp_path / "list.yaml").write_text(
+    listed = cells_of(
+        tmp_path,
         "defaults: {sparsity: 0.9, contrast: none, seeds: [1, 2, 3], task: sst2}\n"
-        "blocks: [{name: types, priority: 1, pruning: [magnitude, movement, first_order, platon]}]\n"
+        "blocks: [{name: types, priority: 1, pruning: [magnitude, movement, first_order, platon]}]\n",
     )
-    listed = read_cells(tmp_path / "list.yaml")
     scores = {
         "sst2_magnitude_0.9_none": [0.70, 0.72, 0.71],
         "sst2_movement_0.9_none": [0.80, 0.79, 0.81],
@@ -267,16 +271,15 @@ def test_pictures_are_drawn(arms, tmp_path):
 
 def test_the_picture_over_sparsity_has_a_line_for_each_type_with_and_without_training(tmp_path, monkeypatch):
     from benchmarks.bake_off import pictures
-    from benchmarks.bake_off.cells import read_cells
     from benchmarks.bake_off.summary import read_arms
 
-    (tmp_path / "list.yaml").write_text(
+    listed = cells_of(
+        tmp_path,
         "defaults: {seeds: [1, 2], task: sst2, pruning: magnitude}\n"
         "blocks:\n"
         "  - {name: levels, priority: 1, contrast: [none, cap], sparsity: [0.9, 0.5]}\n"
-        "  - {name: changed, priority: 1, contrast: none, sparsity: 0.9, variants: {no rewind: []}}\n"
+        "  - {name: changed, priority: 1, contrast: none, sparsity: 0.9, variants: {no rewind: []}}\n",
     )
-    listed = read_cells(tmp_path / "list.yaml")
     scores = {
         "sst2_magnitude_0.9_none": [0.70, 0.72],
         "sst2_magnitude_0.5_none": [0.80, 0.80],
