@@ -122,12 +122,13 @@ def test_contrast_is_also_compared_with_as_many_seconds_and_a_change_with_the_re
         tmp_path,
         "defaults: {seeds: [1, 2], task: sst2, pruning: movement, sparsity: 0.9, contrast: none}\n"
         "blocks:\n"
-        "  - {name: main, priority: 1, contrast: [cap, none]}\n"
+        "  - {name: main, priority: 1, contrast: [cap, none], pruning: [movement, magnitude]}\n"
         "  - {name: time, priority: 1, variants: {longer: [a=1]}, shown: seconds}\n"
         "  - {name: texts, priority: 1, variants: {all texts: [a=2]}}\n",
     )
     scores = {
         "sst2_movement_0.9_cap": [0.80, 0.82],
+        "sst2_magnitude_0.9_cap": [0.50, 0.52],  # was given no run as long
         "sst2_movement_0.9_none": [0.79, 0.81],
         "sst2_movement_0.9_none_longer": [0.83, 0.85],
         "sst2_movement_0.9_none_all-texts": [0.84],
@@ -135,6 +136,7 @@ def test_contrast_is_also_compared_with_as_many_seconds_and_a_change_with_the_re
     arms, found = read_arms(listed, write_records(listed, tmp_path / "records", scores))
     said = dict(line.split(": ") for line in comparisons(arms).splitlines()[1:])
     assert said == {
+        "- sst2, 8,000 rows, 0.9, movement minus magnitude": "with contrast +30.00 ± 0.00 points (2 seeds)",
         "- sst2, 8,000 rows, 0.9, contrast minus none": "movement +1.00 ± 0.00 points (2 seeds)",
         "- sst2, 8,000 rows, 0.9, contrast minus none for about as many seconds": (
             "movement -3.00 ± 0.00 points (2 seeds)"
@@ -196,7 +198,10 @@ def test_controls_stay_in_a_brief_part_and_are_no_rivals(tmp_path):
         ("random", "2"),
     ]
     assert "magnitude minus movement" in part
-    assert "0.9, minus random: magnitude -20.00 ± 0.00 points (2 seeds" in part
+    assert (
+        "- sst2, 8,000 rows, 0.9, minus random: magnitude -20.00 ± 0.00 points (2 seeds); "
+        "movement -30.00 ± 0.00 points (2 seeds)"
+    ) in part.splitlines()
     assert part.splitlines()[-2].startswith("python -m cap.train task=sst2 pruning=magnitude sparsity=0.9 ")
 
 
