@@ -246,7 +246,7 @@ class Pruner(ABC):
         """
 
     def adjust_gradients(self, *, scale: float | None) -> None:  # noqa: B027 - most types leave training to the loss
-        """Change the gradients of an optimizer step before it is taken, behind ``observe_gradients``.
+        """Change the gradients of an optimizer step before it is taken, once they are observed and clipped.
 
         Args:
             scale: Factor of a loss scaler that is still on the gradients of what the optimizer trains, 1 where it was

@@ -191,11 +191,70 @@ def test_loss_scaler_is_taken_off_what_is_observed_and_put_on_the_regulariser(un
     measured = []
     module.pruner.observe_gradients = module.pruner.adjust_gradients = lambda *, scale: measured.append(scale)
     callback = cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5))
+    trainer.optimizers, module.trainer = [optimizer], trainer
+    callback.on_train_start(trainer, module)
     callback.on_before_optimizer_step(trainer, module, optimizer)
+    module.configure_gradient_clipping(optimizer, 0.0, "norm")
     assert measured == [8.0, factor]
     for scores in module.pruner.score_parameters():
         slope = scores.sigmoid() * (1 - scores.sigmoid()) / scores.numel() / len(module.pruner.score_parameters())
         torch.testing.assert_close(scores.grad, factor * 3.0 * slope)
+
+
+class ByHand(Foreign):
+    """Clip and step in the training step."""
+
+    def __init__(self, pruner) -> None:
+        super().__init__(pruner)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        nn.utils.clip_grad_norm_(self.parameters(), CLIP)
+        optimizer.step()
+
+
+CLIP = 1e-3
+
+
+@pytest.mark.parametrize(
+    ("new", "options"), [(Foreign, {"gradient_clip_val": CLIP}), (ByHand, {})], ids=["by the trainer", "by the module"]
+)
+def test_gradients_are_changed_after_they_are_clipped_and_once_a_step(tmp_path, new, options):
+    module = new(cap.Admm(final_sparsity=0.5, interval=2))
+    adjust, norms, pulls = module.pruner.adjust_gradients, [], []
+
+    def measured(*, scale):
+        before = [module.pruner.original(name).grad.clone() for name in ("0", "2")]
+        adjust(scale=scale)
+        after = [module.pruner.original(name).grad for name in ("0", "2")]
+        norms.append(float(nn.utils.get_total_norm(before)))
+        pulls.append(float(nn.utils.get_total_norm([b - a for a, b in zip(after, before, strict=True)])))
+
+    module.pruner.adjust_gradients = measured
+    trainer = fit(
+        module, cap.PruningCallback(module.pruner, cap.OneShot(sparsity=0.5, flat_before=0.9)), tmp_path, **options
+    )
+    assert len(norms) == trainer.global_step == N_STEPS
+    assert max(norms) <= CLIP * 1.001
+    assert pulls[0] == 0.0
+    assert max(pulls) > CLIP
+
+
+def test_a_module_has_its_own_clipping_back_when_training_ends(tmp_path):
+    def own(optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        calls.append(gradient_clip_val)
+
+    calls = []
+    plain, with_own = (Foreign(cap.Magnitude()) for _ in range(2))
+    with_own.configure_gradient_clipping = own
+    for module in (plain, with_own):
+        fit(module, cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5)), tmp_path)
+    assert "configure_gradient_clipping" not in vars(plain)
+    assert with_own.configure_gradient_clipping is own
+    assert len(calls) == N_STEPS
 
 
 def test_state_between_two_moves_comes_back(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from cap.pruning.schedule import SchedulePlan
 from cap.training.precision import handles_unscaling, loss_scale
 
 log = logging.getLogger(__name__)
+_CLIPPING = "configure_gradient_clipping"
 
 
 class PruningCallback(Callback):
@@ -59,6 +61,7 @@ class PruningCallback(Callback):
         self.importance = importance
         self.is_measured = importance is not None  # or by another callback, which then says so
         self.adds_regularizer = adds_regularizer
+        self._clipping: Callable[..., None] | None = None  # where the module has one beside its class
         self.warn = warn
 
     @property
@@ -91,12 +94,21 @@ class PruningCallback(Callback):
         self.moves.begin(trainer.estimated_stepping_batches)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that whatever the masks follow is going to move.
+        """Check that whatever the masks follow is going to move, and stand behind the clipping of gradients.
 
         Raises:
             ValueError: If scores are in no optimizer.
         """
         require_scores_learn(self.pruner, trainer.optimizers, warn=self.warn)
+        self._stand_behind_clipping(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the module its own clipping back."""
+        self._leave_clipping(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the module its own clipping back."""
+        self._leave_clipping(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Move the masks if this optimizer step is due."""
@@ -111,13 +123,29 @@ class PruningCallback(Callback):
         pl_module.log_dict({name: torch.tensor(value) for name, value in found.items()})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Let the pruner see and change the gradients of the whole step, and add those of its regulariser."""
-        scale = loss_scale(trainer)
-        factor = 1.0 if scale is None or not handles_unscaling(optimizer) else scale
-        self.pruner.observe_gradients(scale=scale)
-        self.pruner.adjust_gradients(scale=None if scale is None else factor)
+        """Let the pruner see the gradients of the whole step, and add those of its regulariser."""
+        self.pruner.observe_gradients(scale=loss_scale(trainer))
         if self.adds_regularizer:
-            add_regularizer(self.pruner, optimizer, scale=factor)
+            add_regularizer(self.pruner, optimizer, scale=_factor_left(trainer, optimizer) or 1.0)
+        if not pl_module.automatic_optimization:  # then the module itself has clipped, before it called the optimizer
+            self.pruner.adjust_gradients(scale=_factor_left(trainer, optimizer))
+
+    def _stand_behind_clipping(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the pruner change gradients once they are clipped: no hook of a callback comes that late."""
+        clip = pl_module.configure_gradient_clipping
+        self._clipping = vars(pl_module).get(_CLIPPING)
+
+        @functools.wraps(clip)
+        def clip_and_adjust(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            clip(optimizer, *args, **kwargs)
+            self.pruner.adjust_gradients(scale=_factor_left(trainer, optimizer))
+
+        vars(pl_module)[_CLIPPING] = clip_and_adjust
+
+    def _leave_clipping(self, pl_module: LightningModule) -> None:
+        vars(pl_module).pop(_CLIPPING, None)
+        if self._clipping is not None:
+            vars(pl_module)[_CLIPPING] = self._clipping
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
         return self.moves.state_dict()
@@ -132,6 +160,12 @@ class PruningCallback(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
         """Take it back."""
         self.pruner.load_state_dict(checkpoint["pruner"])
+
+
+def _factor_left(trainer: Trainer, optimizer: Optimizer) -> float | None:
+    """Return what a loss scaler's factor on the optimizer's gradients is by now; None if there is no scaler."""
+    scale = loss_scale(trainer)
+    return scale if scale is None or handles_unscaling(optimizer) else 1.0
 
 
 __all__ = ["PruningCallback"]
