@@ -85,10 +85,13 @@ class Candidates:
     Args:
         encodings: In this order: the batch itself, the bank rows of the batch, the bank rows of the extras.
         example_id: The example each row belongs to.
-        labels: The class of each row; None where answers are no classes.
+        labels: The class of each row, negative and like no other where it is unknown; None where answers are no
+            classes.
         n_batch: How many rows at the start are the batch itself.
         group_id: The question each row is a window of: other windows of an anchor's question are neither positives
             nor negatives. None where examples stand alone.
+        has_unknown: Whether some rows have no known class: the supervised term leaves them out, as half of them may be
+            of the anchor's.
     """
 
     encodings: Float[Tensor, "bank dim"]
@@ -96,6 +99,7 @@ class Candidates:
     labels: Int64[Tensor, " bank"] | None
     n_batch: int
     group_id: Int64[Tensor, " bank"] | None = None
+    has_unknown: bool = False
 
 
 def collect_candidates(
@@ -108,6 +112,7 @@ def collect_candidates(
     bank_labels: Int64[Tensor, " rows"] | None,
     batch_groups: Int64[Tensor, " batch"] | None = None,
     bank_groups: Int64[Tensor, " rows"] | None = None,
+    has_unknown: bool = False,
 ) -> Candidates:
     """Line up the candidates of one bank.
 
@@ -120,6 +125,7 @@ def collect_candidates(
         bank_labels: Classes of the bank rows; None where answers are no classes.
         batch_groups: The question that each example of the batch is a window of; None where examples stand alone.
         bank_groups: The same of the bank rows.
+        has_unknown: As in ``Candidates``.
 
     Returns:
         The candidates of every anchor of the batch.
@@ -131,6 +137,7 @@ def collect_candidates(
         labels=_line_up(batch_labels, bank_labels, n_snapshots),
         n_batch=len(batch_id),
         group_id=_line_up(batch_groups, bank_groups, n_snapshots),
+        has_unknown=has_unknown,
     )
 
 
@@ -192,8 +199,11 @@ def bank_loss(
         if ignore_same_label and is_class is not None:
             ranked = _log_probabilities(similarity, (is_excluded | (is_class & ~is_example))[first:last])
         total = total + unsupervised_weight * _average(ranked, is_example & ~is_excluded, reduction, first=first)
-    if supervised_weight != 0 and is_class is not None:
-        total = total + supervised_weight * _average(log_prob, is_class & ~is_excluded, reduction, first=first)
+    if supervised_weight != 0 and candidates.labels is not None and is_class is not None:
+        ranked = log_prob
+        if candidates.has_unknown:
+            ranked = _log_probabilities(similarity, (is_excluded | (candidates.labels < 0))[first:last])
+        total = total + supervised_weight * _average(ranked, is_class & ~is_excluded, reduction, first=first)
     return total
 
 

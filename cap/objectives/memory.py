@@ -180,6 +180,11 @@ class Memory:
         return _present(self._teacher_logits, "teacher logits").gather(example_id)
 
     @property
+    def has_teacher_logits(self) -> bool:
+        """Say whether the teacher's logits are there."""
+        return self._teacher_logits is not None
+
+    @property
     def has_snapshot_logits(self) -> bool:
         """Say whether a snapshot's logits are there."""
         return self._snapshot_logits is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cap.base.parts import PARTS, Part
@@ -133,7 +134,7 @@ def new_module(
         metrics=prepared.metrics(),
         contrast=_contrast(checked, student, teacher, n_examples=prepared.datamodule.n_train),
         memory=memory,
-        train_labels=prepared.datamodule.train_labels,
+        train_labels=_classes_to_contrast(prepared.datamodule.train_labels, memory),
         train_groups=prepared.datamodule.train_groups,
         pruner=pruner,
         freeze=kept_parameters(student.model, pruner, _frozen(checked, prepared)),
@@ -141,6 +142,16 @@ def new_module(
         teacher=teacher.model if teacher is not None else None,
         frozen_keys=frozen_keys,
     )
+
+
+def _classes_to_contrast(labels: Tensor | None, memory: Memory) -> Tensor | None:
+    """Let the teacher say the class of the rows that have no label, if its answers are there."""
+    if labels is None or labels.is_floating_point() or labels.ndim != 1 or not memory.has_teacher_logits:
+        return labels
+    unknown = (labels < 0).nonzero().flatten()
+    if len(unknown) == 0:
+        return labels
+    return labels.index_copy(0, unknown, memory.teacher_logits(unknown).argmax(dim=1).to(labels.dtype))
 
 
 def optimisation_of(checked: Checked) -> Optimisation:

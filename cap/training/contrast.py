@@ -53,8 +53,9 @@ class ContrastiveTerms:
     Args:
         settings: Which banks, and how.
         memory: Encodings by ``example_id``.
-        labels: By ``example_id``; classes (int64) give supervised positives, numbers and spans none, and neither do
-            rows without a label, whose class is negative. None where words have labels, and texts none.
+        labels: By ``example_id``; classes (int64) give supervised positives, numbers and spans none. A negative class
+            is unknown: such a row is no positive and no negative of the supervised terms. None where words have labels,
+            and texts none.
         groups: The question that each example is a window of, by ``example_id``; None where examples stand alone.
         extras: The source of randomness for the examples beside the batch, on the CPU.
     """
@@ -72,6 +73,7 @@ class ContrastiveTerms:
         self.memory = memory
         is_class = labels is not None and not labels.is_floating_point() and labels.ndim == 1
         self._labels = labels if is_class else None
+        self._has_unknown = self._labels is not None and bool((self._labels < 0).any())
         self._groups = groups
         self._extras = extras
 
@@ -124,6 +126,7 @@ class ContrastiveTerms:
                 bank_labels=None if all_labels is None else all_labels[rows],
                 batch_groups=None if all_groups is None else all_groups[:n],
                 bank_groups=None if all_groups is None else all_groups[rows],
+                has_unknown=self._has_unknown,
             )
             loss = bank_loss(
                 anchors,

@@ -47,8 +47,8 @@ class CapModule(LightningModule):
         metrics: Validation metrics by split, in the order of the validation data loaders.
         contrast: Weights of the contrastive terms; None for none.
         memory: Encodings and what the teacher gives by ``example_id``; needed by ``contrast`` and by distillation.
-        train_labels: Labels by ``example_id``; classes (int64) give supervised positives, numbers and spans none, and
-            neither do rows without a label, whose class is negative. None where words have labels, and texts none.
+        train_labels: Labels by ``example_id``; classes (int64) give supervised positives; numbers and spans give
+            none, and neither do rows of a negative class. None where words have labels, and texts none.
         train_groups: The question that each example is a window of, by ``example_id``; windows of one question are
             not contrasted with each other. None where examples stand alone.
         pruner: Owns the masks of the student; None trains it dense.

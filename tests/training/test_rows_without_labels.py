@@ -48,8 +48,10 @@ def slow_contrast(module, ids: list[int], n_labelled: int, source: str, reductio
         for example, anchor in zip(ids, anchors, strict=True):
             candidates = [pair for pair in zip(ids, anchors, strict=True) if pair[0] != example]
             candidates += [(other, row) for other, rows in zip(ids, bank, strict=True) for row in rows]
+            if is_supervised:
+                candidates = [pair for pair in candidates if classes[pair[0]] is not None]
             similarity = [sum(a * b for a, b in zip(anchor, row, strict=True)) for _, row in candidates]
-            log_sum = math.log(sum(math.exp(value / CONTRAST_TEMPERATURE) for value in similarity))
+            log_sum = math.log(sum(math.exp(value / CONTRAST_TEMPERATURE) for value in similarity) or 1.0)
             is_positive = [
                 classes[other] is not None and classes[other] == classes[example] if is_supervised else other == example
                 for other, _ in candidates

@@ -32,12 +32,16 @@ def teachers(cache: Path) -> dict[str, str]:
     return {folder.name: sha256(folder / "model.safetensors") for folder in (cache / "teachers").glob("[!.]*")}
 
 
-def test_an_epoch_banks_and_logits_cover_all_rows(compose_config, tiny_overrides, more, tmp_path, monkeypatch):
+def test_an_epoch_banks_and_logits_cover_all_rows(
+    compose_config, tiny_overrides, tiny_data, more, tmp_path, monkeypatch
+):
     import numpy as np
+    import torch
 
     from cap.objectives.memory import Memory
+    from cap.training import module
 
-    shapes = {}
+    shapes, classes = {}, []
     for name in ("add", "set_teacher_logits"):
         original = getattr(Memory, name)
 
@@ -47,12 +51,25 @@ def test_an_epoch_banks_and_logits_cover_all_rows(compose_config, tiny_overrides
             return _original(self, *arguments, **options)
 
         monkeypatch.setattr(Memory, name, note)
+    plain = module.ContrastiveTerms
+    monkeypatch.setattr(
+        module,
+        "ContrastiveTerms",
+        lambda settings, memory, *, labels, **keys: (
+            classes.append((labels, memory)) or plain(settings, memory, labels=labels, **keys)
+        ),
+    )
     run(compose_config, [*tiny_overrides, more])
     record = record_of(tmp_path / "run")
     assert record["data"]["n_rows"] == {"train": N_TRAIN, "validation": 16, "unlabelled": N_MORE}
     assert record["data"]["unlabelled"]["source"] == "file more.jsonl"
     assert record["steps"] == 2 * -(-(N_TRAIN + N_MORE) // 8)
     assert shapes == {"add": [N_TRAIN + N_MORE] * 4, "set_teacher_logits": [N_TRAIN + N_MORE]}
+    labels, memory = classes[-1]  # the first is of the trial of a batch
+    more_rows = torch.arange(N_TRAIN, N_TRAIN + N_MORE)
+    assert torch.equal(labels[more_rows], memory.teacher_logits(more_rows).argmax(dim=1))
+    rows = [json.loads(line) for line in (tiny_data / "train.jsonl").read_text().splitlines()]
+    assert labels[:N_TRAIN].tolist() == [row["label"] for row in rows]
 
 
 @pytest.mark.ends
