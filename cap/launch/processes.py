@@ -23,6 +23,7 @@ SECONDS_TO_SAVE = 120
 _PARENT_SECONDS = 1.0
 PARENT = "CAP_PARENT"
 """Variable that names the process which watches this one, by its number."""
+_TASKS_OF_SRUN = "SLURM_STEP_NUM_TASKS"
 _AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What a door ends with when the input was bad, see cap.launch.cli.
 _BAD_INPUT = 2
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def is_one_of_many() -> bool:
     """Say whether this process was started as one of several: by ``run_processes``, torchrun, SLURM or Lightning."""
-    slurm = _is_of_slurm() and int(os.environ["SLURM_NTASKS"]) > 1
+    slurm = _is_of_slurm() and int(os.environ[_TASKS_OF_SRUN]) > 1
     return _is_of_torchrun() or slurm or "LOCAL_RANK" in os.environ
 
 
@@ -52,8 +53,12 @@ def _is_of_torchrun() -> bool:
 
 
 def _is_of_slurm() -> bool:
-    """Tell, as Lightning does, whether srun started this process; a shell in an allocation starts others by itself."""
-    return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    """Tell whether srun started this process; the script or shell of an allocation starts others by itself.
+
+    Lightning goes by SLURM_NTASKS, which a batch script has, too: a command in it would wait for processes that nothing
+    starts.
+    """
+    return _TASKS_OF_SRUN in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def n_usable_cores() -> int:
@@ -84,7 +89,7 @@ def check_processes(n_processes: int, n_nodes: int) -> None:
                 f"is none; start this command with torchrun or srun"
             )
         return
-    started = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS"))
+    started = os.environ.get("WORLD_SIZE", os.environ.get(_TASKS_OF_SRUN))
     # Independent runs may share a SLURM job, one task each; as may those below a launcher.
     if n_processes > 1 and started is not None and int(started) != n_processes:
         raise InputError(

@@ -17,6 +17,7 @@ from cap.config.schema import TrainerConfig
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import OneShot
 from cap.pruning.weights import WeightPruner
+from cap.training.trainer import environment
 
 _ANY_STEPS = 1000  # a schedule begins alike however long the run is
 
@@ -124,7 +125,7 @@ def _problems_of_lightning(trainer: TrainerConfig) -> list[str]:
     # The processes are not there yet, and other machines never are: one of them stands for all.
     options.update(devices=1, num_nodes=1, strategy="auto")
     try:
-        Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False)
+        Trainer(**options, logger=False, enable_checkpointing=False, enable_model_summary=False, plugins=environment())
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         return [f"trainer.* must be what Lightning's Trainer takes: {error}"]
     return []

@@ -69,7 +69,7 @@ def build_trainer(
         callbacks=[*callbacks, *bar],
         logger=[CurvesLogger(run_dir)],
         default_root_dir=run_dir,
-        plugins=[AtomicCheckpointIO(), *_environment(options)],
+        plugins=[AtomicCheckpointIO(), *environment(options.get("devices", 1), options.get("num_nodes", 1))],
         enable_checkpointing=False,  # CheckpointCallback writes what a run needs, and nothing else
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -77,14 +77,28 @@ def build_trainer(
     )
 
 
-def _environment(options: Mapping[str, Any]) -> list[ClusterEnvironment]:
-    """Name the environment where Lightning's choice would do more than is wanted."""
+def environment(devices: int | str | Sequence[int] = 1, n_nodes: int = 1) -> list[ClusterEnvironment]:
+    """Name the environment where Lightning's choice would do more than is wanted.
+
+    Args:
+        devices: As Lightning's trainer takes them.
+        n_nodes: The machines of a run.
+
+    Returns:
+        What goes among the plugins of a trainer, or of Fabric; empty where Lightning shall choose.
+    """
     if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
         return []
-    is_alone = options.get("devices", 1) in (1, "auto") and options.get("num_nodes", 1) == 1
-    # Tasks that each run for themselves are no processes of one run. And Lightning would answer SLURM's signal with a
-    # checkpoint of its own in the middle of a step, and take that up in silence the next time.
-    return [LightningEnvironment() if is_alone else SLURMEnvironment(auto_requeue=False)]
+    n_devices = devices if isinstance(devices, int | str) else len(devices)
+    if n_devices in (1, "auto") and n_nodes == 1:
+        # Tasks that each run for themselves are no processes of one run: each of them is the first of its own. Else
+        # Lightning would take SLURM's number for the rank, and loggers would write nothing in all but one.
+        alone = LightningEnvironment()
+        alone.set_global_rank(0)
+        return [alone]
+    # Lightning would answer SLURM's signal with a checkpoint of its own in the middle of a step, and take that up in
+    # silence the next time.
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def fit(
@@ -126,9 +140,11 @@ def idle_trainer(accelerator: str) -> Trainer:
         InputError: If Lightning has no such accelerator, or this machine has none.
     """
     try:
-        return Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
+        return Trainer(
+            accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, plugins=environment()
+        )
     except (ValueError, MisconfigurationException) as error:
         raise InputError(f"accelerator must be what Lightning's Trainer takes: {error}") from error
 
 
-__all__ = ["AtomicCheckpointIO", "build_trainer", "fit", "idle_trainer", "takes_gpus"]
+__all__ = ["AtomicCheckpointIO", "build_trainer", "environment", "fit", "idle_trainer", "takes_gpus"]

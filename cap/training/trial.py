@@ -15,6 +15,7 @@ from cap.training.dynamics import planned_steps
 from cap.training.planning import module_to_look_at, n_batches_of_epoch
 from cap.training.preparation import Prepared
 from cap.training.ready import Ready
+from cap.training.trainer import environment
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,12 @@ def seconds_per_batch(ready: Ready, prepared: Prepared) -> float:
         The mean of some batches, each with a step of the optimizer, after a first one. Batches differ in length.
     """
     options = ready.config.trainer
-    fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)  # type: ignore[arg-type]
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=1,
+        precision=options.precision,  # type: ignore[arg-type]
+        plugins=environment(),
+    )
     module = module_to_look_at(ready, prepared)
     student, optimizer = fabric.setup(module.student, torch.optim.AdamW(module.parameter_groups()))
     student.train()

@@ -63,8 +63,8 @@ FIRST = {
     "torchrun": ({"TORCHELASTIC_RUN_ID": "a", "RANK": "1", "LOCAL_RANK": "0"}, False),
     "Lightning's variables": ({"LOCAL_RANK": "1"}, False),
     "Lightning's variables on another machine": ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
-    "SLURM": ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "1"}, False),
-    "the first of SLURM": ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "0"}, True),
+    "SLURM": ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "1"}, False),
+    "the first of SLURM": ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "0"}, True),
     "nobody": ({}, True),
 }
 
@@ -138,27 +138,34 @@ def test_process_that_ends_badly_ends_the_others_and_says_why(start, tmp_path, m
 
 @pytest.mark.parametrize(
     ("variables", "expected"),
-    [({}, False), ({"LOCAL_RANK": "0"}, True), ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a"}, True)],
-    ids=["a command", "a launcher", "SLURM"],
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "0"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_NAME": "a"}, True),
+        # Only srun starts the tasks; what a batch script calls is alone.
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "0"}, False),
+    ],
+    ids=["a command", "a launcher", "srun", "a batch script"],
 )
 def test_process_knows_whether_a_launcher_started_it(monkeypatch, variables, expected):
     from cap.launch.processes import is_one_of_many
 
-    for name in ("LOCAL_RANK", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
+    for name in ("LOCAL_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_one_of_many() is expected
 
 
+SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}
 LAUNCHED = {
     "nobody": {},
     "torchrun": {"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "0"},
-    "srun": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "a"},
-    "srun without a name": {"SLURM_NTASKS": "4"},
-    "a shell of SLURM": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"},
-    "an interactive job": {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "interactive"},
-    "one task": {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "a"},
+    "srun": {**SRUN, "SLURM_JOB_NAME": "a"},
+    "srun without a name": SRUN,
+    "a shell of SLURM": {**SRUN, "SLURM_JOB_NAME": "bash"},
+    "an interactive job": {**SRUN, "SLURM_JOB_NAME": "interactive"},
+    "one task": {"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_NAME": "a"},
     "Lightning": {"LOCAL_RANK": "1"},
 }
 
@@ -171,7 +178,7 @@ def test_launchers_are_told_as_lightning_tells_them(monkeypatch, variables):
 
     from cap.launch.processes import is_one_of_many
 
-    for name in ("LOCAL_RANK", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
+    for name in ("LOCAL_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

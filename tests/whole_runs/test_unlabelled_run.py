@@ -65,7 +65,7 @@ def test_an_epoch_banks_and_logits_cover_all_rows(
     assert record["data"]["unlabelled"]["source"] == "file more.jsonl"
     assert record["steps"] == 2 * -(-(N_TRAIN + N_MORE) // 8)
     assert shapes == {"add": [N_TRAIN + N_MORE] * 4, "set_teacher_logits": [N_TRAIN + N_MORE]}
-    labels, memory = classes[-1]  # the first is of the trial of a batch
+    labels, memory = classes[-1]  # the first is of the plan
     more_rows = torch.arange(N_TRAIN, N_TRAIN + N_MORE)
     assert torch.equal(labels[more_rows], memory.teacher_logits(more_rows).argmax(dim=1))
     rows = [json.loads(line) for line in (tiny_data / "train.jsonl").read_text().splitlines()]
