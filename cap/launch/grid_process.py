@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from cap.base.errors import InputError
+from cap.base.signals import STOP_SIGNALS
 from cap.launch.grid_jobs import Grid, Job, Outcome
 from cap.launch.grid_table import show
 from cap.launch.processes import SECONDS_TO_SAVE
@@ -62,9 +63,7 @@ class ThisProcess:
         """
         self.grid, self.job, self.error, self._clutter, self._asked = grid, None, None, clutter, None
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {
-                number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)
-            }
+            self._handlers = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
 
     def end_with_owner(self) -> None:
         """Save and end when the multirun's process dies: workers that went on would be in the way of the next one."""

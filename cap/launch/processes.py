@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cap.base.errors import InputError, RunError, StoppedError
+from cap.base.signals import STOP_SIGNALS, hand_on
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -24,7 +25,6 @@ _PARENT_SECONDS = 1.0
 PARENT = "CAP_PARENT"
 """Variable that names the process which watches this one, by its number."""
 _TASKS_OF_SRUN = "SLURM_STEP_NUM_TASKS"
-_AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What a door ends with when the input was bad, see cap.launch.cli.
 _BAD_INPUT = 2
 
@@ -142,7 +142,7 @@ def run_processes(
         max_restarts=0,
         monitor_interval=_WATCH_SECONDS,
         shutdown_timeout=SECONDS_TO_SAVE,
-        signals_to_handle="SIGTERM,SIGINT",  # a run under nohup outlives the terminal
+        signals_to_handle=",".join(number.name for number in STOP_SIGNALS),  # a run under nohup outlives the terminal
     )
     log.info("starting %d processes", n_processes)
     changed = {PARENT: str(os.getpid())}
@@ -153,12 +153,14 @@ def run_processes(
         changed["CUDA_VISIBLE_DEVICES"] = ",".join(visible_devices)
     # The agent leaves a variable and its signal handlers behind.
     before = {name: os.environ.get(name) for name in (*changed, "TORCHELASTIC_SIGNALS_TO_HANDLE")}
-    handlers = {number: signal.getsignal(number) for number in _AGENT_SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     os.environ.update(changed)
+    received: int | None = None
     try:
         elastic_launch(config, sys.executable)("-m", module, *overrides)
     except SignalException as error:
-        raise StoppedError(int(error.sigval), is_clean=False) from error
+        received = int(error.sigval)
+        raise StoppedError(received, is_clean=False) from error
     except ChildFailedError as error:
         raise _as_own(error) from error
     finally:
@@ -170,6 +172,7 @@ def run_processes(
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+        hand_on(received, handlers)
 
 
 def end_with_parent() -> None:
@@ -195,7 +198,7 @@ def _as_own(error: ChildFailedError) -> BaseException:
         return InputError("see the error of the first process above")
     # A process that is still starting has no handler yet, and dies of the signal itself.
     signals = [code - 128 if code > 128 else -code for code in codes.values()]
-    if set(signals) <= set(_AGENT_SIGNALS):
+    if set(signals) <= set(STOP_SIGNALS):
         return StoppedError(signals[0], is_clean=False)
     how = f"was killed by signal {-first.exitcode}" if first.exitcode < 0 else f"ended with exit code {first.exitcode}"
     return RunError(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -77,7 +76,7 @@ def build_trainer(
     )
 
 
-def environment(devices: int | str | Sequence[int] = 1, n_nodes: int = 1) -> list[ClusterEnvironment]:
+def environment(devices: int | str | Sequence[int] = 1, n_nodes: int = 1) -> list[Any]:
     """Name the environment where Lightning's choice would do more than is wanted.
 
     Args:
@@ -85,7 +84,8 @@ def environment(devices: int | str | Sequence[int] = 1, n_nodes: int = 1) -> lis
         n_nodes: The machines of a run.
 
     Returns:
-        What goes among the plugins of a trainer, or of Fabric; empty where Lightning shall choose.
+        The ``ClusterEnvironment`` to put among the plugins of a trainer, or of Fabric; empty where Lightning shall
+        choose.
     """
     if not SLURMEnvironment.detect() or TorchElasticEnvironment.detect():
         return []

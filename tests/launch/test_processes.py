@@ -118,6 +118,30 @@ def test_processes_share_the_cores_that_this_one_may_use(monkeypatch, bound, gra
     assert seen == [expected]
 
 
+def test_who_waits_for_a_schedulers_warning_is_told_when_all_processes_have_ended(monkeypatch):
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    from cap.base.errors import StoppedError
+    from cap.launch.processes import run_processes
+
+    configs, told = [], []
+
+    def stopped(*arguments):
+        raise SignalException("told to end", sigval=signal.SIGUSR2)
+
+    monkeypatch.setattr(
+        "torch.distributed.launcher.api.elastic_launch", lambda config, command: configs.append(config) or stopped
+    )
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))
+    try:
+        with pytest.raises(StoppedError, match="stopped by SIGUSR2"):
+            run_processes(2, [])
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert configs[0].signals_to_handle == "SIGTERM,SIGINT,SIGUSR1,SIGUSR2"
+    assert told == [signal.SIGUSR2]
+
+
 def test_cores_are_the_machines_where_the_system_does_not_tell_which_are_bound(monkeypatch):
     from cap.launch.processes import n_usable_cores
 

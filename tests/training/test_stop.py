@@ -20,7 +20,10 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 138, "SIGUSR2": 140}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.Signals[name], code) for name, code in CODES.items()], ids=CODES)
 def test_signal_outside_of_training_stops_at_once(request_to_stop, number, code):
     from cap.base.errors import StoppedError
 
@@ -80,3 +83,25 @@ def test_thread_that_is_sent_no_signals_listens_to_none():
     thread.start()
     thread.join()
     assert during == [before]
+
+
+@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("waits", [False, True], ids=["nothing", "a handler"])
+def test_who_waited_for_a_schedulers_warning_is_told_after_the_run(name, waits):
+    from cap.base.errors import StoppedError
+    from cap.training.resume.stop import StopRequest
+
+    number, told = signal.Signals[name], []
+
+    def handler(*given):
+        told.append((given[0], signal.getsignal(number) is handler))
+        raise SystemExit(7)
+
+    before = signal.signal(number, handler if waits else signal.SIG_DFL)
+    is_warning = name.startswith("SIGUSR")
+    try:
+        with pytest.raises(SystemExit if waits and is_warning else StoppedError), StopRequest().listening():
+            send(number)
+    finally:
+        signal.signal(number, before)
+    assert told == ([(number, True)] if waits and is_warning else [])

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as one request to stop, answered where the state of a run can be written down."""
+"""The signals that ask a run to stop as one request, answered where the state of the run can be written down."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from types import FrameType
 from typing import Any
 
 from cap.base.errors import StoppedError
+from cap.base.signals import STOP_SIGNALS, hand_on
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A launcher may pass on what the terminal has sent to every process already: within this time it is one request.
 _ONE_REQUEST_SECONDS = 2.0
 
@@ -35,7 +35,10 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Answer the signals in this block; only the main thread of a process is sent any."""
+        """Answer the signals in this block; only the main thread of a process is sent any.
+
+        Handlers that were there for a scheduler's warning are called afterwards.
+        """
         self.signal, self.is_deferred = None, False
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -46,12 +49,13 @@ class StopRequest:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            hand_on(self.signal, previous)
 
     def install(self) -> dict[int, Any]:
         """Put the handlers on, and return those that were there; Lightning's fit puts its own on beforehand."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        return {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
 
     def check(self) -> None:
         """Stop here if it was asked for; nothing is half done at the place that calls this.
