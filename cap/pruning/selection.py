@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from cap.base.errors import RunError
 
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 _N_BITS = 32
+_MOST_OF_A_BYTE = 255
+_N_COUNTED_TOGETHER = 8 * _MOST_OF_A_BYTE
 
 
 def selects_on_host(values: Tensor) -> bool:
@@ -81,11 +84,23 @@ def _kth_smallest(keys: Int32[Tensor, "rows n"], k: Int64[Tensor, " rows"]) -> I
     """Find the k-th smallest of each row, k from 1 to n; of k = 0 the lowest number there is."""
     low = torch.full_like(k, _LOWEST)
     high = torch.full_like(k, _HIGHEST)
+    # What is added counts below the highest number alone, where there is enough in any case.
+    keys = functional.pad(keys, (0, -keys.shape[1] % _N_COUNTED_TOGETHER), value=_HIGHEST)
     for _ in range(_N_BITS):
         middle = (low + high) >> 1  # rounded down, below 0, too
-        is_enough = (keys <= middle.to(torch.int32).unsqueeze(1)).sum(dim=1) >= k
+        is_enough = _count(keys <= middle.to(torch.int32).unsqueeze(1)) >= k
         low, high = torch.where(is_enough, low, middle + 1), torch.where(is_enough, middle, high)
     return high.to(torch.int32).unsqueeze(1)
+
+
+def _count(mask: Bool[Tensor, "rows n"]) -> Int64[Tensor, " rows"]:
+    """Count each row, a multiple of ``_N_COUNTED_TOGETHER`` long, and read it once.
+
+    ``mask.sum(dim=1)`` would write the mask as whole numbers of 8 bytes first, and read those.
+    """
+    # Of eight bytes in one number each grows to 255 at most, so that none flows over into the next.
+    eights = mask.view(torch.int64).unflatten(1, (-1, _MOST_OF_A_BYTE)).sum(dim=2)
+    return eights.view(torch.uint8).sum(dim=1)
 
 
 __all__ = ["keep_highest_of_rows", "not_a_number", "selects_on_host"]

@@ -213,3 +213,14 @@ def test_masks_on_cuda_are_those_of_the_cpu_and_deterministic(kind: str) -> None
 
 def _copied(pruner: WeightPruner) -> dict[str, np.ndarray]:
     return {name: mask.numpy().copy() for name, mask in pruner.masks.items()}
+
+
+@pytest.mark.parametrize("kind", ["distinct", "few values", "all equal", "the ends of the range"])
+@pytest.mark.parametrize("n", [8 * 255 - 1, 8 * 255, 8 * 255 + 1, 5000])
+def test_rows_of_any_length_are_counted_whole(kind, n):
+    rows, by_index = tensor(kind, 3, n), torch.arange(3 * n, 0, -1.0).view(3, n)
+    n_pruned = [0, n // 3, n]
+    kept = keep_highest_of_rows(rows, n_pruned, tie_breaker=lambda: by_index)
+    for row, mask, k in zip(rows, kept, n_pruned, strict=True):
+        order = sorted(range(n), key=lambda place: (-float(row[place]), place))
+        assert sorted(order[: n - k]) == mask.nonzero().flatten().tolist()
