@@ -36,6 +36,10 @@ class ObservedPruner(WeightPruner):
         """List the scores: their gradient w · dL/d(w·mask), summed over micro-batches, is all that is used of them."""
         return [module.scores for module in self.scored_masks()]
 
+    def constant_parameters(self) -> list[nn.Parameter]:
+        """List the scores: they stay 0."""
+        return self.auxiliary_parameters()
+
     def observe_gradients(self, *, scale: float | None) -> None:
         """Take in this step's |w · dL/d(w·mask)|, and clear the gradients; few operations for all matrices at once."""
         modules, observed = [], []

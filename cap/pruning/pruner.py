@@ -238,6 +238,10 @@ class Pruner(ABC):
         """List parameters that only collect gradients; no optimizer may touch them."""
         return []
 
+    def constant_parameters(self) -> list[nn.Parameter]:
+        """List those of them that never change, which checkpoints leave out."""
+        return []
+
     def observe_gradients(self, *, scale: float | None) -> None:  # noqa: B027 - most types look at no gradient
         """See the gradients of an optimizer step before it is taken.
 

@@ -309,9 +309,9 @@ class CapModule(LightningModule):
         """Add where the stream of extra examples stands.
 
         Of frozen parameters only a key of their content stays: a run that resumes has them already, from where the
-        student starts.
+        student starts. Parameters that never change are left out.
         """
-        for name in self._kept:
+        for name in (*self._kept, *self._constant()):
             del checkpoint["state_dict"][name]
         checkpoint["kept"] = tensors_key(self._kept)
         checkpoint["extras"] = self._extras.get_state()
@@ -328,8 +328,14 @@ class CapModule(LightningModule):
                 "are others now: the model's folder, or the teacher, has changed. Put it back, or remove checkpoints/ "
                 "in the run's folder to start this run again"
             )
-        checkpoint["state_dict"] |= {name: parameter.detach() for name, parameter in self._kept.items()}
+        own = self._kept | self._constant()
+        checkpoint["state_dict"] |= {name: parameter.detach() for name, parameter in own.items()}
         self._extras.set_state(checkpoint["extras"])
+
+    def _constant(self) -> dict[str, nn.Parameter]:
+        """Name what the pruner never changes."""
+        wanted = {id(parameter) for parameter in self.pruner.constant_parameters()} if self.pruner is not None else ()
+        return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in wanted}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Split what is trained into decayed weights, the rest, and scores; what a pruner only observes is left out."""

@@ -220,6 +220,16 @@ def test_checkpoint_holds_no_frozen_model_and_executes_nothing(tmp_path, killed)
     assert {name.partition(".")[0] for name in checkpoint["state_dict"]} == {"student"}
 
 
+@pytest.mark.parametrize(("pruning", "learns"), [("first_order", False), ("movement", True)])
+def test_checkpoint_holds_scores_that_learn_and_none_that_only_collect_gradients(tmp_path, killed, pruning, learns):
+    import torch
+
+    killed(2, f"pruning={pruning}")
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "step-0000002.ckpt", weights_only=True)
+    assert any(name.endswith(".mask") for name in checkpoint["state_dict"])
+    assert any(name.endswith(".scores") for name in checkpoint["state_dict"]) is learns
+
+
 def test_checkpoint_holds_nothing_of_what_is_frozen(tmp_path, killed):
     import torch
 
