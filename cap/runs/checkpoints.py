@@ -19,11 +19,13 @@ class Checkpoint:
         path: The file, which ``Trainer.fit(ckpt_path=...)`` takes.
         step: Optimizer steps that are done.
         n_rows: Rows of ``metrics.csv`` when it was written.
+        device: The type of device that the run was on; None of a checkpoint that does not say.
     """
 
     path: Path
     step: int
     n_rows: int
+    device: str | None = None
 
 
 def newest_checkpoint(folder: Path, *, config_hash: str) -> Checkpoint | None:
@@ -44,7 +46,7 @@ def newest_checkpoint(folder: Path, *, config_hash: str) -> Checkpoint | None:
                 continue
             is_whole = path.stat().st_size == expected["bytes"] and file_sha256(path) == expected["sha256"]
             if is_whole:
-                return Checkpoint(path, expected["step"], expected["n_rows"])
+                return Checkpoint(path, expected["step"], expected["n_rows"], expected.get("device"))
         except (OSError, ValueError, KeyError, TypeError):
             pass
         log.warning("the checkpoint %s is torn; the one before it is used", path.name)

@@ -85,21 +85,31 @@ def look(attempt: Attempt) -> Earlier:
     return Earlier(found.record, found.state == "complete", is_done)
 
 
-def checkpoint_of(attempt: Attempt, found: RunFolder) -> Checkpoint | None:
+def checkpoint_of(attempt: Attempt, found: RunFolder, *, device: str | None = None) -> Checkpoint | None:
     """Find where to resume, and refuse to overwrite an interrupted run.
 
     Args:
         attempt: What this process is about to do.
         found: The run's folder, or that of its replacement, read while no other process writes there.
+        device: The type of device that this process runs on; None where that is not known yet.
 
     Raises:
-        InputError: If an interrupted run is there, and is neither to be resumed nor overwritten.
+        InputError: If an interrupted run is there, and is neither to be resumed nor overwritten; or if it ran on
+            another type of device, where its teacher and encodings would be made again, and come out different.
     """
     if found.state != "interrupted":
         return None
     folder = found.path / CHECKPOINTS
     newest = newest_checkpoint(folder, config_hash=attempt.checked.hash)
-    if newest is None or attempt.goes_on:
+    if newest is None:
+        return None
+    if attempt.goes_on:
+        if None not in (device, newest.device) and device != newest.device:
+            raise InputError(
+                f"a run goes on on the type of device that it began on, which made its teacher and its encodings: its "
+                f"checkpoint of step {newest.step} was written on {newest.device}, got {device}; set "
+                f"trainer.accelerator={newest.device} where there is one, or remove {folder} to start this run again"
+            )
         return newest
     if attempt.checked.config.overwrite:
         return None

@@ -109,7 +109,8 @@ def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | 
     )
     trainer = new_trainer(ready, record.run_dir, callbacks, devices=devices)
     trainer.strategy.setup_environment()
-    begin = partial(record.begin, prepared, find=partial(checkpoint_of, attempt), goes_on=attempt.goes_on)
+    find = partial(checkpoint_of, attempt, device=trainer.strategy.root_device.type)
+    begin = partial(record.begin, prepared, find=find, goes_on=attempt.goes_on)
     begun = together(ranks_of(trainer), begin, what="taking the run's folder")[0]
     if begun.completed is not None:
         return Ended(leave_done(attempt, begun.completed), "skipped")

@@ -297,6 +297,21 @@ def test_run_does_not_go_on_with_other_rows(compose_config, tiny_data, tmp_path,
         run(compose_config, wanted)
 
 
+def test_run_does_not_go_on_on_another_type_of_device(compose_config, tmp_path, killed):
+    from cap.base.errors import InputError
+
+    wanted = killed(2)
+    (listed,) = (tmp_path / "run" / "checkpoints").glob("step-0000002.json")
+    assert json.loads(listed.read_text())["device"] == "cpu"
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | {"device": "cuda"}))
+    with pytest.raises(
+        InputError, match=r"checkpoint of step 2 was written on cuda, got cpu; set trainer.accelerator=cuda"
+    ):
+        run(compose_config, wanted)
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | {"device": "cpu"}))
+    run(compose_config, wanted)
+
+
 def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, killed):
     import shutil
 

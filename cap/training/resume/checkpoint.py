@@ -143,6 +143,7 @@ class CheckpointCallback(Callback):
                     "sha256": file_sha256(path),
                     "config_hash": self.config_hash,
                     "n_rows": n_rows,
+                    "device": trainer.strategy.root_device.type,
                 },
             )
             self._forget_others(path)
