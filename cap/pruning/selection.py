@@ -99,7 +99,7 @@ def _count(mask: Bool[Tensor, "rows n"]) -> Int64[Tensor, " rows"]:
     ``mask.sum(dim=1)`` would write the mask as whole numbers of 8 bytes first, and read those.
     """
     # Of eight bytes in one number each grows to 255 at most, so that none flows over into the next.
-    eights = mask.view(torch.int64).unflatten(1, (-1, _MOST_OF_A_BYTE)).sum(dim=2)
+    eights: Tensor = mask.view(torch.int64).view(len(mask), -1, _MOST_OF_A_BYTE).sum(dim=2)
     return eights.view(torch.uint8).sum(dim=1)
 
 
