@@ -130,10 +130,7 @@ class CapModule(LightningModule):
         # Every process sees the losses of the whole batch, so that all of them stop where one would.
         shared = self.ranks.mean(values)
         total, logged = shared.sum(), dict(zip(terms, shared, strict=True))
-        if has_scaler(self.trainer):  # then no gradient tells: it meets infinities on purpose
-            self.require_finite(total, logged)
-        else:
-            self._unread.append((total, logged))
+        self._unread.append((total, logged))
         if self._is_logged:
             logged = {f"loss/{name}": term for name, term in logged.items()}
             self.log_dict({**logged, "loss/total": total}, batch_size=len(batch["example_id"]))
@@ -277,9 +274,11 @@ class CapModule(LightningModule):
         """Clip the global norm over weights and scores once, and stop before a broken loss or gradient reaches them."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
-        # Losses are looked at here, too, so that the host waits once. A loss scaler skips such steps itself.
+        # Losses are looked at here, too, so that the host waits once. A loss scaler meets infinite gradients on
+        # purpose, and skips their steps itself.
         unread, self._unread = self._unread, []
-        if has_scaler(self.trainer) or bool(torch.stack([norm, *[total for total, _ in unread]]).isfinite().all()):
+        looked_at = [total for total, _ in unread] + ([] if has_scaler(self.trainer) else [norm])
+        if bool(torch.stack(looked_at).isfinite().all()):
             return
         for total, terms in unread:
             self.require_finite(total, terms)

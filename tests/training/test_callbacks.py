@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 
@@ -52,7 +52,7 @@ def loader(n_batches: int):
     return DataLoader(batches, batch_size=None)
 
 
-def fit(module, tmp_path, callbacks, *, n_batches: int, **options) -> None:
+def fit(module, tmp_path, callbacks, *, n_batches: int, **options) -> Trainer:
     from cap.training.trainer import build_trainer
 
     trainer = build_trainer(
@@ -69,6 +69,7 @@ def fit(module, tmp_path, callbacks, *, n_batches: int, **options) -> None:
     )
     # Lightning warns of a module that could validate and has no data for it.
     trainer.fit(module, train_dataloaders=loader(n_batches), val_dataloaders=loader(1))
+    return trainer
 
 
 @dataclass
@@ -557,10 +558,13 @@ def test_contrast_without_memory_is_refused(tiny_model):
         )
 
 
-@pytest.mark.parametrize("n_accumulated", [1, 2])
-def test_loss_that_is_not_finite_is_named_before_the_weights_move(tiny_module, tmp_path, n_accumulated):
+@pytest.mark.parametrize(("n_accumulated", "scales"), [(1, False), (2, False), (2, True)])
+def test_loss_that_is_not_finite_is_named_before_the_weights_move(
+    tiny_module, tmp_path, n_accumulated, scales, monkeypatch
+):
     from cap.base.errors import RunError
 
+    monkeypatch.setattr("cap.training.module.has_scaler", lambda trainer: scales)
     module = tiny_module()
     bias = module.student.model.classifier.bias
 
@@ -582,6 +586,13 @@ def test_gradient_that_is_not_finite_is_told_from_the_loss(tiny_module, tmp_path
     module.student.model.classifier.bias.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(RunError, match=r"the gradient must be finite, but its norm is .* although the loss is finite"):
         fit(module, tmp_path, [], n_batches=1, gradient_clip_val=1.0)
+
+
+def test_gradient_that_is_not_finite_is_the_loss_scalers_to_deal_with(tiny_module, tmp_path, monkeypatch):
+    monkeypatch.setattr("cap.training.module.has_scaler", lambda trainer: True)
+    module = tiny_module()
+    module.student.model.classifier.bias.register_hook(lambda gradient: gradient * float("inf"))
+    assert fit(module, tmp_path, [], n_batches=1, gradient_clip_val=1.0).global_step == 1
 
 
 def test_numbers_of_examples_stay_with_the_host():

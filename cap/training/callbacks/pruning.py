@@ -17,7 +17,7 @@ from cap.pruning.moves import MaskMoves
 from cap.pruning.parameters import add_regularizer, require_scores_learn
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
-from cap.training.precision import handles_unscaling, loss_scale
+from cap.training.precision import handles_unscaling, has_scaler, loss_scale
 
 log = logging.getLogger(__name__)
 _CLIPPING = "configure_gradient_clipping"
@@ -124,7 +124,8 @@ class PruningCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let the pruner see the gradients of the whole step, and add those of its regulariser."""
-        self.pruner.observe_gradients(scale=loss_scale(trainer))
+        if _is_own(self.pruner.observe_gradients):  # to ask for the scale is to wait for the device
+            self.pruner.observe_gradients(scale=loss_scale(trainer))
         if self.adds_regularizer:
             add_regularizer(self.pruner, optimizer, scale=_factor_left(trainer, optimizer) or 1.0)
         if not pl_module.automatic_optimization:  # then the module itself has clipped, before it called the optimizer
@@ -164,8 +165,14 @@ class PruningCallback(Callback):
 
 def _factor_left(trainer: Trainer, optimizer: Optimizer) -> float | None:
     """Return what a loss scaler's factor on the optimizer's gradients is by now; None if there is no scaler."""
-    scale = loss_scale(trainer)
-    return scale if scale is None or handles_unscaling(optimizer) else 1.0
+    if not has_scaler(trainer):
+        return None
+    return loss_scale(trainer) if handles_unscaling(optimizer) else 1.0
+
+
+def _is_own(method: Callable[..., None]) -> bool:
+    """Say whether a pruner has its own way to look at gradients."""
+    return getattr(method, "__func__", None) is not Pruner.observe_gradients
 
 
 __all__ = ["PruningCallback"]
