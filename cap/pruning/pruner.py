@@ -48,7 +48,7 @@ class Room:
     Args:
         n_bytes: So much.
         n_processes: So many share the budget that it is a part of.
-        is_budget: Whether ``memory.budget_gb`` says so; False where it is what the GPU has.
+        is_budget: Whether ``memory.budget_gb`` says so; False where it is what the GPU has left.
     """
 
     n_bytes: float

@@ -112,7 +112,7 @@ class SecondOrder(WeightPruner):
             ways.append(f"set memory.budget_gb={math.ceil(10 * needed * room.n_processes / _BYTES_PER_GB) / 10:g}")
         elif not ways:
             ways.append("choose another pruning type")
-        leaves = "memory.budget_gb leaves" if room.is_budget else "the GPU has"
+        leaves = "memory.budget_gb leaves" if room.is_budget else "the GPU has beside the student and its optimizer"
         raise ValueError(
             f"the pass of pruning=second_order needs {needed / _BYTES_PER_GB:.2f} GiB for pruning.block_size="
             f"{self.block_size}, and {leaves} {room.n_bytes / _BYTES_PER_GB:.2f}"

@@ -22,6 +22,7 @@ from cap.training.trainer import takes_gpus
 
 _BYTES_PER_VALUE = 2  # encodings are float16
 _BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
+_BYTES_FOR_OTHERS = 2 * _BYTES_PER_GB  # activations of the largest batches, CUDA's own: an allowance, measured nowhere
 
 
 def require_possible(checked: Ready, prepared: Prepared) -> int:
@@ -44,7 +45,7 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
     )
     problems = [*checked.plan.problems(n_steps), *_problems_of_learning(checked, n_steps)]
     found = prunable(prepared.pretrained.model)
-    check_memory = partial(checked.pruner.check_memory, room=_room_of_a_pass(checked))
+    check_memory = partial(checked.pruner.check_memory, room=_room_of_a_pass(checked, prepared))
     for check in (checked.pruner.check, check_memory):
         try:
             check(found)
@@ -92,12 +93,14 @@ def _n_batches(checked: Ready, prepared: Prepared) -> int:
     return -(-prepared.datamodule.n_train // (checked.config.batch_size * checked.n_processes))
 
 
-def _room_of_a_pass(checked: Ready) -> Room:
-    """Say what a pass over the training rows may hold: it lies where the student is."""
+def _room_of_a_pass(checked: Ready, prepared: Prepared) -> Room:
+    """Say what a pass over the training rows may hold: it lies where the student is, and beside it."""
     trainer = checked.config.trainer
     if takes_gpus(trainer.accelerator):
         sizes = [torch.cuda.get_device_properties(place).total_memory for place in range(torch.cuda.device_count())]
-        return Room(min(sizes), is_budget=False)
+        # Weights, their gradients and Adam's two averages stay; the rest is for activations and PyTorch itself.
+        n_parameters = sum(parameter.numel() for parameter in prepared.pretrained.parameters())
+        return Room(max(min(sizes) - 16 * n_parameters - _BYTES_FOR_OTHERS, 0), is_budget=False)
     return Room(checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices, n_processes=trainer.devices)
 
 

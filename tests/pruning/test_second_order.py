@@ -328,8 +328,8 @@ def test_pass_beyond_the_memory_budget_is_refused_with_the_block_and_the_budget_
     ("room", "way_out"),
     [
         (Room(0), r"leaves 0\.00 to a process; set memory\.budget_gb=0\.1$"),
-        (Room(0, is_budget=False), r"and the GPU has 0\.00; choose another pruning type$"),
-        (Room(500_000, is_budget=False), r"and the GPU has 0\.00; set pruning\.block_size=\d+$"),
+        (Room(0, is_budget=False), r"and the GPU has beside .* 0\.00; choose another pruning type$"),
+        (Room(500_000, is_budget=False), r"and the GPU has beside .* 0\.00; set pruning\.block_size=\d+$"),
     ],
     ids=["no budget", "no GPU", "a small GPU"],
 )

@@ -31,14 +31,19 @@ ALLOWED = {
 }
 
 
-def look(compose_config, overrides: list[str]) -> int:
+def prepared(compose_config, overrides: list[str]):
     from cap.config.check import check
-    from cap.training.planning import require_possible
     from cap.training.preparation import prepare
     from cap.training.ready import make_ready
 
     ready = make_ready(check(compose_config(*overrides)))
-    return require_possible(ready, prepare(ready))
+    return ready, prepare(ready)
+
+
+def look(compose_config, overrides: list[str]) -> int:
+    from cap.training.planning import require_possible
+
+    return require_possible(*prepared(compose_config, overrides))
 
 
 @pytest.mark.parametrize(("overrides", "expected"), REFUSED.values(), ids=REFUSED)
@@ -53,3 +58,26 @@ def test_limits_that_leave_nothing_are_refused(compose_config, tiny_overrides, o
 @pytest.mark.parametrize("overrides", ALLOWED.values(), ids=ALLOWED)
 def test_limits_that_leave_something_pass(compose_config, tiny_overrides, overrides):
     assert look(compose_config, [*tiny_overrides, *overrides]) > 0
+
+
+@pytest.mark.parametrize(("n_bytes", "fits"), [(3.0, True), (2.0, False)], ids=["room", "none beside the optimizer"])
+def test_a_pass_on_a_gpu_has_what_student_and_optimizer_leave(
+    compose_config, tiny_overrides, monkeypatch, n_bytes, fits
+):
+    from types import SimpleNamespace
+
+    import torch
+
+    from cap.base.errors import InputError
+    from cap.training.planning import require_possible
+
+    run = prepared(compose_config, [*tiny_overrides, "pruning=second_order", "pruning.gradient_rows=4"])
+    size = SimpleNamespace(total_memory=int(n_bytes * 1024**3))
+    monkeypatch.setattr("cap.training.planning.takes_gpus", lambda accelerator: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: size)
+    if fits:
+        assert require_possible(*run) > 0
+    else:
+        with pytest.raises(InputError, match=r"and the GPU has beside the student and its optimizer 0\.00"):
+            require_possible(*run)
