@@ -30,8 +30,8 @@ class StaticScores(RegularizedMovement):
             ranks the weights of all matrices together (published as worse).
         score_learning_rate: Peak learning rate of the scores, > 0.
         score_init: As in ``Movement``.
-        regularizer_weight: Final factor of the mean of sigmoid(score) in the loss, >= 0; it follows the schedule. A
-            cubic rise from 0 gives the published 1 - (1 - t/T)³.
+        regularizer_weight: Final factor of the mean of sigmoid(score) in the loss, >= 0; it follows the sparsity. A
+            cubic rise from 0 gives the published 1 - (1 - t/T)³, with the step that reaches the target for T.
         budget_temperature: Divides the scores within R, > 0; the larger, the more alike are the matrices of a type.
             Published are 1, and 3 to 4 where 50 to 80 % of the weights stay.
 
