@@ -253,7 +253,7 @@ def test_process_ends_when_the_one_that_watches_it_is_gone(tmp_path):
         env={**os.environ, "CAP_PARENT": str(2**22 + 1)},  # no process bears such a number
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=240,
     )
     assert done.returncode == 1
     assert "the process that started this one is gone" in done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run_two(program: str, folder: Path, *, timeout: float = 120) -> list[subprocess.CompletedProcess[str]]:
+def run_two(program: str, folder: Path, *, timeout: float = 600) -> list[subprocess.CompletedProcess[str]]:
     """Run ``python -m program folder`` as rank 0 and rank 1, and wait for both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
