@@ -210,6 +210,29 @@ def ensure_writable(folder: Path, key: str) -> None:
         ) from error
 
 
+def ensure_lockable(folder: Path, key: str) -> None:
+    """Create a folder and prove that files can be written and locked there: runs on several machines may share it.
+
+    Args:
+        folder: The folder.
+        key: The configuration key that named it, for the message.
+
+    Raises:
+        InputError: If the folder cannot be created or written, or its file system has no locks.
+    """
+    ensure_writable(folder, key)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:
+            lock = locked(Path(aside) / "anything")
+            lock.acquire(timeout=0)
+            lock.release()
+    except OSError as error:
+        raise InputError(
+            f"{key} must lie where files can be locked, since runs wait for each other there, got {folder} "
+            f"({error.strerror or error}); choose another {key}, or mount that file system with locks"
+        ) from error
+
+
 def _flush_to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -225,6 +248,7 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "content_key",
+    "ensure_lockable",
     "ensure_writable",
     "file_sha256",
     "full_disk_reason",

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from cap.base.console import print_table
 from cap.base.errors import InputError
-from cap.base.files import content_key, ensure_writable
+from cap.base.files import content_key, ensure_lockable
 from cap.base.kinds import KINDS, Head
 from cap.config.evaluate import EvaluateConfig
 from cap.data.custom import task_of
@@ -129,7 +129,7 @@ def asked_task(config: EvaluateConfig, given: Given) -> Task:
     Raises:
         InputError: If there is no such task, the model cannot answer it, or ``cache_dir`` cannot be written.
     """
-    ensure_writable(Path(config.cache_dir), "cache_dir")
+    ensure_lockable(Path(config.cache_dir), "cache_dir")
     kind = known_kind(config.task.name)
     if kind is not None:  # before any label is compared with those of a model that has none
         require_head(given.config, head=Head(kind), name=given.source.label)

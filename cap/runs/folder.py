@@ -12,7 +12,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from cap.base.errors import InputError, some_of
-from cap.base.files import atomic_file, ensure_writable, locked, read_json
+from cap.base.files import atomic_file, ensure_lockable, ensure_writable, locked, read_json
 from cap.runs.identity import flatten, what_counts
 from cap.runs.record import write_record
 
@@ -284,7 +284,7 @@ def hold(run_dir: Path, *, patience: float = 0.0) -> FileLock:
     """
     ensure_writable(run_dir, "output_dir")
     lock = locked(run_dir)
-    ensure_writable(Path(lock.lock_file).parent, "output_dir")
+    ensure_lockable(Path(lock.lock_file).parent, "output_dir")
     try:
         try:
             lock.acquire(timeout=0)

@@ -11,7 +11,7 @@ from lightning.pytorch import seed_everything
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
-from cap.base.files import ensure_writable
+from cap.base.files import ensure_lockable
 from cap.base.kinds import KINDS, Metrics
 from cap.base.memory_budget import MemoryBudget
 from cap.base.parts import PARTS
@@ -124,7 +124,7 @@ def prepare(checked: Checked) -> Prepared:
     config = checked.config
     task = configured_task(config)
     cache_dir = Path(config.cache_dir)
-    ensure_writable(cache_dir, "cache_dir")
+    ensure_lockable(cache_dir, "cache_dir")
     model = config.model
     source = resolve_source(model.name_or_path, package=model.package, sha256=model.sha256, revision=model.revision)
     model_config = load_config(source)

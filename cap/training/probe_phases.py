@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cap.base.console import print_table
-from cap.base.files import content_key, ensure_writable
+from cap.base.files import content_key, ensure_lockable, ensure_writable
 from cap.config.probe import ProbeConfig, data_dir_of, probed_task
 from cap.data.datamodule import CapDataModule
 from cap.data.majority import majority_of
@@ -75,7 +75,7 @@ def read(config: ProbeConfig) -> Comparison:
     runs = read_runs([Path(folder) for folder in config.runs])
     tasks = [probed_task(name) for name in config.tasks]
     folders = [data_dir_of(task, config.data_root) for task in tasks]
-    ensure_writable(Path(config.cache_dir), "cache_dir")
+    ensure_lockable(Path(config.cache_dir), "cache_dir")
     computation = computation_of(idle_trainer(config.accelerator))
     data = {task.name: TaskData(task, folder, config) for task, folder in zip(tasks, folders, strict=True)}
     subjects, notes = find_subjects(runs, config)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import math
 import os
@@ -19,6 +21,7 @@ from cap.base.files import (
     atomic_file,
     atomic_folder,
     content_key,
+    ensure_lockable,
     ensure_writable,
     file_sha256,
     locked,
@@ -275,8 +278,19 @@ def test_a_writable_folder_is_created(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_nothing_is_left_in_a_writable_folder(tmp_path: Path) -> None:
-    ensure_writable(tmp_path, "cache_dir")
+@pytest.mark.parametrize("ensure", [ensure_writable, ensure_lockable])
+def test_nothing_is_left_in_a_writable_folder(tmp_path: Path, ensure) -> None:
+    ensure(tmp_path, "cache_dir")
+    assert _names(tmp_path) == []
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"cache_dir must lie where files can be locked.* got .*No locks available"):
+        ensure_lockable(tmp_path, "cache_dir")
     assert _names(tmp_path) == []
 
 
