@@ -63,12 +63,18 @@ def build_trainer(
         callbacks: In the order in which they act.
     """
     bar = [RichProgressBar(leave=False)] if options.get("enable_progress_bar", True) else []
+    environments = environment(options.get("devices", 1), options.get("num_nodes", 1))
+    for one in environments:
+        if isinstance(one, LightningEnvironment):
+            # Such a task is the first of its run. Lightning took SLURM's number for its rank when it was imported, and
+            # loggers would write nothing.
+            one.set_global_rank(0)
     return Trainer(
         **options,
         callbacks=[*callbacks, *bar],
         logger=[CurvesLogger(run_dir)],
         default_root_dir=run_dir,
-        plugins=[AtomicCheckpointIO(), *environment(options.get("devices", 1), options.get("num_nodes", 1))],
+        plugins=[AtomicCheckpointIO(), *environments],
         enable_checkpointing=False,  # CheckpointCallback writes what a run needs, and nothing else
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -91,11 +97,7 @@ def environment(devices: int | str | Sequence[int] = 1, n_nodes: int = 1) -> lis
         return []
     n_devices = devices if isinstance(devices, int | str) else len(devices)
     if n_devices in (1, "auto") and n_nodes == 1:
-        # Tasks that each run for themselves are no processes of one run: each of them is the first of its own. Else
-        # Lightning would take SLURM's number for the rank, and loggers would write nothing in all but one.
-        alone = LightningEnvironment()
-        alone.set_global_rank(0)
-        return [alone]
+        return [LightningEnvironment()]  # tasks that each run for themselves are no processes of one run
     # Lightning would answer SLURM's signal with a checkpoint of its own in the middle of a step, and take that up in
     # silence the next time.
     return [SLURMEnvironment(auto_requeue=False)]

@@ -19,14 +19,14 @@ def task(monkeypatch):
 
 
 @pytest.mark.parametrize("devices", [1, "auto", [2]], ids=str)
-def test_a_task_that_runs_for_itself_is_the_first_of_its_run(task, devices):
+def test_a_task_that_runs_for_itself_is_no_process_of_another_run(task, devices):
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     from cap.training.trainer import environment
 
     (found,) = environment(devices)
     assert isinstance(found, LightningEnvironment)
-    assert rank_zero_only.rank == 0
+    assert rank_zero_only.rank == 3  # it was only asked
 
 
 def test_a_task_of_several_is_what_slurm_says(task, monkeypatch):
@@ -49,6 +49,7 @@ def test_a_task_that_runs_for_itself_writes_its_curves(task, tmp_path):
     trainer.logger.log_metrics({"loss/total": 1.0}, step=1)
     trainer.logger.save()
     assert "loss/total" in (tmp_path / "logs" / "metrics.csv").read_text()
+    assert rank_zero_only.rank == 0
 
 
 def test_what_asks_lightning_before_a_run_works_in_such_a_task(task, compose_config, tiny_overrides):
@@ -59,3 +60,4 @@ def test_what_asks_lightning_before_a_run_works_in_such_a_task(task, compose_con
 
     assert make_ready(check(compose_config(*tiny_overrides))).pruner is not None
     assert idle_trainer("cpu").world_size == 1
+    assert rank_zero_only.rank == 3
