@@ -41,6 +41,7 @@ def write_model(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"vocab": {"/home": 0}}', encoding="utf-8")
     (folder / "README.md").write_text("the card of the folder", encoding="utf-8")
     (folder / "optimizer.pt").write_bytes(b"state")
+    (folder / ".notes.json").write_text("{}", encoding="utf-8")
     (folder / "checkpoints").mkdir()
 
 

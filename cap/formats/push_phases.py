@@ -145,7 +145,7 @@ def _copy_model(source: Path, folder: Path) -> list[str]:
         if path.is_dir() and path.name in parts:
             (folder / path.name).mkdir()
             left_out += [f"{path.name}/{name}" for name in _copy_model(path, folder / path.name)]
-        elif path.is_file() and path.suffix in _SUFFIXES:
+        elif path.is_file() and path.suffix in _SUFFIXES and not path.name.startswith("."):
             shutil.copyfile(path, folder / path.name)
         elif path.name != CARD:  # that is written for the repository
             left_out.append(path.name)
