@@ -13,11 +13,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *_WARNINGS)
 
 
 def hand_on(number: int | None, handlers: Mapping[int, Any]) -> None:
-    """Tell of a scheduler's warning whoever waits for it, now that the run has ended: submitit queues the job again.
+    """Call the handler that a scheduler's warning had before the run: submitit's queues the job again.
 
     Args:
         number: Of the signal that has ended the run; None if none has.
-        handlers: What was there before the run, by signal.
+        handlers: Those from before the run, by signal.
     """
     if number is None or number not in _WARNINGS:
         return

@@ -106,7 +106,7 @@ def checkpoint_of(attempt: Attempt, found: RunFolder, *, device: str | None = No
     if attempt.goes_on:
         if None not in (device, newest.device) and device != newest.device:
             raise InputError(
-                f"a run goes on on the type of device that it began on, which made its teacher and its encodings: its "
+                f"a run continues on the type of device that made its teacher and its encodings, but its "
                 f"checkpoint of step {newest.step} was written on {newest.device}, got {device}; set "
                 f"trainer.accelerator={newest.device} where there is one, or remove {folder} to start this run again"
             )
