@@ -211,16 +211,19 @@ def replacement_of(run_dir: Path) -> Path:
 def put_in_place(run_dir: Path) -> None:
     """Let a replacement, which is complete, take the place of the run that it replaces.
 
+    Called again, it ends what an exception or a signal has cut off.
+
     Args:
         run_dir: The run's folder, held by ``hold``.
     """
     new = replacement_of(run_dir)
     old = new.with_suffix(".old")
     # No call replaces a folder. A kill between the two renames leaves both whole; ``settle_replacement`` then ends it.
-    if run_dir.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        run_dir.rename(old)
-    new.rename(run_dir)
+    if new.exists():
+        if run_dir.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            run_dir.rename(old)
+        new.rename(run_dir)
     shutil.rmtree(old, ignore_errors=True)
 
 

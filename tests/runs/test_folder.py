@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from cap.base.errors import InputError
-from cap.runs.folder import RunFolder, claim, drop_other_replacement, replacement_of, settle_replacement
+from cap.runs.folder import (
+    RunFolder,
+    claim,
+    drop_other_replacement,
+    put_in_place,
+    replacement_of,
+    settle_replacement,
+)
 from cap.runs.record import write_record
 
 
@@ -119,6 +126,40 @@ def test_replacement_that_is_not_complete_is_not_settled(tmp_path, record):
     assert not settle_replacement(run_dir, "other")
     assert new.exists()
     assert (run_dir / "train.log").exists()
+
+
+def test_replacement_is_put_in_place_once_however_often_it_is_asked_for(tmp_path):
+    run_dir = folder_of(tmp_path, "completed")
+    replacement_with(run_dir, status="completed", config_hash="new")
+    put_in_place(run_dir)
+    put_in_place(run_dir)
+    assert json.loads((run_dir / "record.json").read_text())["config_hash"] == "new"
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
+
+
+@pytest.mark.parametrize("n_renames", [0, 1, 2])
+def test_replacement_that_a_signal_cut_off_is_ended_by_the_next_call(tmp_path, monkeypatch, n_renames):
+    run_dir = folder_of(tmp_path, "completed")
+    replacement_with(run_dir, status="completed", config_hash="new")
+    rename, done = Path.rename, []
+
+    def stopped(self, target):
+        if len(done) == n_renames:
+            raise KeyboardInterrupt
+        done.append(target)
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stopped)
+        if n_renames == 2:  # then what is removed at the end
+            patch.setattr(
+                "cap.runs.folder.shutil.rmtree", lambda path, **options: path.exists() and stopped(path, path)
+            )
+        with pytest.raises(KeyboardInterrupt):
+            put_in_place(run_dir)
+    put_in_place(run_dir)
+    assert json.loads((run_dir / "record.json").read_text())["config_hash"] == "new"
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
 
 
 @pytest.mark.parametrize(("config_hash", "stays"), [("mine", False), ("other", True)])

@@ -517,6 +517,25 @@ def test_finished_run_is_replaced_when_the_new_one_is_complete(compose_config, t
     assert [path.name for path in tmp_path.glob(".run.*") if path.is_dir()] == []
 
 
+def test_replacement_stands_whatever_happens_after_its_end(compose_config, tiny_overrides, tmp_path, monkeypatch):
+    from cap.training import record as train_record
+
+    wanted = [*tiny_overrides, "contrast=none", "overwrite=true"]
+    run(compose_config, wanted)
+    before = files(tmp_path / "run")["train.log"]
+
+    def closed(table):
+        raise SystemExit(1)  # as rich does where nobody reads what is printed
+
+    monkeypatch.setattr(train_record, "print_table", closed)
+    with pytest.raises(SystemExit):
+        run(compose_config, wanted)
+    after = files(tmp_path / "run")
+    assert json.loads(after["record.json"])["status"] == "completed"
+    assert after["train.log"] != before
+    assert [path.name for path in tmp_path.glob(".run.*") if path.is_dir()] == []
+
+
 @pytest.mark.ends
 @pytest.mark.parametrize("resume", ["true", "false"])
 def test_killed_replacement_leaves_the_finished_run_and_goes_on_or_starts_anew(
