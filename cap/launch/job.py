@@ -25,7 +25,7 @@ def run_folder(checked: Checked) -> Path:
     """Name the run's folder: ``output_dir``, or below ``outputs`` one that belongs to this configuration."""
     config = checked.config
     if config.output_dir is not None:
-        return Path(config.output_dir)
+        return _real(Path(config.output_dir))
     root = Path("outputs")
     if is_multirun():
         sweep = HydraConfig.get().sweep
@@ -33,6 +33,11 @@ def run_folder(checked: Checked) -> Path:
             return Path(sweep.dir) / sweep.subdir
         root = Path(sweep.dir)
     return root / config.task.name / f"{checked.pruning_name}-{config.sparsity:g}" / checked.hash
+
+
+def _real(folder: Path) -> Path:
+    """Follow a link, and give ``.`` and ``..`` their names: a folder is locked and replaced by its name."""
+    return folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
 
 
 __all__ = ["goes_on", "is_multirun", "run_folder"]
