@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from filelock import FileLock
 from cap.base.errors import InputError
 
 _CHUNK_BYTES = 1 << 20
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -183,10 +185,13 @@ def locked(path: Path) -> FileLock:
 
 def full_disk_reason(error: BaseException) -> str | None:
     """Say in words that an error means there is no room to write; None if it means something else."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f" while writing {error.filename}" if error.filename else ""
-        return f"there must be room to write, but: {error.strerror}{where}"
-    return None
+    # What safetensors and tokenizers raise is no OSError: Rust's number of it stands in their words.
+    named = _OS_ERROR.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(named[1]) if named else None
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    where = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    return f"there must be room to write, but: {os.strerror(number)}{where}"
 
 
 def ensure_writable(folder: Path, key: str) -> None:

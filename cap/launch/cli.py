@@ -96,7 +96,7 @@ def door(
             _leave(error)
         except StoppedError as error:
             _leave(error)
-        except OSError as error:
+        except Exception as error:
             reason = full_disk_reason(error)
             if reason is None or cfg.traceback:
                 raise

@@ -24,6 +24,7 @@ from cap.base.files import (
     ensure_lockable,
     ensure_writable,
     file_sha256,
+    full_disk_reason,
     locked,
     read_json,
     write_json,
@@ -377,6 +378,29 @@ def test_array_that_grew_is_the_file_that_numpy_would_write(tmp_path, shape, dty
 def test_array_of_other_rows_than_before_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must all be .*float16.* got .*float32"):
         growing(tmp_path / "grown.npy", np.zeros((1, 2), np.float16), np.zeros((1, 2), np.float32))
+
+
+def test_weights_for_which_there_is_no_room_say_so(tmp_path):
+    import resource
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(SafetensorError) as error:
+            save_file({"weight": torch.zeros(10_000)}, tmp_path / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert full_disk_reason(error.value) == "there must be room to write, but: File too large"
+
+
+def test_no_other_error_is_a_full_disk():
+    assert full_disk_reason(ValueError("28")) is None
+    assert full_disk_reason(PermissionError(13, "Permission denied")) is None
+    assert full_disk_reason(RuntimeError("No such file or directory (os error 2)")) is None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
