@@ -6,10 +6,13 @@ import re
 import shlex
 from typing import Any
 
-# At the start of a typed value, of an item of a typed list, or of a quoted one; up to the end of that.
-_ABSOLUTE = re.compile(r"""(?P<before>^|[=\[,'"])(?:~[^/\\,\]'"]*|[A-Za-z]:)?[/\\](?P<path>[^,\]'"]*)""")
+# At the start of a typed value, of an item of a typed list, or of a quoted one; up to the end of that. Hydra's search
+# path has it as an address.
+_ABSOLUTE = re.compile(r"""(?P<before>^|[=\[,'"])(?:file://)?(?:~[^/\\,\]'"]*|[A-Za-z]:)?[/\\](?P<path>[^,\]'"]*)""")
 # A path within a sentence begins behind a blank, a sign or a quote: "and/or" and an address hold none.
-_IN_WORDS = re.compile(r"""(?P<before>^|[\s=\[({,;'"])(?:~[^/\\\s]*|[A-Za-z]:)?[/\\](?P<path>[^\s,;:)}\]'"]+)""")
+_IN_WORDS = re.compile(
+    r"""(?P<before>^|[\s=\[({,;'"])(?:file://)?(?:~[^/\\\s]*|[A-Za-z]:)?[/\\](?P<path>[^\s,;:)}\]'"]+)"""
+)
 _HOMES = ("home", "Users")  # folders of home folders
 _COMMAND = "command"
 

@@ -17,8 +17,9 @@ from cap.runs.hidden_paths import without_folders, without_places
         ("output_dir=outputs/a", "output_dir=outputs/a"),
         ("model.name_or_path=google-bert/bert-base-uncased", "model.name_or_path=google-bert/bert-base-uncased"),
         ("'schedule.levels=[0.5,0.9]'", "'schedule.levels=[0.5,0.9]'"),
+        ("'hydra.searchpath=[file:///home/me/conf,pkg://conf]'", "'hydra.searchpath=[conf,pkg://conf]'"),
     ],
-    ids=["path", "home", "with a blank", "list", "relative", "hub name", "numbers"],
+    ids=["path", "home", "with a blank", "list", "relative", "hub name", "numbers", "address of a file"],
 )
 def test_absolute_paths_become_their_last_part(typed: str, shown: str) -> None:
     assert without_folders(f"python -m cap.train {typed}") == f"python -m cap.train {shown}"
@@ -34,8 +35,9 @@ def test_absolute_paths_become_their_last_part(typed: str, shown: str) -> None:
         ("see https://x.org/a/b and/or c", "see https://x.org/a/b and/or c"),
         ("google-bert/bert-base-uncased", "google-bert/bert-base-uncased"),
         ("outputs/a", "outputs/a"),
+        ("found in file:///home/me/conf first", "found in conf first"),
     ],
-    ids=["with a blank", "windows", "home", "sentence", "address", "hub name", "relative"],
+    ids=["with a blank", "windows", "home", "sentence", "address", "hub name", "relative", "address of a file"],
 )
 def test_absolute_paths_in_a_record_become_their_last_part(value: str, shown: str) -> None:
     assert without_places({"a": [value], "b": {"c": value}}) == {"a": [shown], "b": {"c": shown}}
