@@ -11,10 +11,12 @@ from pathlib import Path
 
 from cap.base.errors import RunError
 from cap.base.files import read_json
+from cap.base.signals import STOP_SIGNALS
+from cap.launch.cli import quoted
 from cap.launch.processes import PARENT
 
-# What a run ends with that was asked to stop by SIGINT or SIGTERM, see cap.base.errors; negative while it was starting.
-_STOPPED = (130, 143, -2, -15)
+# What a run ends with that was asked to stop, see cap.base.errors; negative while it was starting.
+_STOPPED = tuple(code for number in STOP_SIGNALS for code in (128 + number, -number))
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def run_trial(arguments: Sequence[str], folder: Path, log: Path) -> Reached:
     log.parent.mkdir(parents=True, exist_ok=True)
     # A run whose study is killed would go on and hold the folder: this name tells it whom to watch.
     environment = {**os.environ, PARENT: str(os.getpid())}
-    command = [sys.executable, "-m", "cap.train", *arguments, f"output_dir={folder}", "resume=true"]
+    command = [sys.executable, "-m", "cap.train", *arguments, f"output_dir={quoted(str(folder))}", "resume=true"]
     with (
         log.open("a", encoding="utf-8") as said,
         subprocess.Popen(

@@ -25,6 +25,7 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from cap.base.errors import InputError, RunError
+from cap.base.signals import STOP_SIGNALS
 from cap.config.check import check
 from cap.config.places import conf_dir
 from cap.config.schema import register
@@ -66,8 +67,9 @@ def main() -> None:
     """Read the command line, run the study, show the front."""
     set_up_log()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Leaves the block that waits for a trial, which then is asked to stop, too.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    # Leaves the block that waits for a trial, which then is asked to stop, too. SIGINT has an exception of its own.
+    for number in {*STOP_SIGNALS} - {signal.SIGINT}:
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
         settings, given = read_settings(sys.argv[1:])
         space = space_of(settings, given)

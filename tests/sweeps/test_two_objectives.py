@@ -288,7 +288,9 @@ def test_failed_run_is_a_failed_trial_with_a_reason(stub, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "script", ["exit 130", "exit 143", "kill -TERM $$"], ids=["SIGINT", "SIGTERM", "SIGTERM at the start"]
+    "script",
+    ["exit 130", "exit 143", "exit 138", "exit 140", "kill -TERM $$"],
+    ids=["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGTERM at the start"],
 )
 def test_run_that_was_asked_to_stop_stops_the_study(stub, tmp_path, script):
     from sweeps.trials import run_trial
@@ -302,7 +304,7 @@ def test_run_is_told_its_folder_that_it_may_go_on_and_whom_to_watch(stub, tmp_pa
     from sweeps.trials import TrialError, run_trial
 
     stub("echo error: $* parent $CAP_PARENT; exit 1")
-    with pytest.raises(TrialError, match=f"-m cap.train seed=3 output_dir=run resume=true parent {os.getpid()} "):
+    with pytest.raises(TrialError, match=f"-m cap.train seed=3 output_dir='run' resume=true parent {os.getpid()} "):
         run_trial(["seed=3"], Path("run"), tmp_path / "log")
 
 
