@@ -63,12 +63,26 @@ def settings(job: Job, jobs: Sequence[Job]) -> str:
 
 
 def _what_to_do(jobs: Sequence[Job]) -> str:
-    repeat = "repeat the command: jobs that are complete are skipped, interrupted ones go on where they stopped"
+    repeat = (
+        f"repeat the command{_so_that_they_are_kept(jobs)}: jobs that are complete are skipped, interrupted ones go on "
+        f"where they stopped"
+    )
     if any(job.outcome == "failed" for job in jobs):
         return f"Mend what failed, then {repeat}."
     if any(job.outcome == "running" for job in jobs):
         return f"Wait for what is running, then {repeat}."
     return f"{repeat[0].upper()}{repeat[1:]}."
+
+
+def _so_that_they_are_kept(jobs: Sequence[Job]) -> str:
+    """Say what a repeated command must say too, lest complete jobs are made again or refused."""
+    typed = {override.lower() for job in jobs for override in job.overrides}
+    instead = []
+    if "overwrite=true" in typed or any(override.startswith("debug=") for override in typed):  # every debug= sets it
+        instead.append("overwrite=false")
+    if "skip_completed=false" in typed:
+        instead.append("skip_completed=true")
+    return f" with {' '.join(instead)}" if instead else ""
 
 
 __all__ = ["exit_code", "settings", "show"]

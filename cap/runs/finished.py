@@ -60,7 +60,7 @@ def require_keys(run: FinishedRun, keys: Iterable[str]) -> None:
     if missing:
         raise InputError(
             f"run {run.name} must have a {RECORD} as this version of cap writes it, got one without "
-            f"{', '.join(missing)}; run it again: {run.record['command']}"
+            f"{', '.join(missing)}; run it again with overwrite=true: {run.record['command']}"
         )
 
 
@@ -82,11 +82,11 @@ def _finished_record(folder: Path) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"{required} without {RECORD}; give the folder that a run was written to") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{required}, whose {RECORD} cannot be read; run it again") from error
+        raise InputError(f"{required}, whose {RECORD} cannot be read; run it again in another folder") from error
     if status != "completed":
         raise InputError(f"{required}, whose status is {status}; finish it first: {command}")
     if not (folder / MODEL).is_dir():
-        raise InputError(f"{required} without {MODEL}/; run it again: {command}")
+        raise InputError(f"{required} without {MODEL}/; run it again with overwrite=true: {command}")
     return dict(record)
 
 

@@ -179,7 +179,24 @@ def test_the_end_lists_failures_last_and_says_why(run_grid, capsys):
     assert "3 jobs: 2 failed, 1 completed" in lines
     assert "job 0 (ends=wrong) failed: the loss is nan" in lines
     assert "job 2 (ends=bad) failed: sparsity lies in [0, 1), got 97" in lines
-    assert lines[-1].startswith("Mend what failed, then repeat the command")
+    assert lines[-1].startswith("Mend what failed, then repeat the command: jobs that are complete are skipped")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("overwrite=true", "repeat the command with overwrite=false: jobs"),
+        ("debug=fast", "repeat the command with overwrite=false: jobs"),
+        ("skip_completed=False", "repeat the command with skip_completed=true: jobs"),
+        ("seed=1", "repeat the command: jobs"),
+    ],
+)
+def test_what_would_make_complete_jobs_again_is_not_repeated(capsys, typed, said):
+    from cap.launch.grid_jobs import Job
+    from cap.launch.grid_table import show
+
+    show([Job(0, [typed], outcome="completed"), Job(1, [typed], outcome="failed")])
+    assert f"Mend what failed, then {said} that are complete" in capsys.readouterr().err
 
 
 def test_the_list_shows_what_a_job_noted_about_itself(run_grid, capsys):
