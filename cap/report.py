@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--title", default="Runs", help="heading of the page")
     try:
         given = parser.parse_args()
-        said, page = report(given.folders, output=given.output, title=given.title)
+        # A folder is replaced by its name, which "." does not have.
+        output = given.output if given.output.name not in ("", "..") else given.output.resolve()
+        said, page = report(given.folders, output=output, title=given.title)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(_EXIT_BAD_INPUT) from error

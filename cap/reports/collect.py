@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def _find(folders: Sequence[Path]) -> dict[Path, str]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"every argument must be a folder that holds runs, got {folder}; give existing folders")
-        for path in sorted([*_records(folder), *_unfinished(folder)]):
+        for path in sorted(_records(folder)):
             # The same file may lie below two of the folders.
             shown.setdefault(path.resolve(), path.as_posix())
     if not shown:
@@ -161,21 +162,29 @@ def _find(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _records(folder: Path) -> Iterator[Path]:
+    """List the records below a folder, and the folders of runs that have none."""
     yield from (path for path in folder.glob("*.json") if path.name != RECORD and not path.name.startswith("."))
-    yield from (path for path in folder.rglob(RECORD) if not _is_hidden(path, folder))
+    for inner in _folders(folder):
+        if (inner / RECORD).is_file():
+            yield inner / RECORD
+        elif (inner / "config.yaml").is_file() and any((inner / name).exists() for name in _LEFT_BY_A_RUN):
+            yield inner
 
 
-def _unfinished(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("config.yaml"):
-        run_dir = path.parent
-        is_run = any((run_dir / name).exists() for name in _LEFT_BY_A_RUN)
-        if is_run and not (run_dir / RECORD).exists() and not _is_hidden(path, folder):
-            yield run_dir
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    # A folder that is being written, or that a killed process left half written, bears a name with a dot.
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _folders(folder: Path) -> Iterator[Path]:
+    """Walk through a folder and those below it, behind links too, each once."""
+    waiting, seen = [folder], set()
+    while waiting:
+        for place, names, _ in os.walk(waiting.pop(0)):
+            here = Path(place)
+            if (real := here.resolve()) in seen:
+                names.clear()
+                continue
+            seen.add(real)
+            # A folder that is being written, or that a killed process left half written, bears a name with a dot.
+            names[:] = [name for name in names if not name.startswith(".")]
+            waiting += [here / name for name in names if (here / name).is_symlink()]
+            yield here
 
 
 def _read(path: Path, shown: str) -> Run | LeftOut | None:
@@ -216,13 +225,16 @@ def _missing(run: Run) -> Iterator[str]:
 
 
 def _without_copies(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
-    kept: dict[str, Run] = {}
+    kept: list[Run] = []
+    known: dict[str, Run] = {}
     notes = []
     for run in runs:
-        # What cap.push has made of a record names no place of the machine that wrote it.
-        identity = content_key([without_places(run.identity), run.seed])
-        first = kept.setdefault(identity, run)
-        if first is not run:
+        names = _names_of(run)
+        first = next((known[name] for name in names if name in known), run)
+        known.update((name, first) for name in names)
+        if first is run:
+            kept.append(run)
+        else:
             differs = (
                 "" if first.score == run.score else f", although their scores differ, {first.score} and {run.score}"
             )
@@ -230,7 +242,17 @@ def _without_copies(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
                 f"{run.shown} is the same run as {first.shown}: one configuration, one seed, the same rows. "
                 f"Only the latter counts{differs}."
             )
-    return list(kept.values()), notes
+    return kept, notes
+
+
+def _names_of(run: Run) -> list[str]:
+    """Name a run by what it is; two that share a name are one run."""
+    # What cap.push has made of a record names no place of the machine that wrote it. Two models whose folders have one
+    # name are told by the bytes of their weights, or else by the hash of the configuration, which has the places in it.
+    elsewhere = without_places(run.identity)
+    if weights := run.record.get("weights_sha256"):
+        return [content_key([elsewhere, run.seed, weights])]
+    return [content_key([run.identity, run.seed]), content_key([elsewhere, run.seed, run.record.get("config_hash")])]
 
 
 def _evaluations(count: int) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from cap.base.files import content_key
 from cap.reports.tables import Group, distinguish
-from cap.runs.identity import Run
+from cap.runs.identity import Run, at
 from cap.runs.style import COLOURS, DPI, WIDTH
 
 WIDTHS = {1: WIDTH, 2: 8.0}
@@ -61,17 +61,18 @@ def panels_of(groups: Iterable[Group]) -> list[tuple[str, str]]:
 def lines_of(groups: Sequence[Group]) -> list[Line]:
     """Put groups that differ in task and sparsity only on one line, and give every line its looks."""
     has_models = len({group.first.model for group in groups}) > 1
+    rows = _rows_of(groups)
     by_label: dict[str, dict[str, list[Group]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
         run = group.first
         words = [run.model] if has_models else []
         words += [run.pruning, "no contrast" if not run.terms else f"contrast {run.contrast}"]
         words += ["smoke"] if run.is_smoke else []
-        by_label[", ".join(words)][content_key(_line_settings(run))].append(group)
+        by_label[", ".join(words)][content_key(_line_settings(run, rows))].append(group)
     prunings = sorted({group.first.pruning for group in groups})
     lines: list[Line] = []
     for label, variants in sorted(by_label.items()):
-        settings = [_line_settings(members[0].first) for members in variants.values()]
+        settings = [_line_settings(members[0].first, rows) for members in variants.values()]
         for members, own in zip(variants.values(), settings, strict=True):
             run, difference = members[0].first, distinguish(own, settings)
             lines.append(
@@ -108,13 +109,33 @@ def legend_handles(panels: Iterable[Axes]) -> dict[str, Artist]:
     return bars | others
 
 
-def _line_settings(run: Run) -> dict[str, Any]:
+def _rows_of(groups: Iterable[Group]) -> dict[tuple[str, str], str]:
+    """Name the rows of runs by task and fingerprint, where those of one task were not all the same."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for group in groups:
+        run = group.first
+        found[run.task][_fingerprint(run)] = str(at(run.record, "data", "source") or "others")
+    return {
+        (task, fingerprint): name if [*names.values()].count(name) == 1 else f"{name} {fingerprint[:8]}"
+        for task, names in found.items()
+        if len(names) > 1
+        for fingerprint, name in names.items()
+    }
+
+
+def _fingerprint(run: Run) -> str:
+    return str(at(run.record, "data", "fingerprint") or "")
+
+
+def _line_settings(run: Run, rows: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     # Tasks bring their own length, and each has its own data: lines of one label look alike in all panels.
     left_out = _ALONG_A_LINE | {key for key in run.settings if key == "task" or key.startswith("task.")}
     left_out |= {"data_dir", "max_length"}
     if "schedule.epochs_per_level" in run.settings:
         left_out.add("trainer.max_epochs")
-    return {key: value for key, value in run.settings.items() if key not in left_out}
+    settings = {key: value for key, value in run.settings.items() if key not in left_out}
+    name = rows.get((run.task, _fingerprint(run)))
+    return settings if name is None else {"data": name, **settings}
 
 
 __all__ = ["MARKERS", "Line", "grid", "legend_handles", "lines_of", "panel_of", "panels_of"]

@@ -186,13 +186,18 @@ class Run:
     @property
     def is_smoke(self) -> bool:
         """True if the run was kept short: fewer steps than its epochs have, or fewer rows than the task has."""
-        return self._is_cut_short or self.settings.get("data.max_train_rows") is not None
+        limit, rows = self.settings.get("data.max_train_rows"), number(at(self.record, "data", "n_rows", "train"))
+        has_fewer_rows = limit is not None and (rows is None or rows >= limit)
+        return self._is_cut_short or has_fewer_rows
 
     @property
     def _is_cut_short(self) -> bool:
         steps, part = self.settings.get("trainer.max_steps"), self.settings.get("trainer.limit_train_batches")
         if self.settings.get("learning_rate") == 0:  # nothing is trained: no step is missing
             return False
+        epochs, trained = self.settings.get("trainer.max_epochs"), number(self.record.get("steps"))
+        if epochs == -1 or (trained is not None and steps is not None and trained < steps):
+            steps = None  # the steps alone say how long it is, or the epochs were over before them
         # Lightning reads the whole number 1 as one batch, and 1.0 as all of them.
         is_whole = part is None or (isinstance(part, float) and part == 1.0)
         return steps not in (None, -1) or not is_whole

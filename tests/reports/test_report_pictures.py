@@ -153,6 +153,22 @@ def test_published_scores_of_another_task_are_not_drawn(tmp_path: Path, figures:
     assert len(figures[0].legends) == 1
 
 
+def test_runs_of_a_task_on_other_rows_are_not_joined_by_a_line(tmp_path: Path) -> None:
+    records = []
+    for source, fingerprint in (("folder half", "aa" * 8), ("folder all", "bb" * 8), ("folder all", "cc" * 8)):
+        for sparsity in (0.5, 0.9):
+            records.append(made_record(sparsity=sparsity, terms=()))
+            records[-1]["data"] |= {"source": source, "fingerprint": fingerprint}
+    records.append(made_record(task="mrpc", sparsity=0.5, terms=()))
+    lines = lines_of(groups_of(tmp_path, *records))
+    assert {line.label: len(line.groups) for line in lines} == {
+        "movement, no contrast (data=folder half)": 2,
+        "movement, no contrast (data=folder all bbbbbbbb)": 2,
+        "movement, no contrast (data=folder all cccccccc)": 2,
+        "movement, no contrast (data=None)": 1,
+    }
+
+
 def test_smoke_runs_and_others_are_not_joined_by_a_line(tmp_path: Path) -> None:
     short = made_record(sparsity=0.5)
     short["config"]["trainer"]["max_steps"] = 60

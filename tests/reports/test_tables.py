@@ -59,6 +59,18 @@ def test_records_are_found_at_any_depth_and_hidden_folders_are_not_entered(tmp_p
     assert [run.seed for run in collect([tmp_path]).runs] == [1]
 
 
+def test_folders_behind_links_are_read_once_and_by_their_own_name_where_they_lie_below(tmp_path: Path) -> None:
+    elsewhere, view = tmp_path / "scratch", tmp_path / "view"
+    write_run(elsewhere / "r1", made_record(seed=1))
+    write_run(view / "r2", made_record(seed=2))
+    (view / "r1").symlink_to(elsewhere / "r1")
+    (view / "a-latest").symlink_to("r2")
+    (view / "round").symlink_to(view)
+    collection = collect([view])
+    assert [(run.seed, Path(run.shown).parent.name) for run in collection.runs] == [(1, "r1"), (2, "r2")]
+    assert (collection.left_out, collection.notes) == ((), ())
+
+
 def test_plain_json_files_count_where_they_lie_in_the_given_folder_itself(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     for number, path in enumerate((tmp_path / "here.json", tmp_path / "below" / "there.json")):
@@ -148,6 +160,26 @@ def test_a_record_that_was_pushed_is_a_copy_though_it_names_no_places(tmp_path: 
     made["config"]["data_dir"] = "/home/somebody/rows"
     collection = read(tmp_path, made, without_places(made))
     assert len(collection.runs) == 1
+
+
+def test_runs_of_models_whose_folders_have_one_name_are_no_copies(tmp_path: Path) -> None:
+    records = [made_record(score=0.8), made_record(score=0.7)]
+    for record, owner in zip(records, "AB", strict=True):
+        record["config"]["model"]["name_or_path"] = f"/data/{owner}/model"
+        record["config_hash"] = owner
+    assert len(read(tmp_path / "old", *records).runs) == 2
+    for record, owner in zip(records, "AB", strict=True):
+        record["weights_sha256"] = {"model": {"model.safetensors": owner}}
+    assert len(read(tmp_path / "new", *records).runs) == 2
+
+
+def test_a_record_is_a_copy_whatever_the_folder_of_its_model_is_called_above_its_name(tmp_path: Path) -> None:
+    records = [made_record(), made_record()]
+    for record, owner in zip(records, "AB", strict=True):
+        record["config"]["model"]["name_or_path"] = f"/data/{owner}/model"
+        record["config_hash"] = owner
+        record["weights_sha256"] = {"model": {"model.safetensors": "the same"}}
+    assert len(read(tmp_path, *records).runs) == 1
 
 
 def test_a_run_on_other_rows_is_no_copy(tmp_path: Path) -> None:
@@ -331,15 +363,35 @@ def test_runs_on_other_rows_are_not_averaged(tmp_path: Path) -> None:
         ("trainer", "limit_train_batches", 1.0, ""),
         ("trainer", "limit_train_batches", None, ""),
         ("trainer", "max_steps", -1, ""),
+        ("trainer", "max_steps", 10**6, ""),
+        ("data", "max_train_rows", 10**9, ""),
         ("data", "max_eval_rows", 100, "scored on the first 100 rows"),
         ("data", "held_out_rows", 100, "scored on 100 training rows held out"),
     ],
-    ids=["steps", "rows", "batches", "one batch", "all batches", "no limit", "whole", "eval", "held out"],
+    ids=[
+        "steps",
+        "rows",
+        "batches",
+        "one batch",
+        "all batches",
+        "no limit",
+        "whole",
+        "more steps than the epochs have",
+        "more rows than there are",
+        "eval",
+        "held out",
+    ],
 )
 def test_short_runs_are_labelled(tmp_path: Path, node: str, key: str, value: float, note: str) -> None:
     record = made_record()
     record["config"][node][key] = value
     assert only_row(tmp_path, record)["note"] == note
+
+
+def test_a_run_that_was_given_steps_in_place_of_epochs_is_not_short(tmp_path: Path) -> None:
+    record = made_record()
+    record["config"]["trainer"] |= {"max_epochs": -1, "max_steps": record["steps"]}
+    assert only_row(tmp_path, record)["note"] == ""
 
 
 def test_minutes_an_epoch_are_those_of_all_that_an_epoch_needs(tmp_path: Path) -> None:
