@@ -26,6 +26,7 @@ def evaluate(
     description: str,
     trainer: Trainer | None = None,
     ranks: Ranks = ALONE,
+    can_stop: bool = True,
 ) -> tuple[dict[str, float], bool]:
     """Score a model in eval mode, and in its own precision unless the caller has chosen another one.
 
@@ -37,6 +38,7 @@ def evaluate(
         description: What the progress bar says.
         trainer: A trainer that is fitting at the moment, for its progress display.
         ranks: The processes that share the rows; every one of them calls this with its own loaders.
+        can_stop: Whether a request to stop gives it up where a trainer is fitting: not in the middle of a step.
 
     Returns:
         Scores by name over all splits, and whether the first split got one class only; the same on every process.
@@ -48,7 +50,8 @@ def evaluate(
         metric = metrics[split]
         metric.reset()
         with evaluating(model), parametrize.cached():  # masks are put on weights once, not for every batch
-            for batch in tracked(loader, description=description, trainer=trainer) if ranks.is_first else loader:
+            shown = tracked(loader, description=description, trainer=trainer, can_stop=can_stop)
+            for batch in shown if ranks.is_first else loader:
                 moved = on_device(batch, device)
                 metric.update(model(moved).logits, moved)
         if ranks.size > 1:

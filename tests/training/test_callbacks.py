@@ -244,7 +244,7 @@ class AfterEachStep(Callback):
         self.logits.append(memory.snapshot_logits(torch.arange(32)) if memory.has_snapshot_logits else None)
 
 
-def distilled_from_snapshots(tiny_module, tmp_path, *, weight: float, **options):
+def distilled_from_snapshots(tiny_module, tmp_path, *, weight: float, state: dict | None = None, **options):
     """Train four steps of 32 rows with a snapshot after two, and return what was seen after each."""
     from cap.base.memory_budget import MemoryBudget
     from cap.objectives.memory import Memory
@@ -262,6 +262,8 @@ def distilled_from_snapshots(tiny_module, tmp_path, *, weight: float, **options)
         with_encodings=False,
         with_logits=True,
     )
+    if state is not None:
+        snapshots.load_state_dict(state)
     fit(module, tmp_path, [snapshots, seen], n_batches=4, **options)
     return module, snapshots, seen
 
@@ -284,6 +286,15 @@ def test_several_batches_of_a_step_take_one_snapshot(tiny_module, tmp_path):
     _, snapshots, seen = distilled_from_snapshots(tiny_module, tmp_path, weight=0.5, accumulate_grad_batches=2)
     assert snapshots.n_taken == 1
     assert [logits is not None for logits in seen.logits] == [False, False, True, True]
+
+
+def test_snapshot_that_a_checkpoint_of_its_own_step_knows_is_not_taken_again(tiny_module, tmp_path):
+    _, snapshots, _ = distilled_from_snapshots(tiny_module, tmp_path, weight=0.5)
+    before = snapshots.state_dict()["taken"]
+    assert list(before) == ["step-0000002.npy"]
+    _, again, seen = distilled_from_snapshots(tiny_module, tmp_path, weight=0.5, state=snapshots.state_dict())
+    assert again.state_dict()["taken"] == before
+    assert [logits is not None for logits in seen.logits] == [True] * 4
 
 
 @pytest.mark.parametrize(

@@ -648,23 +648,30 @@ def sent_by(monkeypatch, owner: type, name: str, *, call: int) -> None:
     monkeypatch.setattr(owner, name, with_signal)
 
 
-# The calls of the run itself come after the four steps and the validation of its teacher, and two encodings.
+# The calls of the run itself come after the four steps and the validation of its teacher, and two encodings. Several
+# batches of a step, and a validation after each: the fifth is in the middle of the second step. A model is kept in the
+# step that has a snapshot, too, after it was taken.
+WITHIN_STEPS = ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=1"]
+KEPT = ["pruning=magnitude", "schedule.n_prunings=3", "schedule.initial_sparsity=0.2", "keep_levels=[0.2]"]
 MOMENTS = {
-    "in a step": ("cap.training.module", "CapModule", "training_step", 6, 2),
-    "in a validation": ("cap.training.module", "CapModule", "validation_step", 2, 4),
-    "in a snapshot": ("cap.data.datamodule", "CapDataModule", "encoding_dataloader", 3, 3),
+    "in a step": ("cap.training.module", "CapModule", "training_step", 6, 2, []),
+    "in a validation": ("cap.training.module", "CapModule", "validation_step", 2, 4, []),
+    "in a validation within a step": ("cap.training.module", "CapModule", "validation_step", 4, 2, WITHIN_STEPS),
+    "in a snapshot": ("cap.data.datamodule", "CapDataModule", "encoding_dataloader", 3, 3, []),
+    "in a kept model": ("cap.training.callbacks.keep", "KeepCallback", "_keep", 1, 3, KEPT),
 }
 
 
-@pytest.mark.parametrize(("module", "owner", "name", "call", "step"), cases(MOMENTS, daily=["in a step"]))
+@pytest.mark.parametrize(("module", "owner", "name", "call", "step", "overrides"), cases(MOMENTS, daily=["in a step"]))
 def test_signal_leaves_a_checkpoint_from_which_the_run_goes_on_to_the_same_bits(
-    compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted, module, owner, name, call, step
+    compose_config, tiny_overrides, tmp_path, monkeypatch, uninterrupted, module, owner, name, call, step, overrides
 ):
     import importlib
 
     from cap.base.errors import StoppedError
 
-    whole = uninterrupted()
+    whole = uninterrupted(*overrides)
+    tiny_overrides += overrides
     with monkeypatch.context() as patch:
         sent_by(patch, getattr(importlib.import_module(module), owner), name, call=call)
         with pytest.raises(StoppedError) as stopped:

@@ -114,6 +114,7 @@ class KeepCallback(Callback):
             description=f"model at sparsity {asked:g}",
             trainer=trainer,
             ranks=ranks,
+            can_stop=False,  # masks have moved in this step, and it has its snapshot
         )
         # On disk and scored: only then is it said to be there.
         self.kept.append(

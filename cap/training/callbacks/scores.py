@@ -49,8 +49,8 @@ class ScoreCallback(Callback):
         self.metric = metric
         self.levels: list[dict[str, Any]] = []
         self._level_ends: set[int] = set()
-        # The epoch of a validation that was given up because the run was asked to stop.
-        self._owed: int | None = None
+        # Epoch and step that a validation would have been logged with which was given up, as the run was asked to stop.
+        self._owed: tuple[int, int] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the steps at which a level gives way to the next."""
@@ -75,11 +75,12 @@ class ScoreCallback(Callback):
                     description="level",
                     trainer=trainer,
                     ranks=ranks_of(trainer),
+                    can_stop=self._owed is None,  # an owed one may be due within a step that gathers gradients
                 )
-            epoch = trainer.current_epoch if self._owed is None else self._owed
+            epoch, logged_at = self._owed or (trainer.current_epoch, step - 1)  # where a validation is logged
             row = {**{f"val/{name}": value for name, value in scores.items()}, "epoch": epoch}
             for logger in trainer.loggers:
-                logger.log_metrics(row, step - 1)  # where a validation is logged
+                logger.log_metrics(row, logged_at)
             self._note(step, scores, trainer)
             self._owed = None
         self._level_ends.discard(step)
@@ -89,7 +90,7 @@ class ScoreCallback(Callback):
         if trainer.sanity_checking:
             return
         if cap_module(pl_module).is_asked_to_stop:
-            self._owed = trainer.current_epoch
+            self._owed = (trainer.current_epoch, trainer.fit_loop.epoch_loop._batches_that_stepped)
             return
         scores = {
             name.removeprefix("val/"): float(value)
@@ -99,10 +100,11 @@ class ScoreCallback(Callback):
         self._note(trainer.global_step, scores, trainer)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
-        return {"levels": self.levels, "owed": self._owed}
+        return {"levels": self.levels, "owed": None if self._owed is None else list(self._owed)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
-        self.levels, self._owed = list(state_dict["levels"]), state_dict["owed"]
+        owed = state_dict["owed"]
+        self.levels, self._owed = list(state_dict["levels"]), None if owed is None else (owed[0], owed[1])
 
     def _note(self, step: int, scores: dict[str, float], trainer: Trainer) -> None:
         share = self.share()

@@ -71,8 +71,10 @@ class SnapshotCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the steps of the snapshots; those that were taken before an interruption are read again."""
-        self._steps = set(snapshot_steps(self.plan, int(trainer.estimated_stepping_batches), self.n_snapshots))
-        if not self._steps:
+        steps = snapshot_steps(self.plan, int(trainer.estimated_stepping_batches), self.n_snapshots)
+        # A checkpoint may be written in the step of a snapshot, after it was taken.
+        self._steps = {step for step in steps if _name_at(step) not in self._taken}
+        if not steps:
             log.warning("no snapshot is due in this run's schedule and length: left out is %s", self.terms)
         module = cap_module(pl_module)
         for name, hashes in self._taken.items():
@@ -93,7 +95,7 @@ class SnapshotCallback(Callback):
             return
         started = time.perf_counter()
         module, ranks = cap_module(pl_module), ranks_of(trainer)
-        path = self.folder / f"step-{step:07d}.npy"
+        path = self.folder / _name_at(step)
         written = take_snapshot(
             module.student,
             self.loader(ranks.rank, ranks.size),
@@ -129,6 +131,10 @@ class SnapshotCallback(Callback):
         files = snapshot_files(self.folder / newest)
         lengths = files[LENGTHS] if LENGTHS in self._taken[newest] else None
         _memory(module).set_snapshot_logits(files[LOGITS], lengths=lengths)
+
+
+def _name_at(step: int) -> str:
+    return f"step-{step:07d}.npy"
 
 
 def _memory(module: CapModule) -> Memory:
