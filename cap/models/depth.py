@@ -43,6 +43,11 @@ class LayerGate:
         states = self._with_zero_gradients(hidden_states)
         return (states, None) if self.gives_tuple else states
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it stands in the layer's place."""
+        return vars(self.layer).get("forward") is self
+
     def remove(self) -> None:
         """Give the layer its own ``forward`` back."""
         del self.layer.forward

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from cap.base.errors import InputError
 from cap.models.families import FAMILIES, Prunable, prunable
-from cap.pruning.parameters import kept_parameters
+from cap.pruning.parameters import kept_parameters, require_full_precision
 from cap.pruning.pruner import Pruner
 
 AnyPruner = TypeVar("AnyPruner", bound=Pruner)
@@ -50,17 +49,16 @@ def attach(
     if not isinstance(pruner, Pruner):
         given = f"the class {pruner.__name__}" if isinstance(pruner, type) else repr(pruner)
         raise InputError(f"pruner must be an object such as cap.Magnitude(), got {given}")
+    if pruner.masks:
+        raise InputError(
+            f"a pruner is for one model, got a {type(pruner).__name__} that was attached before; make another one: it "
+            f"knows what it has pruned of the first"
+        )
     if linears is not None:
         _require_stock(linears)
     found = _family_linears(model) if linears is None else _named_linears(model, pruner, linears)
     _require_stock(found.linears)
-    half = [name for name, linear in found.linears.items() if linear.weight.dtype in (torch.float16, torch.bfloat16)]
-    if half:
-        raise InputError(
-            f"masks go on weights in float32, since scores and averages of gradients have their type, but "
-            f"{len(half)} of {len(found.linears)} are in half precision, {half[0]} first; load the model with "
-            f"dtype=torch.float32, and train it in mixed precision"
-        )
+    require_full_precision({name: linear.weight for name, linear in found.linears.items()})
     pruner.attach(found, seed=seed)
     if linears is None and isinstance(model, PreTrainedModel):
         for name in kept_parameters(model, pruner):

@@ -126,6 +126,11 @@ class Layers(Pruner):
         return [gate.is_kept for gate in self._gates]
 
     @property
+    def is_on(self) -> bool:
+        """Whether its gates are on a model."""
+        return bool(self._gates) and all(gate.is_on for gate in self._gates)
+
+    @property
     def masks(self) -> dict[str, Tensor]:
         """Masks by the name of the linear layer, True = kept: whole matrices."""
         keys = self.mask_keys
@@ -165,6 +170,8 @@ class Layers(Pruner):
 
     def fold(self) -> None:
         """Take the pruned layers out of the model, and the gates off the others."""
+        if not self.is_on:
+            return
         is_kept = self.is_kept
         for gate in self._gates:
             gate.remove()

@@ -77,10 +77,10 @@ class MaskMoves:
         """
         if math.isinf(n_steps):
             raise ValueError("a schedule of sparsity needs the number of steps, got a run without end; set max_steps")
-        if not self.pruner.masks:
+        if not self.pruner.is_on:
             raise ValueError(
-                f"{type(self.pruner).__name__} has no masks to move; put them on the model first: "
-                f"cap.attach(model, pruner)"
+                f"{type(self.pruner).__name__} has no masks to move: they were never put on a model, or are folded; "
+                f"put those of a new pruner on the model first: cap.attach(model, pruner)"
             )
         if self.pruner.keeps_zeros:
             self._begin_with_zeros()

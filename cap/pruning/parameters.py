@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from cap.base.errors import InputError
 from cap.base.parts import Part
 from cap.models.families import AnyPart, parameters_of
-from cap.pruning.pruner import Pruner
+from cap.pruning.pruner import MASK, Pruner
 
 
 def parameter_groups(
@@ -57,6 +59,29 @@ def kept_parameters(model: PreTrainedModel, pruner: Pruner, parts: Sequence[Part
     return [name for name in parameters_of(model, wanted) if id(model.get_parameter(name)) not in own]
 
 
+def require_full_precision(weights: Mapping[str, Tensor]) -> None:
+    """Check that masks are on weights whose type holds scores and averages of gradients, too.
+
+    Args:
+        weights: By name.
+
+    Raises:
+        InputError: If some are in half precision, from the start or since a trainer has cast the model.
+    """
+    half = [name for name, weight in weights.items() if weight.dtype in (torch.float16, torch.bfloat16)]
+    if half:
+        raise InputError(
+            f"masks go on weights in float32, since scores and averages of gradients have their type, but "
+            f"{len(half)} of {len(weights)} are in half precision, {half[0]} first; load the model with "
+            f"dtype=torch.float32, and train it in mixed precision: precision='bf16-mixed', not 'bf16-true'"
+        )
+
+
+def masked_weights(model: nn.Module) -> dict[str, Tensor]:
+    """List the parameters that stand where masks are on, scores and gates among them, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if MASK in name}
+
+
 def require_scores_learn(pruner: Pruner, optimizers: Iterable[Optimizer], *, warn: Callable[[str], None]) -> None:
     """Check that scores are in an optimizer; warn if their learning rate is not the pruner's.
 
@@ -99,4 +124,11 @@ def add_regularizer(pruner: Pruner, optimizer: Optimizer, *, scale: float = 1.0)
         (term * scale).backward()
 
 
-__all__ = ["add_regularizer", "kept_parameters", "parameter_groups", "require_scores_learn"]
+__all__ = [
+    "add_regularizer",
+    "kept_parameters",
+    "masked_weights",
+    "parameter_groups",
+    "require_full_precision",
+    "require_scores_learn",
+]

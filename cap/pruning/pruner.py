@@ -14,9 +14,9 @@ from transformers import PretrainedConfig
 
 from cap.models.families import Prunable
 
-# Where torch.nn.utils.parametrize keeps a weight that has a mask on, and the mask.
-_MASK = ".parametrizations.weight."
-_ORIGINAL = f"{_MASK}original"
+MASK = ".parametrizations.weight."
+"""Part of the names under which torch.nn.utils.parametrize keeps a weight that has a mask on, and the mask."""
+_ORIGINAL = f"{MASK}original"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ImportancePass:
         rows: Training rows, rounded up to whole batches; None takes all.
         loss: ``total`` is what the student trains on, ``task`` the loss against the labels alone.
         batch_rows: Rows of a batch; None takes training's batches, which several processes share. Of others they take
-            whole ones in turn, and what each has learned is added up at the end.
+            whole ones in turn, and what each has learned is added up at the end; then the loss must be ``task``.
         key: What a user sets ``rows`` with.
     """
 
@@ -183,6 +183,11 @@ class Pruner(ABC):
         """Masks by the name of the linear layer, True = kept."""
 
     @property
+    def is_on(self) -> bool:
+        """Whether its masks are on a model: attached, and not folded yet."""
+        return bool(self.masks)
+
+    @property
     def mask_keys(self) -> dict[str, Tensor]:
         """What the masks follow from, by the same names, as bool and no larger than need be; equal where masks are."""
         return self.masks
@@ -211,7 +216,7 @@ class Pruner(ABC):
         state = {}
         for key, value in model.state_dict().items():
             name, is_masked, rest = key.partition(_ORIGINAL)
-            if is_masked or _MASK not in key:
+            if is_masked or MASK not in key:
                 state[f"{name}.weight{rest}" if is_masked else key] = value
         # Adding zero turns a masked negative weight, -0.0, into 0.0.
         state |= {f"{name}.weight": state[f"{name}.weight"] * mask + 0.0 for name, mask in self.masks.items()}
@@ -269,4 +274,4 @@ class Pruner(ABC):
         return None
 
 
-__all__ = ["ImportancePass", "MaskCounts", "Pruner", "Room"]
+__all__ = ["MASK", "ImportancePass", "MaskCounts", "Pruner", "Room"]

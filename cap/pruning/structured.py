@@ -125,6 +125,11 @@ class Structured(Pruner):
         return self.gate_parameters()
 
     @property
+    def is_on(self) -> bool:
+        """Whether its gates are on a model."""
+        return bool(self._kinds) and all(gated.is_on for gated in self._gated())
+
+    @property
     def masks(self) -> dict[str, Tensor]:
         """Masks by the name of the linear layer, True = kept: whole rows and columns."""
         by_module = {id(linear): mask for gated in self._gated() for linear, mask in gated.masks()}

@@ -52,6 +52,11 @@ class GatedUnits:
         self.module = module
 
     @property
+    def is_on(self) -> bool:
+        """Whether the gates are on their matrix."""
+        return parametrize.is_parametrized(self.units.outgoing, "weight")
+
+    @property
     def gates(self) -> nn.Parameter:
         """The gates themselves."""
         return self.module.gates

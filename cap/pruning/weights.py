@@ -70,6 +70,11 @@ class WeightPruner(Pruner):
         return self._linears
 
     @property
+    def is_on(self) -> bool:  # noqa: D102 - as the base class says
+        linears = self._linears.values()
+        return bool(linears) and all(parametrize.is_parametrized(linear, "weight") for linear in linears)
+
+    @property
     def masks(self) -> dict[str, Tensor]:  # noqa: D102
         return {name: module.mask for name, module in self._masks.items()}
 

@@ -116,6 +116,56 @@ def test_second_pruner_on_a_model_is_refused():
         cap.attach(model, cap.Magnitude())
 
 
+@pytest.mark.parametrize(
+    "make",
+    [cap.Admm, lambda **o: cap.Structured(importance="random", **o), cap.Layers],
+    ids=["weights", "units", "layers"],
+)
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_a_pruner_that_was_on_a_model_is_taken_for_no_other(make, is_folded):
+    pruner = cap.attach(tiny_classifier(), make(final_sparsity=0.5))
+    if is_folded:
+        pruner.fold()
+    with pytest.raises(InputError, match=rf"a pruner is for one model, got a {type(pruner).__name__} that was"):
+        cap.attach(tiny_classifier(), pruner)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [cap.Admm, lambda **o: cap.Structured(importance="random", **o), cap.Layers],
+    ids=["weights", "units", "layers"],
+)
+def test_masks_that_are_folded_are_missed_and_folding_again_changes_nothing(make):
+    from cap.pruning.moves import MaskMoves
+
+    model = tiny_classifier()
+    pruner = cap.attach(model, make(final_sparsity=0.5))
+    assert pruner.is_on
+    pruner.update_masks(0.5)
+    pruner.fold()
+    assert not pruner.is_on
+    folded = {name: value.clone() for name, value in model.state_dict().items()}
+    pruner.fold()
+    again = model.state_dict()
+    assert again.keys() == folded.keys()
+    assert all(torch.equal(again[name], value) for name, value in folded.items())
+    with pytest.raises(ValueError, match=r"has no masks to move: .* or are folded"):
+        MaskMoves(pruner, cap.Cubic(sparsity=0.5)).begin(10)
+
+
+def test_a_copy_keeps_its_masks_when_the_model_is_folded():
+    import copy
+
+    model = tiny_classifier()
+    pruner = cap.attach(model, cap.Magnitude())
+    pruner.update_masks(0.5)
+    copied = copy.deepcopy(model)
+    before = copied(**tiny_batch()).logits
+    pruner.fold()
+    torch.testing.assert_close(copied(**tiny_batch()).logits, before, atol=0, rtol=0)
+    torch.testing.assert_close(model(**tiny_batch()).logits, before, atol=0, rtol=0)
+
+
 def test_model_that_cannot_meet_the_target_is_refused():
     with pytest.raises(ValueError, match=r"reaches sparsity 0.75 at most"):
         cap.attach(tiny_classifier(), cap.Structured(final_sparsity=0.9))
@@ -144,5 +194,5 @@ def test_linear_layers_of_other_classes_are_named_with_theirs():
 def test_masks_that_were_never_put_on_are_missed_before_the_first_step():
     from cap.pruning.moves import MaskMoves
 
-    with pytest.raises(ValueError, match=r"Magnitude has no masks to move; put them on the model first"):
+    with pytest.raises(ValueError, match=r"Magnitude has no masks to move: they were never put on a model"):
         MaskMoves(cap.Magnitude(), cap.Cubic(sparsity=0.9)).begin(10)

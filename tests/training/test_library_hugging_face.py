@@ -11,6 +11,7 @@ import cap
 from cap.base.errors import InputError
 from cap.pruning.masks import count_matrix_zeros
 from tests.cases import cases
+from tests.models.tiny_models import FAMILY_NAMES as FAMILIES
 from tests.models.tiny_models import tiny_batch, tiny_classifier
 
 N_STEPS, HALF = 8, 4
@@ -35,12 +36,24 @@ def rows() -> list[dict[str, torch.Tensor]]:
 
 
 def trained(
-    folder, pruner, *, plan=None, checkpoint=None, optimizer=True, importance=None, warn=None, moves=None, **options
+    folder,
+    pruner,
+    *,
+    plan=None,
+    checkpoint=None,
+    optimizer=True,
+    importance=None,
+    warn=None,
+    moves=None,
+    family="bert",
+    cast=torch.float32,
+    **options,
 ):
     from transformers import Trainer, TrainingArguments
 
-    model = tiny_classifier().train()
+    model = tiny_classifier(family).train()
     cap.attach(model, pruner)
+    model.to(cast)
     given = (moves or {}) | ({} if warn is None else {"warn": warn})
     callback = cap.PruningTrainerCallback(
         pruner, plan or cap.Cubic(sparsity=0.5), importance=importance and (lambda: importance(model)), **given
@@ -82,6 +95,29 @@ def test_target_is_met_and_a_resumed_run_ends_in_the_same_model(name, tmp_path):
     assert [line["pruning/sparsity"] for line in trainer.state.log_history if "loss" in line][-1] == 0.5
     callback.pruner.fold()
     assert sum(zeros for zeros, _ in count_matrix_zeros(model).values()) == 8192
+
+
+@pytest.mark.parametrize("name", cases(list(FAMILIES), daily=["gte"]))
+def test_a_checkpoint_of_every_family_is_read_back(name, tmp_path):
+    model, *_ = trained(tmp_path / "whole", cap.Movement(), family=name)
+    again, *_ = trained(
+        tmp_path / "resumed", cap.Movement(), family=name, checkpoint=tmp_path / "whole" / f"checkpoint-{HALF}"
+    )
+    state = again.state_dict()
+    assert [key for key, value in model.state_dict().items() if not torch.equal(value, state[key])] == []
+
+
+def test_names_that_a_family_is_saved_under_are_the_models_own_again_after_training(tmp_path):
+    model, callback, _ = trained(tmp_path, cap.Magnitude(), family="gte")
+    callback.pruner.fold()
+    model.save_pretrained(tmp_path / "saved")
+    again = type(model).from_pretrained(tmp_path / "saved").state_dict()
+    assert [key for key, value in model.state_dict().items() if not torch.equal(value, again[key])] == []
+
+
+def test_a_model_in_half_precision_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"in half precision, .* train it in mixed precision"):
+        trained(tmp_path, cap.Magnitude(), cast=torch.bfloat16)
 
 
 def test_structured_measures_before_each_level(tmp_path):
@@ -176,7 +212,8 @@ def begin(
     args.load_best_model_at_end = load_best_model_at_end
     state = TrainerState(max_steps=N_STEPS, global_step=step, stateful_callbacks=saved or {})
     callback = cap.PruningTrainerCallback(pruner, cap.Cubic(sparsity=0.5))
-    callback.on_train_begin(args, state, TrainerControl(), optimizer=torch.optim.SGD(model.parameters(), lr=0.01))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    callback.on_train_begin(args, state, TrainerControl(), model=model, optimizer=optimizer)
 
 
 def test_second_order_measures_before_its_masks_move(tmp_path):
@@ -215,14 +252,14 @@ def test_two_pruners_of_one_model_keep_their_states_apart():
 
     callbacks = new()
     for callback in callbacks:
-        callback.on_train_begin(args, state, control, optimizer=optimizer)
+        callback.on_train_begin(args, state, control, model=model, optimizer=optimizer)
     for state.global_step in range(N_STEPS):
         for callback in callbacks:
             callback.on_step_begin(args, state, control)
             callback.on_step_end(args, state, control)
     resumed = new()
     for callback in resumed:
-        callback.on_train_begin(args, state, control, optimizer=optimizer)
+        callback.on_train_begin(args, state, control, model=model, optimizer=optimizer)
     assert [callback.reached for callback in resumed] == [0.5, 0.75]
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import cap
+from cap.base.errors import InputError
 from tests.models.tiny_models import tiny_batch, tiny_classifier
 
 N_STEPS = 10
@@ -103,6 +104,13 @@ def test_run_whose_scores_are_in_no_optimizer_is_refused(tmp_path):
     module = Foreign(cap.Movement(), with_scores=False)
     with pytest.raises(ValueError, match="learns scores, which must be in the optimizer"):
         fit(module, cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5)), tmp_path)
+
+
+def test_trainer_that_casts_the_weights_to_half_precision_is_refused(tmp_path):
+    module = Foreign(cap.Movement())
+    callback = cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5))
+    with pytest.raises(InputError, match=r"4 of 4 are in half precision, .*precision='bf16-mixed', not 'bf16-true'"):
+        fit(module, callback, tmp_path, precision="bf16-true")
 
 
 def test_first_order_observes_every_step(tmp_path):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -18,7 +18,12 @@ from cap.pruning.importance import require_a_pass
 from cap.pruning.layers import Layers
 from cap.pruning.masks import count_kept
 from cap.pruning.moves import MaskMoves
-from cap.pruning.parameters import add_regularizer, require_scores_learn
+from cap.pruning.parameters import (
+    add_regularizer,
+    masked_weights,
+    require_full_precision,
+    require_scores_learn,
+)
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 
@@ -63,6 +68,7 @@ class PruningTrainerCallback(TrainerCallback):
         self.importance = importance
         self.warn = warn
         self._gradients = _SetAside(pruner)
+        self._names = _Names()
 
     @property
     def target(self) -> float:
@@ -101,6 +107,8 @@ class PruningTrainerCallback(TrainerCallback):
                 f"{type(self.pruner).__name__} sees the gradients of one process in transformers' Trainer, got "
                 f"{args.world_size}; use one, cap.Movement, or Lightning's trainer"
             )
+        require_full_precision(masked_weights(kwargs["model"]))
+        self._names.keep(kwargs["model"])
         self.moves.begin(state.max_steps)
         if state.global_step > 0:
             self._resume(state)
@@ -141,8 +149,9 @@ class PruningTrainerCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave the model's gradients alone again."""
+        """Leave the model's gradients and names alone again."""
         self._gradients.end()
+        self._names.give_back()
 
     @cached_property
     def _state_key(self) -> str:
@@ -198,6 +207,34 @@ class _SetAside:
             before = self._kept.get(parameter)
             self._kept[parameter] = parameter.grad if before is None else torch.add(before, parameter.grad)
             parameter.grad = None
+
+
+class _Names:
+    """Let checkpoints have a model's own names: some families are written as their older files were called.
+
+    transformers translates names and merges matrices when it saves, and back in ``from_pretrained`` alone. A trainer
+    that resumes reads the files as they are, and masks have no older name.
+    """
+
+    _KEY = "_weight_conversions"
+
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+        self._before: Any = None
+
+    def keep(self, model: nn.Module) -> None:
+        if vars(model).get(self._KEY) == []:  # another pruner's callback has seen to it
+            return
+        self._model, self._before = model, vars(model).get(self._KEY)
+        vars(model)[self._KEY] = []
+
+    def give_back(self) -> None:
+        if self._model is None:
+            return
+        vars(self._model).pop(self._KEY)
+        if self._before is not None:
+            vars(self._model)[self._KEY] = self._before
+        self._model = self._before = None
 
 
 __all__ = ["PruningTrainerCallback"]

@@ -14,7 +14,12 @@ from torch.optim import Optimizer
 from cap.base.errors import InputError
 from cap.pruning.importance import require_a_pass
 from cap.pruning.moves import MaskMoves
-from cap.pruning.parameters import add_regularizer, require_scores_learn
+from cap.pruning.parameters import (
+    add_regularizer,
+    masked_weights,
+    require_full_precision,
+    require_scores_learn,
+)
 from cap.pruning.pruner import Pruner
 from cap.pruning.schedule import SchedulePlan
 from cap.training.precision import handles_unscaling, has_scaler, loss_scale
@@ -97,8 +102,10 @@ class PruningCallback(Callback):
         """Check that whatever the masks follow is going to move, and stand behind the clipping of gradients.
 
         Raises:
+            InputError: If the trainer has cast the weights to half precision.
             ValueError: If scores are in no optimizer.
         """
+        require_full_precision(masked_weights(pl_module))
         require_scores_learn(self.pruner, trainer.optimizers, warn=self.warn)
         self._stand_behind_clipping(trainer, pl_module)
 
