@@ -170,6 +170,10 @@ def n_floor(fraction: float, n: int) -> int:
 def fold(linear: nn.Linear) -> None:
     """Write the masked weight into the module and take the mask off; exact, pruned weights are zero."""
     if parametrize.is_parametrized(linear, "weight"):
+        # A deep copy shares the class that was made for this layer, from which torch removes the weight.
+        shared = type(linear)
+        own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+        linear.__class__ = type(shared.__name__, shared.__bases__, own)
         parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
         with torch.no_grad():
             linear.weight += 0.0  # turns -0.0, a masked negative weight, into 0.0

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from cap.pruning.masks import keep_highest, keep_highest_of_each
-from cap.pruning.selection import selects_on_host
+from cap.pruning.selection import not_a_number, selects_on_host
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,11 @@ def _grouped(importance: Mapping[str, Tensor], weights: Mapping[str, Tensor], pa
 def _masks(groups: Mapping[str, _Groups], fraction: float, *, is_global: bool) -> dict[str, Tensor]:
     """Return the masks of matrices with ``fraction`` of their groups in the pattern, of all together or of each."""
     costs = {name: one.cost for name, one in groups.items()}
+    if round(fraction * sum(map(len, costs.values()))) == sum(map(len, costs.values())):
+        # Then no group is ranked against others, where a cost that is no number would be found.
+        flat = torch.cat(list(costs.values()))
+        if bool(flat.isnan().any()):
+            raise not_a_number(flat)
     if not is_global:
         n_sparse = {name: round(fraction * len(cost)) for name, cost in costs.items()}
         is_dense = keep_highest_of_each(costs, n_sparse, tie_breaker=lambda name: groups[name].pruned_size())

@@ -247,6 +247,18 @@ def test_target_beyond_the_pattern_is_refused(grouped):
         pruner.update_masks(0.6)
 
 
+@pytest.mark.parametrize("sparsity", [0.25, 0.5])
+@pytest.mark.parametrize("scope", ["matrix", "global"])
+def test_importance_that_is_no_number_is_refused_at_every_sparsity(grouped, scope, sparsity):
+    from cap.base.errors import RunError
+
+    pruner = attached(Magnitude, grouped, pattern="2:4", scope=scope)
+    name = next(iter(pruner.masks))
+    pruner.weight(name)[0, 1] = float("nan")
+    with pytest.raises(RunError, match=r"importance must be a number for every weight"):
+        pruner.update_masks(sparsity)
+
+
 def test_soft_movement_takes_no_pattern():
     with pytest.raises(TypeError, match="pattern"):
         SoftMovement(
