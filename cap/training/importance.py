@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from cap.base.errors import RunError
 from cap.data.batch import on_device
 from cap.pruning.importance import gates_alone
 from cap.pruning.pruner import ImportancePass
@@ -55,6 +56,12 @@ def measure_importance(
     pruner = module.pruner
     if pruner is None:
         raise ValueError("importance is measured for a pruner, but the module has none")
+    if wanted.batch_rows is not None and wanted.loss == "total" and module.ranks.size > 1:
+        # Its terms are those of batches that all processes share.
+        raise RunError(
+            f"an importance pass with batch_rows takes loss='task' where {module.ranks.size} processes take part, got "
+            f"loss='total' of {type(pruner).__name__}; set loss='task' or batch_rows=None, or run one process"
+        )
     n_batches = _n_batches(len(cast(Sized, loader)), wanted, module.ranks, batch_size=batch_size, trainer=trainer)
     # What a loss is without some part of the model is measured as it is, and differentiated by nothing.
     noise = _with_noise(module) if pruner.gate_parameters() else nullcontext()

@@ -108,10 +108,9 @@ class CapModule(LightningModule):
                 contrast, memory, labels=train_labels, groups=train_groups, extras=self._extras
             )
 
-    def forward(self, batch: Mapping[str, Tensor]) -> EncoderOutput:
-        """Run the student; where its loss is wanted, hidden states are among what it gives."""
-        with_hidden = self.distill.hidden_weight > 0 and torch.is_grad_enabled()
-        output: EncoderOutput = self.student(batch, with_hidden=with_hidden)
+    def forward(self, batch: Mapping[str, Tensor], *, for_loss: bool = True) -> EncoderOutput:
+        """Run the student; hidden states are among what it gives if a term of its loss reads them."""
+        output: EncoderOutput = self.student(batch, with_hidden=for_loss and self.distill.hidden_weight > 0)
         return output
 
     def setup(self, stage: str) -> None:
@@ -249,7 +248,7 @@ class CapModule(LightningModule):
         if self.is_asked_to_stop:
             return
         split = list(self.metrics)[dataloader_idx]
-        self.metrics[split].update(self(batch).logits, batch)
+        self.metrics[split].update(self(batch, for_loss=False).logits, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all validation splits."""

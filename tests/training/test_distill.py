@@ -131,9 +131,10 @@ def test_teacher_is_no_part_of_the_module(tmp_path):
 @forms
 def test_hidden_states_are_kept_only_where_a_loss_is_wanted(form, tmp_path):
     module = module_of(tiny_classifier(), tiny_classifier(seed=1), form, tmp_path)
-    with torch.no_grad():
-        assert module(batch()).hidden == ()
+    assert module(batch(), for_loss=False).hidden == ()
     assert len(module(batch()).hidden) == LAYERS
+    with torch.no_grad():  # as a pass may run that needs no gradient
+        assert hidden_term(module).item() > 0
     module = module_of(tiny_classifier(), tiny_classifier(seed=1), form, tmp_path, hidden_weight=0.0)
     assert module(batch()).hidden == ()
 

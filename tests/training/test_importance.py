@@ -122,6 +122,24 @@ def test_a_pass_is_given_up_when_the_run_is_to_stop_unless_masks_have_moved(tmp_
         assert squares(module, batches(), tmp_path, can_stop=False)[1] == 5
 
 
+def test_a_total_loss_over_batches_of_its_own_is_refused_where_processes_share_batches(tmp_path):
+    import dataclasses
+
+    from cap.base.errors import RunError
+    from cap.training.importance import measure_importance
+    from cap.training.parallel.ranks import Ranks
+    from tests.training.share_program import make_trainer
+
+    module = second_order(tmp_path)
+    wanted = dataclasses.replace(module.pruner.importance_pass, loss="total")
+    trainer = _with_batches(make_trainer(tmp_path, 1, []))
+    measure_importance(module, batches(), wanted, batch_size=8, trainer=trainer)
+    assert int(module.pruner.importance_sums()[-1]) == 5
+    module.ranks = Ranks(0, 2)
+    with pytest.raises(RunError, match=r"takes loss='task' where 2 processes take part, got loss='total' of SecondOrd"):
+        measure_importance(module, batches(), wanted, batch_size=8, trainer=trainer)
+
+
 def test_an_order_that_was_drawn_is_not_forgotten():
     from cap.models.families import prunable
     from cap.pruning.structured import Structured
