@@ -30,11 +30,6 @@ CASES = {
 }
 
 
-# Two processes add in another order, so sums and then weights differ by rounding. With AVX-512 that moved one weight
-# across the threshold in the tenth step. The number of steps that are compared.
-N_COMPARED = {"second order": 8}
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """Run everything in two processes; about twenty seconds, half of which is starting them."""
@@ -69,10 +64,8 @@ def errors(two):
 def test_every_term_of_every_step_equals_that_of_one_process(found, one, case):
     expected = one[case]["losses"]
     assert set(expected[-1]) == {f"loss/{name}" for name in CASES[case]}
-    n_steps = N_COMPARED.get(case, len(expected))
-    found_losses = found[0][case]["losses"]
-    assert len(found_losses) == len(expected) >= 10
-    assert found_losses[:n_steps] == [pytest.approx(step, rel=0, abs=1e-5) for step in expected[:n_steps]]
+    assert len(expected) >= 10
+    assert found[0][case]["losses"] == [pytest.approx(step, rel=0, abs=1e-5) for step in expected]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -104,8 +97,7 @@ def test_masks_move(found, case):
     "case", ["magnitude, numbers, labels alone", "structured, total", "structured, task", "layers", "second order"]
 )
 def test_masks_equal_those_of_one_process(found, one, case):
-    n_steps = N_COMPARED.get(case)
-    assert found[0][case]["masks"][:n_steps] == one[case]["masks"][:n_steps]
+    assert found[0][case]["masks"] == one[case]["masks"]
 
 
 @pytest.mark.parametrize("rank", [0, 1], ids=["rank 0", "rank 1"])
