@@ -11,6 +11,7 @@ import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
+from cap.base.words import spaced
 from cap.data.entities import TagMetrics
 from cap.data.tags import TAGS
 from cap.data.tasks import Task
@@ -115,11 +116,6 @@ def space_between(tokenizer: PreTrainedTokenizerBase) -> str:
     return ""
 
 
-def spaced(words: list[str], between: str) -> list[str]:
-    """Put something before every word but the first."""
-    return [words[0], *(between + word for word in words[1:])] if between else words
-
-
 def _first_tokens(encoded: BatchEncoding, row: int) -> np.ndarray:
     """Number the word of each token that is the first of one; -1 at all others."""
     numbers = np.array([-1 if word is None else word for word in encoded.word_ids(row)])
@@ -127,4 +123,4 @@ def _first_tokens(encoded: BatchEncoding, row: int) -> np.ndarray:
     return np.where(is_first, numbers, -1)
 
 
-__all__ = ["WordExamples", "space_between", "spaced"]
+__all__ = ["WordExamples", "space_between"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cap.base.errors import InputError
+from cap.data.words import space_between
 from cap.formats.compact import Compacted, save_compact
 from cap.formats.export_source import Source
 from cap.formats.load import load
@@ -240,7 +241,8 @@ def _how_to_run_onnx(source: Source) -> str:
 
 
 def _asked(source: Source, *, of: Literal["model", "session"]) -> str:
-    asks = described(source.task.kind, source.task.text_columns)
+    between = space_between(source.tokenizer) if source.task.kind == "tags" else ""
+    asks = described(source.task.kind, source.task.text_columns, between=between)
     return asked(asks, max_length=source.max_length, of=of)
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.kinds import KINDS
+from cap.base.words import spaced
 from cap.config.export import NEAREST, OWN_ROWS, ExportConfig
 from cap.config.schema import TaskConfig
 from cap.data.corpus import Part, corpus_texts, split_texts, training_texts
@@ -27,7 +28,7 @@ from cap.data.held_out import scored_on_held_out
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, data_terms
 from cap.data.unlabelled import with_unlabelled
-from cap.data.words import space_between, spaced
+from cap.data.words import space_between
 from cap.formats.compact import Compacted, compact
 from cap.formats.folders import WEIGHTS_FILE
 from cap.formats.load import load
@@ -110,6 +111,11 @@ class Source:
     def max_length(self) -> int:
         """Tokens of a row that the run read."""
         return int(self.run.record["config"]["max_length"])
+
+    @property
+    def stride(self) -> int | None:
+        """Tokens that neighbouring windows of one context share; None unless answers are spans."""
+        return _task_config(self.run.record["config"]["task"]).stride
 
     @property
     def terms(self) -> str:

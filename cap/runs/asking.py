@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cap.base.kinds import Kind
+from cap.base.words import spaced
 
 _ANSWERS: dict[Kind, str] = {
     "classes": "answers = [labels[number] for number in logits.argmax(-1).tolist()]",
@@ -16,9 +17,9 @@ _ANSWERS: dict[Kind, str] = {
 }
 
 
-def described(kind: Kind, columns: Sequence[str]) -> dict[str, Any]:
-    """Say for a record what ``asked`` will want to know of a task."""
-    return {"kind": kind, "columns": list(columns)}
+def described(kind: Kind, columns: Sequence[str], *, between: str = "") -> dict[str, Any]:
+    """Say for a record what ``asked`` will want to know of a task, and of what stands before a word of a list."""
+    return {"kind": kind, "columns": list(columns), **({"between": between} if between else {})}
 
 
 def asked(asks: Mapping[str, Any] | None, *, max_length: int, of: Literal["model", "session"]) -> str:
@@ -37,7 +38,7 @@ def asked(asks: Mapping[str, Any] | None, *, max_length: int, of: Literal["model
         return ""
     kind: Kind = asks["kind"]
     tensors = "pt" if of == "model" else "np"
-    lines = [_inputs(kind, asks["columns"], max_length, tensors)]
+    lines = [_inputs(kind, asks["columns"], max_length, tensors, between=asks.get("between", ""))]
     if kind == "span":
         pair = "start, end = session.run(None, dict(inputs))"
         found = "found = model(**inputs)\nstart, end = found.start_logits, found.end_logits"
@@ -49,13 +50,14 @@ def asked(asks: Mapping[str, Any] | None, *, max_length: int, of: Literal["model
     return "\n".join(["", *lines, _ANSWERS[kind]])
 
 
-def _inputs(kind: Kind, columns: Sequence[str], max_length: int, tensors: str) -> str:
+def _inputs(kind: Kind, columns: Sequence[str], max_length: int, tensors: str, *, between: str) -> str:
     names = [column.replace("_", " ").replace('"', "").replace("{", "").replace("}", "") for column in columns]
     texts = ", ".join(f'["the {name}"]' for name in names)
     cut = '"only_second"' if kind == "span" else "True"
     how = f"padding=True, truncation={cut}, max_length={max_length}"
     if kind == "tags":
-        texts, how = '[["the", "words", "of", "a", "text"]]', f"is_split_into_words=True, {how}"
+        words = ", ".join(f'"{word}"' for word in spaced(["the", "words", "of", "a", "text"], between))
+        texts, how = f"[[{words}]]", f"is_split_into_words=True, {how}"
     return f'inputs = tokenizer({texts}, {how}, return_tensors="{tensors}")'
 
 

@@ -24,6 +24,7 @@ from cap.data.notes import notes_on_rows
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task
 from cap.data.unlabelled import with_unlabelled
+from cap.data.words import space_between
 from cap.models.encoders import LoadedModel, load_in_order, require_head, save_model
 from cap.models.families import family_of, longest_input, parameters_of
 from cap.models.pooled import PooledModel, Pooling
@@ -99,7 +100,8 @@ class Prepared:
     @property
     def asks(self) -> dict[str, Any]:
         """What lines that ask a model of this run want to know of its task."""
-        return described(self.task.kind, self.task.text_columns)
+        between = space_between(self.tokenizer) if self.task.kind == "tags" else ""
+        return described(self.task.kind, self.task.text_columns, between=between)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write a model of this run as stock transformers loads it, one that encodes as sentence-transformers does."""

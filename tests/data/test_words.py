@@ -10,11 +10,12 @@ import pytest
 from transformers import BertTokenizerFast, RobertaTokenizerFast
 
 from cap.base.errors import InputError
+from cap.base.words import spaced
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
-from cap.data.words import space_between, spaced
+from cap.data.words import space_between
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "##s", "cat", "the", "."]
 ROWS: list[dict[str, Any]] = [

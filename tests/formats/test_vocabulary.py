@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase, TokenizersBackend
 
 from cap.base.errors import InputError
-from cap.data.words import space_between, spaced
+from cap.base.words import spaced
+from cap.data.words import space_between
 from cap.formats.pieces import numbers_of, require_known
 from cap.formats.vocabulary import Smaller, count_changed, with_vocabulary
 from cap.models.sources import tokenizer_key

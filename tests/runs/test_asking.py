@@ -14,7 +14,9 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+from cap.data.words import space_between
 from cap.runs.asking import asked, described
+from tests.formats.made_tokenizers import byte_bpe
 from tests.models.tiny_models import tiny_classifier, tiny_tokenizer
 
 LONG = "a " * 100  # more words than the model has positions
@@ -70,6 +72,15 @@ def test_lines_answer_a_text_that_is_too_long(answers, kind: str, of: str) -> No
         "number": lambda: isinstance(found[0], float),
         "tags": lambda: len(found) == 5 and set(found) <= {"LABEL_0", "LABEL_1"},
     }[kind]()
+
+
+def test_lists_of_words_are_given_to_a_tokenizer_as_the_model_was_trained_on_them() -> None:
+    tokenizer = byte_bpe()
+    lines = asked(described("tags", ["words"], between=space_between(tokenizer)), max_length=32, of="model")
+    names: dict[str, Any] = {"tokenizer": tokenizer}
+    exec(lines.splitlines()[1], names)
+    assert names["inputs"]["input_ids"].tolist() == [tokenizer("the words of a text")["input_ids"]]
+    assert asked(described("tags", ["words"]), max_length=32, of="model") != lines
 
 
 def test_two_columns_are_a_pair_and_their_names_do_no_harm(answers) -> None:
