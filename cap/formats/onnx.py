@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
-from cap.base.errors import InputError, first_line
+from cap.base.errors import InputError, RunError, first_line
 from cap.models.pooled import PooledModel, Pooling, evaluating, normalise
 
 ONNX_FILE = "model.onnx"
 _TORCH_WEIGHTS = ("*.safetensors", "*.bin")
+# torch puts larger weights into a second file, and a protobuf file ends at 2 GiB.
+_MOST_BYTES = 1536 * 2**20
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _LOGITS = ("logits",)
 _SPAN_LOGITS = ("start_logits", "end_logits")
@@ -115,14 +117,21 @@ def export_onnx(
         pooling: How a bare encoder's hidden states become the vector of a text.
 
     Raises:
-        InputError: If a package is missing.
+        InputError: If a package is missing, or the weights are more than one file holds.
+        RunError: If torch cannot trace the model.
     """
     require_onnx()
+    n_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if n_bytes > _MOST_BYTES:
+        raise InputError(
+            f"format=onnx and format=int8 write one file, which holds weights of {_MOST_BYTES / 2**30:g} GiB at most, "
+            f"got {n_bytes / 2**30:.2f} GiB; choose another format, prune whole layers or units, or cut the vocabulary"
+        )
     names = tuple(batch)
     is_span = type(model).__name__ == MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES.get(model.config.model_type)
     output_names = _ENCODINGS if model.base_model is model else _SPAN_LOGITS if is_span else _LOGITS
     axes: Any = {name: {0: "batch", 1: "tokens"} for name in names}
-    with evaluating(model), _quiet():
+    with evaluating(model), _quiet(), _told("torch could write this model as a graph"):
         program: Any = torch.onnx.export(
             _Positional(PooledModel(model, pooling), names, output_names),
             tuple(batch[name] for name in names),
@@ -149,7 +158,7 @@ def quantise_onnx(source: Path, target: Path) -> None:
     graph = onnx.load(source)
     # Shapes that torch noted for values in between do not fit the operators that quantisation puts there.
     graph.graph.ClearField("value_info")
-    with _quiet():
+    with _quiet(), _told("onnxruntime could quantise this graph"):
         quantize_dynamic(graph, target, weight_type=QuantType.QInt8)
 
 
@@ -183,6 +192,15 @@ class _Positional(nn.Module):
             hidden = output.last_hidden_state
             return hidden, normalise(self.pooled.pool(output, batch["attention_mask"]))
         return tuple(getattr(output, name) for name in self.outputs)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say in one line that another program could not do its part: their exceptions have no common base."""
+    try:
+        yield
+    except Exception as error:
+        raise RunError(f"the export needs that {what}, got {type(error).__name__}: {first_line(error)}") from error
 
 
 @contextmanager

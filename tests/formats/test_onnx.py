@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, RunError
 from cap.formats.compact import compact
 from cap.formats.onnx import LogitsModel, OnnxModel, export_onnx, quantise_onnx
 from cap.models.families import prunable
@@ -102,6 +102,24 @@ def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(InputError, match=r"got model\.onnx .*export it again"):
         OnnxModel(tmp_path / "model.onnx")
+
+
+def test_more_weights_than_a_file_holds_are_refused_before_anything_is_traced(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cap.formats.onnx._MOST_BYTES", 1000)
+    with pytest.raises(InputError, match=r"holds weights of .* GiB at most, got .* choose another format"):
+        export_onnx(tiny_classifier(), tiny_batch(), tmp_path / "model.onnx")
+
+
+def test_a_model_that_cannot_be_traced_or_quantised_is_said_in_one_line(monkeypatch, tmp_path: Path) -> None:
+    def broken(*arguments, **options):
+        raise NotImplementedError("no such operator\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", broken)
+    with pytest.raises(RunError, match=r"write this model as a graph, got NotImplementedError: no such operator$"):
+        export_onnx(tiny_classifier(), tiny_batch(), tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(RunError, match="onnxruntime could quantise this graph, got"):
+        quantise_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
 
 
 def test_missing_packages_are_named_with_the_line_that_installs_them(monkeypatch, tmp_path: Path) -> None:
