@@ -556,18 +556,51 @@ LENGTHS = {
     "asked for": ("model", {"config": {"max_length": 9}}, ["max_length=12"], 12),
     "of the task, beside another record": ("model", {"kind": "evaluation"}, ["max_length=null"], 128),
     "of the task": ("model", None, ["max_length=null"], 128),
+    "of the run that was pushed": ("model", {"config": {"max_length": 9}}, ["max_length=null"], 9),
 }
 
 
 @pytest.mark.parametrize(("place", "record", "overrides", "expected"), LENGTHS.values(), ids=LENGTHS)
-def test_rows_are_read_as_long_as_the_run_read_them(evaluated, saved, tmp_path, place, record, overrides, expected):
+def test_rows_are_read_as_long_as_the_run_read_them(
+    request, evaluated, saved, tmp_path, place, record, overrides, expected
+):
     folder = tmp_path / "run" / place
     folder.parent.mkdir(parents=True)
     saved(NAMES).rename(folder)
     if record is not None:
-        (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+        beside = folder if "pushed" in request.node.callspec.id else tmp_path / "run"
+        (beside / "record.json").write_text(json.dumps(record))
     found, _ = evaluated(folder, *overrides)
     assert found["config"]["max_length"] == expected
+
+
+def test_an_export_is_read_as_its_run_was_whatever_lies_above_it(evaluated, saved, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "record.json").write_text(json.dumps({"config": {"max_length": 64}}))
+    folder = saved(NAMES).rename(tmp_path / "run" / "compact")
+    (folder / "export.json").write_text(json.dumps({"reads": {"max_length": 9, "stride": None}}))
+    found, _ = evaluated(folder, "max_length=null")
+    assert found["config"]["max_length"] == 9
+
+
+STRIDES = {
+    "of the run": ({"config": {"max_length": 64, "task": {"stride": 8}}}, [], 8),
+    "asked for": ({"config": {"max_length": 64, "task": {"stride": 8}}}, ["task.stride=4"], 4),
+    "of the task": (None, ["max_length=256"], 128),
+}
+
+
+@pytest.mark.parametrize(("record", "overrides", "expected"), STRIDES.values(), ids=STRIDES)
+def test_windows_share_as_much_as_those_of_the_run(tmp_path, record, overrides, expected):
+    from cap.config.evaluate import check_evaluate
+    from cap.data.tasks import get_task
+    from cap.formats import evaluate_phases as phases
+
+    (tmp_path / "model").mkdir()
+    if record is not None:
+        (tmp_path / "record.json").write_text(json.dumps(record))
+    config, _ = check_evaluate(compose("task=squad", f"model_dir={tmp_path / 'model'}", *overrides))
+    assert phases._stride(config, get_task("squad"), phases.reading_of_run(tmp_path / "model")) == expected
 
 
 def test_folder_of_a_run_is_refused_with_the_model_in_it(evaluated, saved, tmp_path):

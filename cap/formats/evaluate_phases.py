@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import PretrainedConfig
 
@@ -19,6 +20,7 @@ from cap.base.errors import InputError
 from cap.base.files import content_key, ensure_lockable
 from cap.base.kinds import KINDS, Head
 from cap.config.evaluate import EvaluateConfig
+from cap.config.places import conf_dir
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
 from cap.data.majority import majority_of
@@ -31,7 +33,7 @@ from cap.models.families import FAMILIES, longest_input
 from cap.models.outputs import output_order
 from cap.models.sources import ModelSource, load_config, load_tokenizer, tokenizer_key
 from cap.runs.environment import environment
-from cap.runs.folder import RunFolder, hold, length_of_run
+from cap.runs.folder import Reading, RunFolder, hold, reading_of_run
 from cap.runs.predictions import write_predictions
 from cap.runs.record import write_record
 from cap.training.predict import predict
@@ -86,6 +88,7 @@ class Loaded:
         scored: The model itself.
         order: The model's output of every class of the task; None takes them as they are.
         max_length: Tokens of a row that it reads.
+        stride: That neighbouring windows of one context share; None unless answers are spans.
         notes: What a reader of the scores must know.
     """
 
@@ -93,6 +96,7 @@ class Loaded:
     scored: Scored
     order: list[int] | None
     max_length: int
+    stride: int | None
     notes: list[str]
 
 
@@ -159,12 +163,13 @@ def load_asked(config: EvaluateConfig, given: Given, task: Task) -> Loaded:
         key="model_dir",
         hint="give one fine-tuned on this task, or set its task",
     )
-    max_length = _length(config, source)
+    reading = reading_of_run(Path(source.name_or_path).resolve()) if source.is_folder else Reading()
+    max_length = _length(config, reading)
     _check_length(model_config, max_length)
     scored = load_scored(source, task.head)
     for note in notes:
         log.warning(note)
-    return Loaded(source, scored, order, max_length, notes)
+    return Loaded(source, scored, order, max_length, _stride(config, task, reading), notes)
 
 
 def read_rows(config: EvaluateConfig, task: Task, loaded: Loaded) -> Data:
@@ -189,7 +194,7 @@ def read_rows(config: EvaluateConfig, task: Task, loaded: Loaded) -> Data:
         tokenizer=tokenizer,
         tokenizer_key=tokenizer_key(tokenizer),
         max_length=loaded.max_length,
-        stride=config.task.stride,
+        stride=loaded.stride,
         eval_batch_size=config.data.eval_batch_size,
         cache_dir=Path(config.cache_dir),
     )
@@ -301,14 +306,25 @@ def _data_dir(config: EvaluateConfig) -> Path | None:
     return None if config.data_dir is None else Path(config.data_dir)
 
 
-def _length(config: EvaluateConfig, source: ModelSource) -> int:
+def _length(config: EvaluateConfig, reading: Reading) -> int:
     """Say how many tokens of a row the model reads: what was asked for, else what its run used, else the task's."""
     if config.max_length is not None:
         return config.max_length
-    of_run = length_of_run(Path(source.name_or_path).resolve()) if source.is_folder else None
-    if of_run is not None and of_run != config.task.max_length:
-        log.info("max_length=%d, as the run of this model had; set max_length to read rows otherwise", of_run)
-    return config.task.max_length if of_run is None else of_run
+    if reading.max_length is None:
+        return config.task.max_length
+    if reading.max_length != config.task.max_length:
+        log.info("max_length=%d, as the run of this model had; set max_length to read otherwise", reading.max_length)
+    return reading.max_length
+
+
+def _stride(config: EvaluateConfig, task: Task, reading: Reading) -> int | None:
+    """Say likewise how many tokens the windows of one context share."""
+    if config.task.stride is not None or task.kind != "span":
+        return config.task.stride
+    if reading.stride is not None:
+        return reading.stride
+    of_task: int = OmegaConf.load(conf_dir() / "task" / f"{task.name}.yaml").stride
+    return of_task
 
 
 def _check_length(config: PretrainedConfig, max_length: int) -> None:

@@ -133,6 +133,7 @@ def _result(
         "format": config.format,
         "command": command,
         "run": source.run.record["config_hash"],
+        "reads": {"max_length": source.max_length, "stride": source.stride},
         "environment": environment(),
         "data": {
             "source": rows.source,

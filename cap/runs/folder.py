@@ -153,21 +153,35 @@ def require_empty(folder: Path) -> None:
         raise InputError(f"output_dir must be new or empty, got {folder} {what}; choose another, or remove it")
 
 
-def length_of_run(model_dir: Path) -> int | None:
-    """Say how many tokens a run read whose model lies in a folder.
+@dataclass(frozen=True)
+class Reading:
+    """Hold how a run read its rows; None where that is not known.
 
     Args:
-        model_dir: ``model/`` of a run, or one of its ``levels/``.
+        max_length: Tokens.
+        stride: That neighbouring windows of one context share.
+    """
 
-    Returns:
-        The run's ``max_length``; None if no record of a run lies where it would.
+    max_length: int | None = None
+    stride: int | None = None
+
+
+def reading_of_run(model_dir: Path) -> Reading:
+    """Say how the run read its rows whose model lies in a folder.
+
+    Args:
+        model_dir: ``model/`` of a run, or one of its ``levels/``; an export; or what was pushed, with its record.
     """
     run_dir = model_dir.parent.parent if model_dir.parent.name == LEVELS else model_dir.parent
-    try:
-        length = read_json(run_dir / RECORD)["config"]["max_length"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return length if isinstance(length, int) else None
+    for file, keys in ((model_dir / EXPORT, "reads"), (model_dir / RECORD, "config"), (run_dir / RECORD, "config")):
+        try:
+            found = read_json(file)[keys]
+            length, task = found["max_length"], found.get("task")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        stride = (task if isinstance(task, Mapping) else found).get("stride")
+        return Reading(*(number if isinstance(number, int) else None for number in (length, stride)))
+    return Reading()
 
 
 def claim(found: RunFolder, record: dict[str, Any], config_yaml: str, *, goes_on: bool = False) -> None:
@@ -311,14 +325,15 @@ __all__ = [
     "LEVELS",
     "MODEL",
     "RECORD",
+    "Reading",
     "RunFolder",
     "State",
     "claim",
     "drop_other_replacement",
     "hold",
     "is_held",
-    "length_of_run",
     "put_in_place",
+    "reading_of_run",
     "replacement_of",
     "require_empty",
     "settle_replacement",
