@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 from cap.base.errors import InputError
-from cap.data.files import SUFFIXES, read_columns, require_columns
+from cap.data.files import read_columns, require_columns, suffixes_of
 from cap.data.pairs import text_names
 from cap.data.sources import Rows
 from cap.data.tasks import Task
@@ -34,18 +36,18 @@ def corpus_texts(folder: Path, task: Task) -> Iterator[Part]:
     """
     required = (
         f"vocabulary must be auto, for the run's own training rows, or a folder of texts: *.txt (a text a line), or "
-        f"*{', *'.join(SUFFIXES)} with the columns {', '.join(task.text_columns)}"
+        f"*{', *'.join(suffixes_of(task.kind))} with the columns {', '.join(task.text_columns)}"
     )
     if not folder.is_dir():
         raise InputError(f"{required}; got {folder}, which is {'a file' if folder.exists() else 'not there'}")
     has_text = False
     for file in sorted(folder.iterdir()):
-        for column in _columns(file, task):
-            texts: list[str] = [str(value) for value in column if not isinstance(value, list | None)]
+        for part in _parts(file, task):
+            texts: list[str] = [str(value) for value in part if not isinstance(value, list | None)]
             texts = [text for text in texts if text.strip()]
-            words = [value for value in column if isinstance(value, list) and value]
+            words = [value for value in part if isinstance(value, list) and value]
             has_text = has_text or bool(texts or words)
-            yield from (part for part in (texts, words) if part)
+            yield from (some for some in (texts, words) if some)
     if not has_text:
         raise InputError(f"{required}; got {folder} without text")
 
@@ -60,25 +62,30 @@ def training_texts(rows: Rows, task: Task) -> Iterator[Part]:
 def split_texts(rows: datasets.Dataset, task: Task) -> Iterator[Part]:
     """Yield the texts, or lists of words, of some rows, some at a time, column after column."""
     for name in text_names(rows) if task.kind == "encoding" else task.text_columns:
-        column = rows.data.column(name)
-        for start in range(0, len(column), _PART):
-            yield column.slice(start, _PART).to_pylist()
+        yield from _sliced(rows.data.column(name))
 
 
-def _columns(file: Path, task: Task) -> Iterator[list[Any]]:
+def _sliced(column: pa.ChunkedArray) -> Iterator[list[Any]]:
+    for start in range(0, len(column), _PART):
+        yield column.slice(start, _PART).to_pylist()
+
+
+def _parts(file: Path, task: Task) -> Iterator[list[Any]]:
     if file.suffix == ".txt":
         try:
-            yield [*file.read_text(encoding="utf-8").splitlines()]
+            with file.open(encoding="utf-8") as lines:
+                while part := [line.rstrip("\n") for line in itertools.islice(lines, _PART)]:
+                    yield part
         except UnicodeDecodeError as error:
             raise InputError(f"vocabulary needs texts in UTF-8, got {file} ({error}); save it as UTF-8") from error
-    elif file.suffix in SUFFIXES:
+    elif file.suffix in suffixes_of(task.kind):
         table = read_columns(file, task.text_columns, key="vocabulary")
         found = [name for name in task.text_columns if name in table.column_names]
         # Of an encoder's rows, pairs have columns of their own.
         required = found if found and task.kind == "encoding" else task.text_columns
         require_columns(task.name, table, required, f"vocabulary file {file.name}")
         for name in required:
-            yield table.column(name).to_pylist()
+            yield from _sliced(table.column(name))
 
 
 __all__ = ["Part", "corpus_texts", "split_texts", "training_texts"]

@@ -39,7 +39,7 @@ def split_file(data_dir: Path, split: str, *, kind: Kind | None) -> Path:
             f"data_dir must be a folder with a file for the split {split}, got {data_dir}, which is "
             f"{'not a folder' if data_dir.exists() else 'not there'}; correct the path"
         )
-    suffixes, found = _suffixes(kind), _files_of(data_dir, split, kind)
+    suffixes, found = suffixes_of(kind), _files_of(data_dir, split, kind)
     if len(found) == 1:
         return found[0]
     if found:
@@ -62,12 +62,13 @@ def has_split(data_dir: Path, split: str, *, kind: Kind | None) -> bool:
     return bool(_files_of(data_dir, split, kind))
 
 
-def _suffixes(kind: Kind | None) -> tuple[str, ...]:
+def suffixes_of(kind: Kind | None) -> tuple[str, ...]:
+    """List the suffixes of files that can hold rows of a kind of answers."""
     return _OF_WORDS if kind == "tags" else _OF_TEXTS
 
 
 def _files_of(data_dir: Path, split: str, kind: Kind | None) -> list[Path]:
-    return [path for suffix in _suffixes(kind) if (path := data_dir / f"{split}{suffix}").is_file()]
+    return [path for suffix in suffixes_of(kind) if (path := data_dir / f"{split}{suffix}").is_file()]
 
 
 def file_hashes(data_dir: Path, splits: Sequence[str], *, kind: Kind | None) -> dict[str, str]:
@@ -163,9 +164,11 @@ def _require_utf8(file: Path) -> None:
 
 def _read_parquet(file: Path, wanted: tuple[str, ...]) -> pa.Table:
     with pa.parquet.ParquetFile(file) as parquet:
-        present = [name for name in wanted if name in parquet.schema_arrow.names]
-        # All columns when one is missing: the message about it then names what there is.
-        return parquet.read(columns=present if len(present) == len(wanted) else None)
+        names = list(parquet.schema_arrow.names)
+        present = [name for name in dict.fromkeys(wanted) if name in names]
+        table = parquet.read(columns=present)
+        table = table.cast(pa.schema([_without_view(field) for field in table.schema], table.schema.metadata))
+        return table if len(present) == len(wanted) else _with_names(table, names, parquet.metadata.num_rows)
 
 
 def _read_json(file: Path, wanted: tuple[str, ...]) -> pa.Table:
@@ -181,8 +184,26 @@ def _read_json(file: Path, wanted: tuple[str, ...]) -> pa.Table:
     if not records:
         return pa.table({name: pa.array([], pa.string()) for name in wanted})
     present = [name for name in wanted if any(name in record for record in records)]
-    names = present if len(present) == len(wanted) else list(records[0])
-    return pa.table({name: _array([record.get(name) for record in records], name) for name in names})
+    table = pa.table({name: _array([record.get(name) for record in records], name) for name in present})
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return table if len(present) == len(wanted) else _with_names(table, names, len(records))
+
+
+def _with_names(table: pa.Table, names: Sequence[str], n_rows: int) -> pa.Table:
+    """Add the columns of a file that were not read, empty: where one is missing, a message names what there is."""
+    empty = pa.nulls(n_rows)
+    columns = {name: table.column(name) if name in table.column_names else empty for name in names}
+    return pa.table(columns).replace_schema_metadata(table.schema.metadata)
+
+
+def _without_view(field: pa.Field) -> pa.Field:
+    """Give a column of Arrow's views the type that everybody reads, lists of them too."""
+    if pa.types.is_string_view(field.type):
+        return field.with_type(pa.string())
+    is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+    if is_list and pa.types.is_string_view(field.type.value_type):
+        return field.with_type(pa.list_(pa.string()))
+    return field
 
 
 def _parsed(line: str, number: int) -> Any:
@@ -294,4 +315,5 @@ __all__ = [
     "read_table",
     "require_columns",
     "split_file",
+    "suffixes_of",
 ]

@@ -56,8 +56,9 @@ def names_of_outputs(config: PretrainedConfig) -> list[str]:
 
 
 def are_same(found: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Say whether two lists hold the same names in the same order, in capitals or not."""
-    return [name.lower() for name in found] == [name.lower() for name in wanted]
+    """Say whether two lists hold the same names in the same order, in capitals or not where that tells none apart."""
+    small = _lowered(found)
+    return list(found) == list(wanted) or (small is not None and small == _lowered(wanted))
 
 
 def are_no_names(found: Sequence[str]) -> bool:
@@ -67,10 +68,18 @@ def are_no_names(found: Sequence[str]) -> bool:
 
 def order_by_name(found: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
     """Find the place of every wanted name among those found; None if they are others, or in their order already."""
-    own = [name.lower() for name in found]
-    if are_same(found, wanted) or sorted(own) != sorted(name.lower() for name in wanted):
+    if are_same(found, wanted):
         return None
-    return [own.index(name.lower()) for name in wanted]
+    for own, others in ((list(found), list(wanted)), (_lowered(found), _lowered(wanted))):
+        if own is not None and others is not None and sorted(own) == sorted(others):
+            return [own.index(name) for name in others]
+    return None
+
+
+def _lowered(names: Sequence[str]) -> list[str] | None:
+    """Write names in small letters; None if that makes some of them equal."""
+    small = [name.lower() for name in names]
+    return small if len(set(small)) == len(small) else None
 
 
 __all__ = ["are_no_names", "are_same", "names_of_outputs", "order_by_name", "output_order"]

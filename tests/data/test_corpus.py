@@ -32,6 +32,16 @@ def test_lines_and_the_columns_of_the_task_are_texts_and_other_files_are_not(tmp
     assert texts(tmp_path) == ["one", "two", "three", "five"]
 
 
+def test_texts_come_some_at_a_time_and_conll_files_are_for_words_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"line {n}\n" for n in range(2500)), encoding="utf-8")
+    rows = "".join(json.dumps({"sentence": f"row {n}"}) + "\n" for n in range(1500))
+    (tmp_path / "b.jsonl").write_text(rows)
+    (tmp_path / "c.conll").write_text("one O\n\n")
+    parts = list(corpus_texts(tmp_path, get_task("sst2")))
+    assert [len(part) for part in parts] == [1000, 1000, 500, 1000, 500]
+    assert parts[2][-1] == "line 2499"
+
+
 def test_both_texts_of_a_pair_are_read(tmp_path: Path) -> None:
     (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\nleft\tright\n")
     assert texts(tmp_path, "mrpc") == ["left", "right"]

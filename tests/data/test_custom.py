@@ -175,6 +175,23 @@ def test_whole_numbers_stored_as_floats_can_be_classes(write) -> None:
     assert labels_of(task, folder) == [1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "kind"),
+    [
+        ([0, 1, 0], [0.0, 1.0], "classes"),
+        ([0.0, 1.0, 0.0], [0, 1], "classes"),
+        ([0, 1, 2], [0.0, 1.5], "number"),
+        ([0.5, 1.0, 2.0], [0, 1], "number"),
+    ],
+)
+def test_class_numbers_of_which_one_file_has_made_floats_are_classes(write, train, validation, kind) -> None:
+    folder = write(train, validation)
+    task = task_of(folder)
+    assert task.kind == kind
+    if kind == "classes":
+        assert (task.labels, labels_of(task, folder, "validation")) == (("0", "1"), [0, 1])
+
+
 def test_whole_numbers_stored_as_floats_are_pointed_out(write, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="cap")
     assert task_of(write([3.0, 1.0, 3.0])).kind == "number"

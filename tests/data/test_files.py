@@ -150,6 +150,27 @@ def test_a_json_column_of_several_kinds_is_named_with_rows(tmp_path: Path, value
         read(tmp_path, "train.jsonl", "\n".join(lines))
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_columns_that_nobody_reads_do_no_harm_and_are_named(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pa.parquet.write_table(pa.table({"text": ["a", "b"], "meta": [{"k": 1}, {"k": 2}]}), tmp_path / name)
+    else:
+        (tmp_path / name).write_text('{"text": "a", "meta": 3}\n{"text": "b", "meta": "x", "late": 1}\n')
+    table = read_columns(tmp_path / name, ("text", "query"))
+    assert table.column("text").to_pylist() == ["a", "b"]
+    assert set(table.column_names) - {"late"} == {"text", "meta"}
+    assert table.column("meta").null_count == 2
+
+
+def test_texts_of_arrows_views_are_texts_wherever_they_stand(tmp_path: Path) -> None:
+    view = pa.string_view()
+    columns = {"text": pa.array(["a"], view), "words": pa.array([["a", "b"]], pa.list_(view))}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    table = read_columns(tmp_path / "rows.parquet", ("text", "words"))
+    assert [str(field.type) for field in table.schema] == ["string", "list<item: string>"]
+    assert table.to_pylist() == [{"text": "a", "words": ["a", "b"]}]
+
+
 def test_whole_and_other_numbers_are_one_kind(tmp_path: Path) -> None:
     table = read(tmp_path, "train.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": 2.5}\n')
     assert table["label"].to_pylist() == [1.0, 2.5]
