@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -132,12 +131,6 @@ def test_the_committed_records_make_a_report(command, tmp_path):
     code, _, err = command(str(records))
     assert (code, err) == (0, "")
     assert "| movement | all three | 0.9 |" in (tmp_path / "report" / "table.md").read_text()
-
-
-def test_the_command_starts_without_loading_torch():
-    code = "import sys, cap.report; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 def test_the_markdown_lists_exports_where_there_are_some(command, tmp_path):

@@ -18,13 +18,18 @@ from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 
 # A graph takes up to ten seconds to trace: other families than the first are slow ends, and no graph is traced twice.
 ONE_AT_ONCE = ["bert", *(pytest.param(name, marks=pytest.mark.ends) for name in FAMILY_NAMES if name != "bert")]
-TWO_KINDS = [pytest.param(name, marks=pytest.mark.ends) for name in ("bert", "modernbert")]
 
 
 def other_batch() -> dict[str, Tensor]:
     """Make five rows of 11 tokens, another size than the graph was traced with, some of them padding."""
     ids = torch.randint(5, 30, (5, 11), generator=torch.Generator().manual_seed(2))
     return {"input_ids": ids, "attention_mask": (torch.arange(11) < torch.tensor([[11], [4], [1], [8], [9]])).long()}
+
+
+def long_batch() -> dict[str, Tensor]:
+    """Make two rows of 40 tokens, some of them padding."""
+    ids = torch.randint(5, 30, (2, 40), generator=torch.Generator().manual_seed(3))
+    return {"input_ids": ids, "attention_mask": (torch.arange(40) < torch.tensor([[40], [30]])).long()}
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +44,28 @@ def graph(tmp_path_factory) -> Path:
 def test_a_graph_of_fewer_units_gives_the_logits_of_the_model_that_has_all_at_other_sizes(
     family: str, tmp_path: Path
 ) -> None:
-    model = tiny_classifier(family)
+    # The window of local attention is part of the graph, though the rows that it is traced on are shorter.
+    model = tiny_classifier(family, **({"local_attention": 16} if family == "modernbert" else {}))
     with torch.no_grad():
         for units in [*prunable(model).heads.values(), *prunable(model).ffn.values()]:
             units.outgoing.weight[:, : units.n * units.size // 2] = 0.0
-        expected = model(**other_batch()).logits
     export_onnx(compact(model).model, tiny_batch(), tmp_path / "model.onnx")
-    torch.testing.assert_close(OnnxModel(tmp_path / "model.onnx")(other_batch()), expected, atol=1e-5, rtol=0)
+    for batch in (other_batch(), *([long_batch()] if family == "modernbert" else [])):
+        with torch.no_grad():
+            expected = model(**batch).logits
+        torch.testing.assert_close(OnnxModel(tmp_path / "model.onnx")(batch), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("family", TWO_KINDS)
-def test_a_graph_of_spans_gives_start_and_end(family: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = AutoModelForQuestionAnswering.from_config(tiny_classifier(family).config).eval()
+def test_a_window_is_seen_in_rows_that_are_longer() -> None:
+    with torch.no_grad():
+        narrow, wide = (tiny_classifier("modernbert", local_attention=n)(**long_batch()).logits for n in (16, 80))
+    assert not torch.allclose(narrow, wide, atol=1e-2)
+
+
+@pytest.mark.ends
+def test_a_graph_of_spans_gives_start_and_end(tmp_path: Path) -> None:
+    torch.manual_seed(0)  # of a family whose padding is taken out of the way; a run's own is in test_export_of_tasks
+    model = AutoModelForQuestionAnswering.from_config(tiny_classifier("modernbert").config).eval()
     export_onnx(model, tiny_batch(), tmp_path / "model.onnx")
     with torch.no_grad():
         output = model(**other_batch())
@@ -61,23 +75,11 @@ def test_a_graph_of_spans_gives_start_and_end(family: str, tmp_path: Path) -> No
     torch.testing.assert_close(found[is_real], expected[is_real], atol=1e-5, rtol=0)
 
 
-@pytest.mark.ends
-def test_a_window_is_kept_in_a_graph_that_was_traced_on_shorter_rows(tmp_path: Path) -> None:
-    model = tiny_classifier("modernbert", local_attention=16)
-    ids = torch.randint(5, 30, (2, 40), generator=torch.Generator().manual_seed(3))
-    long = {"input_ids": ids, "attention_mask": (torch.arange(40) < torch.tensor([[40], [30]])).long()}
-    export_onnx(model, {name: value[:1].expand(2, -1) for name, value in tiny_batch().items()}, tmp_path / "model.onnx")
-    with torch.no_grad():
-        expected = model(**long).logits
-        assert not torch.allclose(tiny_classifier("modernbert", local_attention=80)(**long).logits, expected, atol=1e-2)
-    torch.testing.assert_close(OnnxModel(tmp_path / "model.onnx")(long), expected, atol=1e-5, rtol=0)
-
-
 def test_a_quantised_graph_is_smaller_and_close(graph: Path, tmp_path: Path) -> None:
     quantise_onnx(graph, tmp_path / "int8.onnx")
     found, expected = (OnnxModel(path)(other_batch()) for path in (tmp_path / "int8.onnx", graph))
     assert not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, atol=0.2, rtol=0)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)  # a layer less moves them by 0.13
     assert (tmp_path / "int8.onnx").stat().st_size < graph.stat().st_size
 
 

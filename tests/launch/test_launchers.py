@@ -58,8 +58,8 @@ def test_joblib_runs_two_jobs_at_once_and_lists_the_one_that_fails(run_grid, tmp
     assert all(b"final/accuracy" in run.read_bytes() for run in runs)
 
 
-def test_submitits_local_executor_runs_two_jobs(run_grid, tmp_path):
-    done = run_grid("sparsity=0.5,0.7", "hydra/launcher=submitit_local")
-    assert statuses(tmp_path / "grid") == {"0": "completed", "1": "completed"}, done.stderr
+def test_submitits_local_executor_runs_a_job(run_grid, tmp_path):
+    done = run_grid("sparsity=0.5", "hydra/launcher=submitit_local")
+    assert statuses(tmp_path / "grid") == {"0": "completed"}, done.stderr
     assert done.returncode == 0
-    assert "2 jobs: 2 completed" in done.stderr
+    assert "1 jobs: 1 completed" in done.stderr

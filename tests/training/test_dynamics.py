@@ -97,10 +97,21 @@ def test_banks_are_as_many_as_the_run_has_filled(finished):
 
 def test_minutes_are_estimated_once_ten_steps_were_timed(finished):
     _, record, _ = finished
-    estimate = record["dynamics"]["minutes_estimated"]
-    assert (estimate is None) == (record["steps"] < 10)
-    # Of the same steps the median is part of: more than a tenth of it, and less than ten times.
-    assert estimate is None or 0.1 < estimate / (record["seconds_per_step"] * record["steps"] / 60) < 10
+    assert (record["dynamics"]["minutes_estimated"] is None) == (record["steps"] < 10)
+
+
+def test_estimated_minutes_are_those_of_all_steps_at_the_median_of_the_first():
+    from types import SimpleNamespace
+
+    from cap.training.dynamics import EstimateCallback
+
+    timer = SimpleNamespace(seconds=[9.0, *[2.0] * 8])
+    estimate, trainer = EstimateCallback(timer), SimpleNamespace(estimated_stepping_batches=120, global_step=10)
+    estimate.on_train_batch_end(trainer, None, None, None, 0)
+    assert estimate.minutes is None
+    timer.seconds.append(2.0)
+    estimate.on_train_batch_end(trainer, None, None, None, 0)
+    assert estimate.minutes == 2.0 * 120 / 60
 
 
 def test_the_table_comes_before_the_teacher_is_trained(compose_config, tiny_overrides, caplog):

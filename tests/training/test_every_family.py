@@ -72,8 +72,15 @@ def fitted(model, checked, tmp_path):
     return module
 
 
-# Every type meets one family, and every family one type of each kind.
-COMBINATIONS = {f"{family}-{pruning}": (family, pruning) for family in FAMILY_NAMES for pruning in PRUNING_TYPES}
+# Every type meets one family, and every family the types that see more of it than its matrices: units, layers, what is
+# frozen, rows of gradients. The others choose weights, as movement does.
+SEES_MORE = ["layers", "second_order", "static_scores"]
+COMBINATIONS = {
+    f"{family}-{pruning}": (family, pruning)
+    for family in FAMILY_NAMES
+    for pruning in PRUNING_TYPES
+    if family == "bert" or pruning in [*DAILY_TYPES, *SEES_MORE]
+}
 DAILY = [name for name, (family, pruning) in COMBINATIONS.items() if family == "bert" or pruning in DAILY_TYPES]
 
 

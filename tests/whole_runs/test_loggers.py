@@ -38,10 +38,16 @@ def test_stopped_run_ends_with_143_and_is_finished_in_the_same_wandb_run(tiny_ov
     contents = [next(path.glob("run-*.wandb")).read_bytes() for path in parts]
     assert all(b"first_order" in content for content in contents)  # the resolved configuration
     assert [b"final/accuracy" in content for content in contents] == [False, True]
+    assert all(b"loss/total" in content for content in contents)  # the curves
 
 
-def test_tensorboard_run_writes_its_events(compose_config, tiny_overrides, tmp_path):
+def test_tensorboard_run_writes_its_curves_and_scores(compose_config, tiny_overrides, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     from cap.train import train
 
-    train(compose_config(*tiny_overrides, "logger=tensorboard"))
-    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    score = train(compose_config(*tiny_overrides, "logger=tensorboard"))
+    (folder,) = {file.parent for file in (tmp_path / "run").rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(folder)).Reload()
+    assert len(events.Scalars("loss/total")) == 8
+    assert [event.value for event in events.Scalars("final/accuracy")] == [pytest.approx(score)]

@@ -55,6 +55,7 @@ def run(compose_config, overrides: list[str]) -> float:
 def killed_at(monkeypatch, step: int) -> None:
     """Let the process die when an optimizer step begins, after whatever is due there has been written."""
     from cap.training.callbacks import timer as callbacks
+    from cap.training.record import RunRecord
     from cap.training.resume import checkpoint
 
     def die(self, trainer, pl_module, batch, batch_idx):
@@ -63,6 +64,8 @@ def killed_at(monkeypatch, step: int) -> None:
 
     monkeypatch.setattr(callbacks.StepTimer, "on_train_batch_start", die)
     monkeypatch.setattr(checkpoint.CheckpointCallback, "on_exception", lambda *arguments: None)
+    # A process that is gone writes no more; this one still has the lock, which the system would free.
+    monkeypatch.setattr(RunRecord, "fail", lambda record, error: record._lock.release())
 
 
 def sha256(path: Path) -> str:
@@ -117,7 +120,11 @@ def killed(compose_config, tiny_overrides, tmp_path, monkeypatch):
 @pytest.mark.parametrize("overrides", cases(TYPES, daily=["movement", "structured", "rewinds"]))
 def test_killed_run_goes_on_to_the_same_bits(compose_config, tmp_path, uninterrupted, killed, overrides):
     whole = uninterrupted(*overrides)
-    run(compose_config, killed(3, *overrides))
+    wanted = killed(3, *overrides)
+    left = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (left["status"], left["error"]) == ("interrupted", None)
+    assert left["scores"]["teacher"] == json.loads((whole / "record.json").read_text())["scores"]["teacher"]
+    run(compose_config, wanted)
     assert_same_run(tmp_path / "run", whole)
     assert curves(tmp_path / "run") == curves(whole)
     assert json.loads((tmp_path / "run" / "record.json").read_text())["resumed_at"] == [3]
