@@ -166,8 +166,7 @@ def _read_parquet(file: Path, wanted: tuple[str, ...]) -> pa.Table:
     with pa.parquet.ParquetFile(file) as parquet:
         names = list(parquet.schema_arrow.names)
         present = [name for name in dict.fromkeys(wanted) if name in names]
-        table = parquet.read(columns=present)
-        table = table.cast(pa.schema([_without_view(field) for field in table.schema], table.schema.metadata))
+        table = _without_views(parquet.read(columns=present))
         return table if len(present) == len(wanted) else _with_names(table, names, parquet.metadata.num_rows)
 
 
@@ -196,14 +195,14 @@ def _with_names(table: pa.Table, names: Sequence[str], n_rows: int) -> pa.Table:
     return pa.table(columns).replace_schema_metadata(table.schema.metadata)
 
 
-def _without_view(field: pa.Field) -> pa.Field:
-    """Give a column of Arrow's views the type that everybody reads, lists of them too."""
-    if pa.types.is_string_view(field.type):
-        return field.with_type(pa.string())
-    is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
-    if is_list and pa.types.is_string_view(field.type.value_type):
-        return field.with_type(pa.list_(pa.string()))
-    return field
+def _without_views(table: pa.Table) -> pa.Table:
+    """Give columns of Arrow's string views the type that everybody reads, lists of them too."""
+    for place, field in enumerate(table.schema):
+        is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+        if pa.types.is_string_view(field.type.value_type if is_list else field.type):
+            plain = field.with_type(pa.list_(pa.string()) if is_list else pa.string())
+            table = table.set_column(place, plain, table.column(place).cast(plain.type))
+    return table
 
 
 def _parsed(line: str, number: int) -> Any:
