@@ -21,6 +21,8 @@ _DIRTY, _SHORT = "-dirty", 9
 # Beside one of these a config.yaml is that of a run.
 _LEFT_BY_A_RUN = ("checkpoints", "train.log", "model")
 _STATUSES = ("completed", "interrupted", "failed")
+# The settings that name models by their folders.
+_MODELS = ("model.name_or_path", "teacher")
 # What cap.evaluate writes beside the models that it scores.
 _EVALUATION = "evaluation"
 _OPTIONAL = (
@@ -226,13 +228,14 @@ def _missing(run: Run) -> Iterator[str]:
 
 def _without_copies(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     kept: list[Run] = []
-    known: dict[str, Run] = {}
+    # What cap.push has made of a record names no place of the machine that wrote it.
+    known: dict[str, list[Run]] = defaultdict(list)
     notes = []
     for run in runs:
-        names = _names_of(run)
-        first = next((known[name] for name in names if name in known), run)
-        known.update((name, first) for name in names)
+        alike = known[content_key([without_places(run.identity), run.seed])]
+        first = next((other for other in alike if _have_one_start(run, other)), run)
         if first is run:
+            alike.append(run)
             kept.append(run)
         else:
             differs = (
@@ -245,14 +248,12 @@ def _without_copies(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     return kept, notes
 
 
-def _names_of(run: Run) -> list[str]:
-    """Name a run by what it is; two that share a name are one run."""
-    # What cap.push has made of a record names no place of the machine that wrote it. Two models whose folders have one
-    # name are told by the bytes of their weights, or else by the hash of the configuration, which has the places in it.
-    elsewhere = without_places(run.identity)
-    if weights := run.record.get("weights_sha256"):
-        return [content_key([elsewhere, run.seed, weights])]
-    return [content_key([run.identity, run.seed]), content_key([elsewhere, run.seed, run.record.get("config_hash")])]
+def _have_one_start(run: Run, other: Run) -> bool:
+    """Say whether runs that are alike but for places began with the same models, whose folders may have one name."""
+    if run.weights and other.weights:
+        return bool(run.weights == other.weights)
+    places = [[one.identity.get(key) for key in _MODELS] for one in (run, other)]
+    return places[0] == places[1] or run.record.get("config_hash") == other.record.get("config_hash")
 
 
 def _evaluations(count: int) -> Iterator[str]:

@@ -113,12 +113,30 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         found[content_key(run.identity)].append(run)
-    groups = [sorted(group, key=lambda run: (run.seed is None, run.seed or 0, run.shown)) for group in found.values()]
+    # What else tells a group from others, by its first run: most of them nothing.
+    beside: dict[Run, dict[str, Any]] = {}
+    groups = []
+    for alike in found.values():
+        parts = _by_weights(alike)
+        for part in parts:
+            group = sorted(part, key=lambda run: (run.seed is None, run.seed or 0, run.shown))
+            beside[group[0]] = {"weights": content_key(group[0].weights)[:8]} if len(parts) > 1 else {}
+            groups.append(group)
     groups.sort(key=lambda group: (*map(str, _visible(group[0])[:3]), group[0].asked or 0.0, group[0].contrast))
     looks = defaultdict(list)
     for group in groups:
-        looks[_visible(group[0])].append(group[0].identity)
-    return [Group(tuple(group), _note(group, looks[_visible(group[0])])) for group in groups]
+        looks[_visible(group[0])].append({**group[0].identity, **beside[group[0]]})
+    return [Group(tuple(group), _note(group, beside[group[0]], looks[_visible(group[0])])) for group in groups]
+
+
+def _by_weights(runs: Sequence[Run]) -> list[list[Run]]:
+    """Part runs of one configuration whose model had other weights, under the same name; old records do not tell."""
+    if len({content_key(run.weights) for run in runs if run.weights}) < 2:
+        return [[*runs]]
+    parts: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        parts[content_key(run.weights)].append(run)
+    return [*parts.values()]
 
 
 def distinguish(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
@@ -218,13 +236,13 @@ def _visible(run: Run) -> tuple[str, str, str, str, float | None]:
     return run.task, run.model, run.pruning, run.contrast, run.asked
 
 
-def _note(group: Sequence[Run], alike: Sequence[Mapping[str, Any]]) -> str:
+def _note(group: Sequence[Run], beside: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
     rows, held_out = (group[0].settings.get(f"data.{key}") for key in ("max_eval_rows", "held_out_rows"))
     parts = [
         "smoke" if group[0].is_smoke else "",
         f"scored on the first {rows} rows" if rows is not None and held_out is None else "",
         f"scored on {min(held_out, rows or held_out)} training rows held out" if held_out is not None else "",
-        distinguish(group[0].identity, alike),
+        distinguish({**group[0].identity, **beside}, alike),
     ]
     return "; ".join(part for part in parts if part)
 

@@ -78,6 +78,11 @@ class Run:
         return {**self.settings, **{name: at(self.record, "data", *keys) for name, keys in rows.items()}}
 
     @property
+    def weights(self) -> Any:
+        """Hashes of the models that were given to it; None where an old record has none."""
+        return self.record.get("weights_sha256") or None
+
+    @property
     def task(self) -> str:
         """The task; one of the user's own is told from another by its data."""
         name = named(self.config.get("task"))
@@ -187,7 +192,9 @@ class Run:
     def is_smoke(self) -> bool:
         """True if the run was kept short: fewer steps than its epochs have, or fewer rows than the task has."""
         limit, rows = self.settings.get("data.max_train_rows"), number(at(self.record, "data", "n_rows", "train"))
-        has_fewer_rows = limit is not None and (rows is None or rows >= limit)
+        # Of an encoder what is counted are texts, of which a row may have several, and others may have the same.
+        is_counted = rows is not None and named(self.config.get("task")) != "embed"
+        has_fewer_rows = limit is not None and (not is_counted or (rows or 0) >= limit)
         return self._is_cut_short or has_fewer_rows
 
     @property

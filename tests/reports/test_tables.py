@@ -169,8 +169,23 @@ def test_runs_of_models_whose_folders_have_one_name_are_no_copies(tmp_path: Path
         record["config_hash"] = owner
     assert len(read(tmp_path / "old", *records).runs) == 2
     for record, owner in zip(records, "AB", strict=True):
+        record["config"]["model"]["name_or_path"] = "outputs/A/model"  # of two checkouts, say
         record["weights_sha256"] = {"model": {"model.safetensors": owner}}
-    assert len(read(tmp_path / "new", *records).runs) == 2
+    groups = group_runs(read(tmp_path / "new", *records).runs)
+    assert [(group.seeds, group.mean("score")) for group in groups] == [(1, 0.8), (1, 0.7)]
+    assert all(re.fullmatch("weights=[0-9a-f]{8}", group.note) for group in groups)
+
+
+def test_an_old_record_without_hashes_is_the_run_that_has_them(tmp_path: Path) -> None:
+    old, new = made_record(), made_record() | {"weights_sha256": {"model": {"model.safetensors": "a"}}}
+    assert len(read(tmp_path, old, new).runs) == 1
+
+
+def test_rows_are_told_by_their_content_and_not_by_their_folder(tmp_path: Path) -> None:
+    records = [made_record(), made_record()]
+    for record, folder in zip(records, ("/here/rows", "/there/rows"), strict=True):
+        record["config"]["data_dir"], record["config_hash"] = folder, folder
+    assert len(read(tmp_path, *records).runs) == 1
 
 
 def test_a_record_is_a_copy_whatever_the_folder_of_its_model_is_called_above_its_name(tmp_path: Path) -> None:
