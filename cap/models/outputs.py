@@ -56,7 +56,7 @@ def names_of_outputs(config: PretrainedConfig) -> list[str]:
 
 
 def are_same(found: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Say whether two lists hold the same names in the same order, in capitals or not where that tells none apart."""
+    """Say whether two lists hold the same names in the same order; capitals count if names differ in nothing else."""
     small = _lowered(found)
     return list(found) == list(wanted) or (small is not None and small == _lowered(wanted))
 

@@ -167,6 +167,13 @@ def n_floor(fraction: float, n: int) -> int:
     return math.ceil(fraction * n)
 
 
+def is_on(linear: nn.Linear, mask: nn.Module) -> bool:
+    """Say whether a mask, or what else stands before a weight, is on a module."""
+    if not parametrize.is_parametrized(linear, "weight"):
+        return False
+    return any(module is mask for module in linear.get_submodule("parametrizations.weight").children())
+
+
 def fold(linear: nn.Linear) -> None:
     """Write the masked weight into the module and take the mask off; exact, pruned weights are zero."""
     if parametrize.is_parametrized(linear, "weight"):

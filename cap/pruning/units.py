@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cap.models.families import Units
-from cap.pruning.masks import fold, keep_highest
+from cap.pruning.masks import fold, is_on, keep_highest
 
 
 class Gates(nn.Module):
@@ -54,7 +54,7 @@ class GatedUnits:
     @property
     def is_on(self) -> bool:
         """Whether the gates are on their matrix."""
-        return parametrize.is_parametrized(self.units.outgoing, "weight")
+        return is_on(self.units.outgoing, self.module)
 
     @property
     def gates(self) -> nn.Parameter:
@@ -93,6 +93,8 @@ class GatedUnits:
 
     def fold(self) -> None:
         """Zero both sides of every pruned unit, with the biases of its rows, and take the gates off."""
+        if not self.is_on:
+            return
         with torch.no_grad():
             for linear in self.units.incoming:
                 is_pruned = self.units.rows(~self.is_kept, linear)

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cap.models.families import Matrix, Prunable
-from cap.pruning.masks import FixedMask, ScoredMask, count_kept, fold, keep_highest, keep_highest_of_each, n_to_prune
+from cap.pruning.masks import (
+    FixedMask,
+    ScoredMask,
+    count_kept,
+    fold,
+    is_on,
+    keep_highest,
+    keep_highest_of_each,
+    n_to_prune,
+)
 from cap.pruning.patterns import check_divisible, choose_by_pattern, get_pattern
 from cap.pruning.pruner import MaskCounts, Pruner
 
@@ -71,8 +80,11 @@ class WeightPruner(Pruner):
 
     @property
     def is_on(self) -> bool:  # noqa: D102 - as the base class says
-        linears = self._linears.values()
-        return bool(linears) and all(parametrize.is_parametrized(linear, "weight") for linear in linears)
+        return bool(self._linears) and all(map(self._is_masked, self._linears))
+
+    def _is_masked(self, name: str) -> bool:
+        """Say whether this pruner's own mask is on a linear layer: another one's may be, once this one is folded."""
+        return is_on(self._linears[name], self._masks[name])
 
     @property
     def masks(self) -> dict[str, Tensor]:  # noqa: D102
@@ -100,8 +112,9 @@ class WeightPruner(Pruner):
         return MaskCounts(self.n_weights, before, self._n_pruned)
 
     def fold(self) -> None:  # noqa: D102
-        for linear in self._linears.values():
-            fold(linear)
+        for name, linear in self._linears.items():
+            if self._is_masked(name):
+                fold(linear)
 
     def state_dict(self) -> dict[str, int | float]:  # noqa: D102
         return {"n_pruned": self._n_pruned}

@@ -153,6 +153,17 @@ def test_masks_that_are_folded_are_missed_and_folding_again_changes_nothing(make
         MaskMoves(pruner, cap.Cubic(sparsity=0.5)).begin(10)
 
 
+@pytest.mark.parametrize("make", [cap.Magnitude, lambda: cap.Structured(final_sparsity=0.5, importance="random")])
+def test_a_folded_pruner_knows_its_masks_from_those_of_the_next(make):
+    model = tiny_classifier()
+    first = cap.attach(model, make())
+    first.fold()
+    second = cap.attach(model, make())
+    assert (first.is_on, second.is_on) == (False, True)
+    first.fold()
+    assert second.is_on
+
+
 def test_a_copy_keeps_its_masks_when_the_model_is_folded():
     import copy
 
