@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from cap.config.evaluate import EvaluateConfig, check_evaluate
 from cap.launch.cli import door, typed_line
 from cap.launch.imports import first_import
+from cap.launch.job import typed_overrides
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -30,7 +31,7 @@ def evaluate(cfg: DictConfig) -> float:
     device, given, seconds = phases.device_of(config), phases.given_model(model_dir), phases.Seconds()
     task = phases.asked_task(config, given)
     with seconds.of("load"):
-        loaded = phases.load_asked(config, given, task)
+        loaded = phases.load_asked(config, given, task, typed=typed_overrides())
     with seconds.of("data"):
         data = phases.read_rows(config, task, loaded)
     resolved = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))

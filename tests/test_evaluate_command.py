@@ -600,7 +600,8 @@ def test_windows_share_as_much_as_those_of_the_run(tmp_path, record, overrides, 
     if record is not None:
         (tmp_path / "record.json").write_text(json.dumps(record))
     config, _ = check_evaluate(compose("task=squad", f"model_dir={tmp_path / 'model'}", *overrides))
-    assert phases._stride(config, get_task("squad"), phases.reading_of_run(tmp_path / "model")) == expected
+    reading = phases.reading_of_run(tmp_path / "model")
+    assert phases._stride(config, get_task("squad"), reading, typed=overrides) == expected
 
 
 def test_folder_of_a_run_is_refused_with_the_model_in_it(evaluated, saved, tmp_path):

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import PretrainedConfig
 
 from cap.base.console import print_table
 from cap.base.errors import InputError
-from cap.base.files import content_key, ensure_lockable
+from cap.base.files import content_key, ensure_lockable, real_folder
 from cap.base.kinds import KINDS, Head
 from cap.config.evaluate import EvaluateConfig
-from cap.config.places import conf_dir
 from cap.data.custom import task_of
 from cap.data.datamodule import CapDataModule
 from cap.data.majority import majority_of
@@ -88,7 +86,7 @@ class Loaded:
         scored: The model itself.
         order: The model's output of every class of the task; None takes them as they are.
         max_length: Tokens of a row that it reads.
-        stride: That neighbouring windows of one context share; None unless answers are spans.
+        stride: Tokens that neighbouring windows of one context share; None unless answers are spans.
         notes: What a reader of the scores must know.
     """
 
@@ -148,8 +146,14 @@ def asked_task(config: EvaluateConfig, given: Given) -> Task:
     )
 
 
-def load_asked(config: EvaluateConfig, given: Given, task: Task) -> Loaded:
+def load_asked(config: EvaluateConfig, given: Given, task: Task, *, typed: Sequence[str]) -> Loaded:
     """Load the model, once its configuration has shown that it fits the task.
+
+    Args:
+        config: Says how rows are read, where the model's run does not.
+        given: The model.
+        task: The task.
+        typed: The arguments of the command, which say what of the configuration was asked for.
 
     Raises:
         InputError: If it cannot be loaded, or was not trained to answer this task.
@@ -169,7 +173,7 @@ def load_asked(config: EvaluateConfig, given: Given, task: Task) -> Loaded:
     scored = load_scored(source, task.head)
     for note in notes:
         log.warning(note)
-    return Loaded(source, scored, order, max_length, _stride(config, task, reading), notes)
+    return Loaded(source, scored, order, max_length, _stride(config, task, reading, typed=typed), notes)
 
 
 def read_rows(config: EvaluateConfig, task: Task, loaded: Loaded) -> Data:
@@ -223,7 +227,11 @@ def begin_record(task: Task, loaded: Loaded, data: Data, *, command: str, resolv
         "status": "interrupted",
         "error": None,
         "command": command,
-        "config": {**resolved, "max_length": loaded.max_length},
+        "config": {
+            **resolved,
+            "max_length": loaded.max_length,
+            "task": resolved["task"] | ({} if loaded.stride is None else {"stride": loaded.stride}),
+        },
         "environment": environment(),
         "data": {
             "source": rows.source,
@@ -265,7 +273,7 @@ def answer(
         InputError: If it holds something else, or another process writes there.
     """
     key, rows = record["config_hash"], data.rows
-    folder = Path(config.output_dir or Path("outputs") / "evaluate" / task.name / key)
+    folder = real_folder(Path(config.output_dir or Path("outputs") / "evaluate" / task.name / key))
     RunFolder.read(folder, key).require_free()
     lock = hold(folder)
     try:
@@ -317,14 +325,12 @@ def _length(config: EvaluateConfig, reading: Reading) -> int:
     return reading.max_length
 
 
-def _stride(config: EvaluateConfig, task: Task, reading: Reading) -> int | None:
-    """Say likewise how many tokens the windows of one context share."""
-    if config.task.stride is not None or task.kind != "span":
+def _stride(config: EvaluateConfig, task: Task, reading: Reading, *, typed: Sequence[str]) -> int | None:
+    """Say how many tokens windows of one context share: what was asked for, else what its run used, else the task's."""
+    is_asked_for = any(argument.startswith("task.stride=") for argument in typed)
+    if is_asked_for or task.kind != "span" or reading.stride is None:
         return config.task.stride
-    if reading.stride is not None:
-        return reading.stride
-    of_task: int = OmegaConf.load(conf_dir() / "task" / f"{task.name}.yaml").stride
-    return of_task
+    return reading.stride
 
 
 def _check_length(config: PretrainedConfig, max_length: int) -> None:

@@ -6,6 +6,7 @@ too, under ``exports`` and the format's name.
 ============================  ==========================================================================================
 ``format``, ``command``       what was asked for, and what was typed
 ``run``                       the run's configuration hash
+``reads``                     ``max_length`` and ``stride`` of the run: how rows are given to the model
 ``environment``               see ``cap.runs.environment``
 ``data``                      ``source`` and ``fingerprint`` of the rows it was checked on; ``is_the_runs``: true if
                               they are the run's own

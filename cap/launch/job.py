@@ -7,7 +7,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from cap.base.files import real_folder
 from cap.config.check import Checked
+
+
+def typed_overrides() -> list[str]:
+    """List the overrides of this job as they were typed; none where it was started from Python."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def is_multirun() -> bool:
@@ -25,7 +31,7 @@ def run_folder(checked: Checked) -> Path:
     """Name the run's folder: ``output_dir``, or below ``outputs`` one that belongs to this configuration."""
     config = checked.config
     if config.output_dir is not None:
-        return _real(Path(config.output_dir))
+        return real_folder(Path(config.output_dir))
     root = Path("outputs")
     if is_multirun():
         sweep = HydraConfig.get().sweep
@@ -35,9 +41,4 @@ def run_folder(checked: Checked) -> Path:
     return root / config.task.name / f"{checked.pruning_name}-{config.sparsity:g}" / checked.hash
 
 
-def _real(folder: Path) -> Path:
-    """Follow a link, and give ``.`` and ``..`` their names: a folder is locked and replaced by its name."""
-    return folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
-
-
-__all__ = ["goes_on", "is_multirun", "run_folder"]
+__all__ = ["goes_on", "is_multirun", "run_folder", "typed_overrides"]

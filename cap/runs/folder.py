@@ -159,7 +159,7 @@ class Reading:
 
     Args:
         max_length: Tokens.
-        stride: That neighbouring windows of one context share.
+        stride: Tokens that neighbouring windows of one context share.
     """
 
     max_length: int | None = None

@@ -18,7 +18,8 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
                                    ``pooler``, ``first_token`` or ``mean``
 ``weights_sha256``                 of the ``model`` and of a given ``teacher``: SHA-256 by name of their files
 ``metric``                         the task's first metric, which retention is computed on
-``asks``                           ``kind`` of the answers, see ``cap.base.kinds``, and ``columns`` of the texts
+``asks``                           ``kind`` of the answers, see ``cap.base.kinds``, and ``columns`` of the texts; of
+                                   words ``between``: what their tokenizer wants before each but the first
 ``scores``                         ``majority``, ``teacher``, ``pruned``: each ``{metric: x}``, or null (no teacher)
 ``levels``                         list of ``{"step", "target", "sparsity", "scores": {metric: x}, "share",
                                    "precision"}``: validations, ends of levels, and the end of the run; each of a share
