@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cap.base.errors import InputError
+from cap.base.files import real_folder
 
 _EXIT_BAD_INPUT = 2
 
@@ -47,9 +48,7 @@ def main() -> None:
     parser.add_argument("--title", default="Runs", help="heading of the page")
     try:
         given = parser.parse_args()
-        # A folder is replaced by its name, which "." does not have.
-        output = given.output if given.output.name not in ("", "..") else given.output.resolve()
-        said, page = report(given.folders, output=output, title=given.title)
+        said, page = report(given.folders, output=real_folder(given.output), title=given.title)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(_EXIT_BAD_INPUT) from error

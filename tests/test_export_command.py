@@ -361,9 +361,7 @@ def test_a_record_of_another_version_is_refused_with_the_keys_it_lacks(own_run, 
     (own_run / "record.json").write_text(json.dumps(record))
     message = refusal(own_run, "compact", tmp_path / "out")
     lacking = "config.data.eval_batch_size, config.data.max_eval_rows, config.data.max_train_rows"
-    assert (
-        f"got one without sparsity.asked, {lacking}; run it again with overwrite=true: python -m cap.train" in message
-    )
+    assert f"got one without sparsity.asked, {lacking}; run it again: python -m cap.train" in message
 
 
 def test_keys_of_a_task_that_this_version_does_not_know_are_left_out_with_a_word(own_run, tmp_path, caplog) -> None:

@@ -183,6 +183,11 @@ def locked(path: Path) -> FileLock:
     return FileLock(path.parent / f".{path.name}.lock")
 
 
+def real_folder(folder: Path) -> Path:
+    """Follow a link, and give ``.`` and ``..`` their names: a folder is locked, and replaced whole, by its name."""
+    return folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
+
+
 def full_disk_reason(error: BaseException) -> str | None:
     """Say in words that an error means there is no room to write; None if it means something else."""
     # What safetensors and tokenizers raise is no OSError: Rust's number of it stands in their words.
@@ -259,6 +264,7 @@ __all__ = [
     "full_disk_reason",
     "locked",
     "read_json",
+    "real_folder",
     "replace_folder",
     "write_json",
 ]

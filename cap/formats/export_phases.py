@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from cap.base.console import print_table
 from cap.base.errors import InputError, RunError
-from cap.base.files import atomic_folder, write_json
+from cap.base.files import atomic_folder, real_folder, write_json
 from cap.base.kinds import KINDS
 from cap.config.export import EVERY_FORMAT, ExportConfig
 from cap.formats.cost import count_cost
@@ -56,7 +56,7 @@ def free_target(config: ExportConfig, run: FinishedRun) -> Path:
     """
     target = Path(config.output_dir or Path("outputs") / "exports" / f"{run.name.replace('/', '-')}-{_name(config)}")
     require_empty(target)
-    return target
+    return real_folder(target)
 
 
 def _name(config: ExportConfig) -> str:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from cap.base.errors import InputError, RunError, first_line
+from cap.base.files import full_disk_reason
 from cap.models.pooled import PooledModel, Pooling, evaluating, normalise
 
 ONNX_FILE = "model.onnx"
@@ -200,6 +201,8 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, MemoryError) or full_disk_reason(error) is not None:
+            raise
         raise RunError(f"the export needs that {what}, got {type(error).__name__}: {first_line(error)}") from error
 
 

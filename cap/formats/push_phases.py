@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from cap.base.errors import InputError
-from cap.base.files import atomic_folder, read_json, write_json
+from cap.base.files import atomic_folder, read_json, real_folder, write_json
 from cap.base.kinds import KINDS
 from cap.config.push import Asked, PushConfig
 from cap.data.tasks import TASKS, Task
@@ -74,7 +74,9 @@ def read_pushed(asked: Asked) -> Pushed:
         )
     folder = asked.export or asked.run / MODEL
     if not (folder / _CONFIG).is_file():
-        raise InputError(f"a model has a {_CONFIG}, got {folder} without one; run or export it again")
+        raise InputError(
+            f"a model has a {_CONFIG}, got {folder} without one; run it again with overwrite=true, or export it again"
+        )
     return Pushed(run, folder, export)
 
 
@@ -101,7 +103,7 @@ def free_target(config: PushConfig, asked: Asked) -> Path:
     """
     target = Path(config.output_dir or Path("outputs") / "push" / asked.repository.replace("/", "-"))
     require_empty(target)
-    return target
+    return real_folder(target)
 
 
 def show(pushed: Pushed, config: PushConfig, target: Path) -> None:

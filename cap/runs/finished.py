@@ -60,7 +60,7 @@ def require_keys(run: FinishedRun, keys: Iterable[str]) -> None:
     if missing:
         raise InputError(
             f"run {run.name} must have a {RECORD} as this version of cap writes it, got one without "
-            f"{', '.join(missing)}; run it again with overwrite=true: {run.record['command']}"
+            f"{', '.join(missing)}; run it again: {run.record['command']} overwrite=true"
         )
 
 
@@ -86,7 +86,7 @@ def _finished_record(folder: Path) -> Mapping[str, Any]:
     if status != "completed":
         raise InputError(f"{required}, whose status is {status}; finish it first: {command}")
     if not (folder / MODEL).is_dir():
-        raise InputError(f"{required} without {MODEL}/; run it again with overwrite=true: {command}")
+        raise InputError(f"{required} without {MODEL}/; run it again: {command} overwrite=true")
     return dict(record)
 
 

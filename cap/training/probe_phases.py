@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cap.base.console import print_table
-from cap.base.files import content_key, ensure_lockable, ensure_writable
+from cap.base.files import content_key, ensure_lockable, ensure_writable, real_folder
 from cap.config.probe import ProbeConfig, data_dir_of, probed_task
 from cap.data.datamodule import CapDataModule
 from cap.data.majority import majority_of
@@ -95,7 +95,7 @@ def free_folder(config: ProbeConfig, comparison: Comparison) -> Path:
         InputError: If it holds something else, or cannot be written.
     """
     own = Path("outputs") / "probe" / comparison.key
-    folder = own if config.output_dir is None else Path(config.output_dir)
+    folder = own if config.output_dir is None else real_folder(Path(config.output_dir))
     require_free(folder, comparison.key)
     ensure_writable(folder.parent, "output_dir")
     return folder

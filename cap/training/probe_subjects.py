@@ -105,7 +105,8 @@ def _said_of(run: FinishedRun) -> Iterator[None]:
         raise InputError(f"run {run.name}: {error}") from error
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"run {run.name}: its {RECORD} must hold what this version of cap writes, but lacks {error}; run it again"
+            f"run {run.name}: its {RECORD} must hold what this version of cap writes, but lacks {error}; run it again "
+            f"with overwrite=true"
         ) from error
 
 
@@ -139,7 +140,7 @@ def _teacher(run: FinishedRun, reading: Reading, cache_dir: Path) -> Subject | s
     source, remedy = ModelSource(wanted, label or wanted), "put it back where it was"
     if wanted == "auto":
         if label is None:
-            return "its record does not name its teacher, so there is no gap; run it again."
+            return "its record does not name its teacher, so there is no gap; run it again with overwrite=true."
         key = label.removeprefix("auto ")
         if not _CACHE_KEY.fullmatch(key):
             return f"its teacher {label!r} is no folder that cap names in its cache, so there is no gap; run it again."

@@ -190,7 +190,7 @@ def test_a_record_that_cannot_be_written_is_a_warning(
 def test_keys_that_a_record_lacks_are_all_named(run: FinishedRun) -> None:
     with pytest.raises(
         InputError,
-        match=r"without scores\.dense, metric\.name, colour; run it again with overwrite=true: python -m cap",
+        match=r"without scores\.dense, metric\.name, colour; run it again: python -m cap",
     ):
         require_keys(run, ("scores.pruned", "scores.dense", "metric", "metric.name", "colour", "seed"))
 

@@ -119,6 +119,13 @@ def test_a_model_that_cannot_be_traced_or_quantised_is_said_in_one_line(monkeypa
     monkeypatch.setattr(torch.onnx, "export", broken)
     with pytest.raises(RunError, match=r"write this model as a graph, got NotImplementedError: no such operator$"):
         export_onnx(tiny_classifier(), tiny_batch(), tmp_path / "model.onnx")
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(OSError, match="No space left"):  # which is said in words of its own
+        export_onnx(tiny_classifier(), tiny_batch(), tmp_path / "model.onnx")
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(RunError, match="onnxruntime could quantise this graph, got"):
         quantise_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")

@@ -49,7 +49,7 @@ class ScoreCallback(Callback):
         self.metric = metric
         self.levels: list[dict[str, Any]] = []
         self._level_ends: set[int] = set()
-        # Epoch and step that a validation would have been logged with which was given up, as the run was asked to stop.
+        # Epoch and step of a validation that was given up when the run was asked to stop; it is logged with them later.
         self._owed: tuple[int, int] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,7 +104,8 @@ class ScoreCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
         owed = state_dict["owed"]
-        self.levels, self._owed = list(state_dict["levels"]), None if owed is None else (owed[0], owed[1])
+        # An older version kept the epoch alone: that validation is left out.
+        self.levels, self._owed = list(state_dict["levels"]), (owed[0], owed[1]) if isinstance(owed, list) else None
 
     def _note(self, step: int, scores: dict[str, float], trainer: Trainer) -> None:
         share = self.share()

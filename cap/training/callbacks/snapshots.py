@@ -72,7 +72,7 @@ class SnapshotCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the steps of the snapshots; those that were taken before an interruption are read again."""
         steps = snapshot_steps(self.plan, int(trainer.estimated_stepping_batches), self.n_snapshots)
-        # A checkpoint may be written in the step of a snapshot, after it was taken.
+        # Older versions could write a checkpoint in the step of a snapshot, after it was taken.
         self._steps = {step for step in steps if _name_at(step) not in self._taken}
         if not steps:
             log.warning("no snapshot is due in this run's schedule and length: left out is %s", self.terms)
