@@ -17,13 +17,14 @@ from benchmarks.bake_off.summary import (
     ablation_table,
     commands,
     comparisons,
+    notes,
     page_part,
     read_arms,
     summary_table,
 )
 from benchmarks.peers import table as peers
 from cap.base.files import atomic_file, read_json
-from cap.reports.collect import Collection, collect
+from cap.reports.collect import Collection, collect, commits_of
 from cap.reports.export_table import EXPORT_HEADER, export_rows
 from cap.reports.published import published_for
 from cap.reports.tables import COLUMNS, Column, cells, group_runs, markdown
@@ -51,12 +52,15 @@ LEFT_OUT = ("model", "asked", "metric", "best", "path_after_target", "note")
 
 
 def table(folder: Path) -> str:
-    """Make the table of the completed runs in a folder, one row a configuration."""
+    """Make the table of the completed runs in a folder, one row a configuration, and say at which commits."""
     columns = [
         replace(column, title=TITLES.get(column.key, column.title)) for column in COLUMNS if column.key not in LEFT_OUT
     ]
-    groups = group_runs(committed_runs(folder))
-    return markdown([column.title for column in columns], (cells(group, columns) for group in groups))
+    found, runs = collect([folder]), committed_runs(folder)
+    lines = markdown([column.title for column in columns], (cells(group, columns) for group in group_runs(runs)))
+    said = [*commits_of(runs)]
+    said += [f"{left.path.name}: {left.reason}." for left in found.left_out if left.path.parent == folder.resolve()]
+    return "\n\n".join([lines, *([" ".join(said)] if said else [])])
 
 
 def export_table(folder: Path) -> str:
@@ -192,31 +196,33 @@ def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
     return read_arms(read_cells(folder / "bake_off.yaml"), folder / "records" / "bake_off")
 
 
-def other_list(folder: Path, name: str) -> list[Arm]:
+def other_list(folder: Path, name: str) -> tuple[list[Arm], Collection]:
     """Read another list of cells than the bake-off's, and the records of its runs."""
-    return read_arms(read_cells(folder / f"{name}.yaml"), folder / "records" / name)[0]
+    return read_arms(read_cells(folder / f"{name}.yaml"), folder / "records" / name)
 
 
 def without_training(folder: Path) -> str:
     """Make the table of teachers that were pruned and not trained again, and of how far the types lie apart."""
-    arms = other_list(folder, "without_training")
-    said = comparisons(arms)
-    return summary_table(arms) + (f"\n\n{said}" if said else "")
+    arms, found = other_list(folder, "without_training")
+    parts = [summary_table(arms), comparisons(arms), " ".join(notes(arms, found))]
+    return "\n\n".join(part for part in parts if part)
 
 
 def teachers_table(folder: Path) -> str:
     """Make the table of what teachers score after other lengths and learning rates, those of the model first."""
+    others, found = other_list(folder, "teachers")
     chosen = [
         arm
-        for arm in other_list(folder, "without_training")
+        for arm in other_list(folder, "without_training")[0]
         if (arm.first.pruning, arm.first.sparsity) == ("magnitude", 0.5)
     ]
     lines = [
         [arm.rows, arm.first.variant or "those of conf/model", *cells(arm.group, [_TEACHER]), str(arm.group.seeds)]
-        for arm in [*chosen, *other_list(folder, "teachers")]
+        for arm in [*chosen, *others]
         if arm.group is not None
     ]
-    return markdown(["task", "length and learning rate", "teacher", "seeds"], lines)
+    said = " ".join(notes(others, found))
+    return markdown(["task", "length and learning rate", "teacher", "seeds"], lines) + (f"\n\n{said}" if said else "")
 
 
 def draw(root: Path = ROOT) -> None:
@@ -226,7 +232,7 @@ def draw(root: Path = ROOT) -> None:
     plot_arms(arms, folder / "records" / "bake_off" / "arms.png")
     plot_ablations(arms, folder / "records" / "bake_off" / "ablation.png")
     plot_sparsities(
-        arms, other_list(folder, "without_training"), folder / "records" / "without_training" / "sparsities.png"
+        arms, other_list(folder, "without_training")[0], folder / "records" / "without_training" / "sparsities.png"
     )
 
 
@@ -261,7 +267,9 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }
-    return [(markers, make()) for markers, make in made.items() if markers[0] in text]
+    # Records are read by their whole paths, and sentences name some of them.
+    here = f"{root.as_posix()}/"
+    return [(markers, make().replace(here, "")) for markers, make in made.items() if markers[0] in text]
 
 
 if __name__ == "__main__":

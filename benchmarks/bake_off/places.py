@@ -129,6 +129,12 @@ class Places:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} must be a record of the bake-off, and is not; remove it") from error
 
+    def is_finished_by_other_code(self, cell: Cell, commit: str | None) -> bool:
+        """Say whether a cell without a record has a finished run of another commit, which this one has not made."""
+        record = self.run_record(cell)
+        made_at = (record.get("environment") or {}).get("git_commit")
+        return record.get("status") == "completed" and not self.is_done(cell) and made_at != commit
+
     def checkpoint_step(self, cell: Cell) -> int | None:
         """Find the step that a run would go on from."""
         found = [

@@ -39,6 +39,7 @@ class Running:
     slot: Slot
     started: float
     attempts: list[dict[str, Any]]
+    said_before: int  # bytes of the log, of earlier attempts
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,12 @@ class Pool:
         return self.times.expected(cell, spent=spent)
 
     def _start(self, cell: Cell, slot: Slot) -> None:
-        log, attempts = self.places.log(cell), self.places.attempts(cell)
+        log, commit = self.places.log(cell), git_commit(ROOT / "cap")
+        is_of_other_code = self.places.is_finished_by_other_code(cell, commit)
+        attempts = [] if is_of_other_code else self.places.attempts(cell)
         log.parent.mkdir(parents=True, exist_ok=True)
-        attempts.append({"commit": git_commit(ROOT / "cap"), "outcome": "running", "seconds": None})
+        said_before = log.stat().st_size if log.exists() else 0
+        attempts.append({"commit": commit, "outcome": "running", "seconds": None})
         self.places.note(cell, attempts)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         # A child of a process that was killed would be in the way when the command is repeated: it ends, too.
@@ -154,7 +158,7 @@ class Pool:
         with log.open("ab") as file:
             # In a session of its own, so that Ctrl-C reaches it once, through us.
             process = subprocess.Popen(
-                self.command(cell),
+                [*self.command(cell), *(["overwrite=true"] if is_of_other_code else [])],
                 cwd=ROOT,
                 env=environment,
                 stdout=file,
@@ -163,7 +167,7 @@ class Pool:
             )
         if slot.cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(process.pid, slot.cores)  # before it has threads, which inherit it
-        self.running.append(Running(cell, process, slot, time.monotonic(), attempts))
+        self.running.append(Running(cell, process, slot, time.monotonic(), attempts, said_before))
         step = self.places.checkpoint_step(cell)
         verb = "started" if step is None else f"continued after step {step:,}"
         self.say(f"{verb} {cell.name}; {len(self.pending)} more to do{self._remaining()}")
@@ -202,7 +206,9 @@ class Pool:
         # What was killed without having been asked, as for want of memory, has failed.
         if code in _STOPPED or (code == -signal.SIGKILL and self._asked is not None):
             return Outcome(cell, "interrupted", seconds)
-        return Outcome(cell, "failed", seconds, f"exit code {code}, {last_words(self.places.log(cell))}")
+        return Outcome(
+            cell, "failed", seconds, f"exit code {code}, {last_words(self.places.log(cell), after=running.said_before)}"
+        )
 
     def _remaining(self) -> str:
         """Estimate what is left of all cells, as far as it is known."""
@@ -232,9 +238,15 @@ class Pool:
             self._end_what_does_not()
 
 
-def last_words(log: Path) -> str:
-    """Say why a process failed: its last line that names an error, else its last line."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+def last_words(log: Path, *, after: int = 0) -> str:
+    """Say why a process failed: its last line that names an error, else its last line.
+
+    Args:
+        log: What it and those before it have said.
+        after: How many bytes are those of others.
+    """
+    text = log.read_bytes()[after:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if line.startswith("error:") or ("Error" in line.split(":")[0])]
     return (named or lines or ["and it said nothing"])[-1]
 

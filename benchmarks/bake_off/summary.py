@@ -11,6 +11,7 @@ from benchmarks.bake_off.cells import Cell
 from cap.reports.collect import Collection, collect
 from cap.reports.differences import Difference, paired
 from cap.reports.tables import NONE, Column, Group, cells, group_runs, markdown
+from cap.runs.identity import Run, at
 
 NOTHING = "No cell has a record yet."
 _AXES = ("task", "pruning", "sparsity", "contrast", "variant")
@@ -95,6 +96,9 @@ def read_arms(listed: Sequence[Cell], records: Path) -> tuple[list[Arm], Collect
     has_records = records.is_dir() and any(records.glob("*.json"))
     found = collect([records]) if has_records else Collection((), (), ())
     by_name = {run.path.stem: run for run in found.runs}
+    # A record of other overrides is none of the cell that has its name now, see ``Places.is_done``.
+    cells_of = {cell.name: cell for cell in listed}
+    by_name = {name: run for name, run in by_name.items() if name in cells_of and _is_of(run, cells_of[name])}
     by_arm: dict[str, list[Cell]] = defaultdict(list)
     for cell in listed:
         by_arm[cell.arm].append(cell)
@@ -103,6 +107,10 @@ def read_arms(listed: Sequence[Cell], records: Path) -> tuple[list[Arm], Collect
         runs = [by_name[cell.name] for cell in cells_of_arm if cell.name in by_name]
         arms.append(Arm(tuple(cells_of_arm), Group(tuple(runs)) if runs else None))
     return arms, found
+
+
+def _is_of(run: Run, cell: Cell) -> bool:
+    return bool(at(run.record, "cell", "overrides") == list(cell.all_overrides))
 
 
 def summary_table(arms: Iterable[Arm]) -> str:
@@ -137,7 +145,8 @@ def differences_at_equal_seconds(arms: Sequence[Arm]) -> list[tuple[Arm, Differe
         for arm in arms:
             is_like_it = _apart_from(arm, "contrast", "variant") == _apart_from(longer, "contrast", "variant")
             has_contrast = arm.first.contrast != "none" and not arm.first.variant
-            if is_like_it and has_contrast and (difference := _difference(arm, longer)) is not None:
+            difference = _difference(arm, longer, of_equal_steps=False) if is_like_it and has_contrast else None
+            if difference is not None:
                 found.append((arm, difference))
     return found
 
@@ -153,10 +162,11 @@ def changes(arms: Sequence[Arm], *, shown: str = "table") -> list[tuple[Arm, Dif
     return found
 
 
-def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
+def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference, list[Arm]]]:
     """Compare the pruning type of the highest mean score with the next, where a task, sparsity and contrast have two.
 
-    Types with fewer seeds than others there are left out.
+    Returns:
+        First, second, their difference, and the types that were left out, as they have fewer seeds.
     """
     rivals: dict[tuple[object, ...], list[tuple[Arm, Group]]] = defaultdict(list)
     for arm in arms:
@@ -169,9 +179,9 @@ def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
             (pair for pair in compared if pair[1].seeds == most), key=lambda pair: -(pair[1].mean("score") or 0.0)
         )
         if len(order) > 1:
-            (first, its), (second, others) = order[:2]
-            if (difference := paired(its, others)) is not None:
-                found.append((first, second, difference))
+            (first, _), (second, _) = order[:2]
+            if (difference := _difference(first, second)) is not None:
+                found.append((first, second, difference, [arm for arm, group in compared if group.seeds < most]))
     return found
 
 
@@ -189,9 +199,13 @@ def beside_controls(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
 def comparisons(arms: Sequence[Arm]) -> str:
     """Say which pruning type is first, what contrast and changes add, and what controls reach; empty if unknown."""
     said: dict[str, list[str]] = defaultdict(list)
-    for first, second, difference in winners(arms):
+    for first, second, difference, others in winners(arms):
         contrast = "without contrast" if first.first.contrast == "none" else "with contrast"
-        said[f"{_place(first)}, {first.label} minus {second.label}"].append(f"{contrast} {difference.judged}")
+        fewer = ", ".join(f"{arm.label} ({arm.seeds})" for arm in others)
+        left_out = f", left out for fewer seeds: {fewer}" if others else ""
+        said[f"{_place(first)}, {first.label} minus {second.label}, the next"].append(
+            f"{contrast} {difference.judged}{left_out}"
+        )
     for arm, difference in contrast_differences(arms):
         said[f"{_place(arm)}, contrast minus none"].append(f"{arm.label} {difference.judged}")
     for arm, difference in differences_at_equal_seconds(arms):
@@ -208,16 +222,25 @@ def comparisons(arms: Sequence[Arm]) -> str:
     lines = [f"- {compared}: {'; '.join(parts)}" for compared, parts in said.items()]
     return "\n".join(
         [
-            "Differences of runs of one seed, and of as many steps unless seconds are named, "
-            "mean \N{PLUS-MINUS SIGN} standard error:",
+            "Differences of runs of one seed, on the same rows and of as many steps unless seconds are named, mean "
+            "\N{PLUS-MINUS SIGN} standard error. The first of many is partly the luckiest: each is judged by itself.",
             *lines,
         ]
     )
 
 
-def _difference(arm: Arm, base: Arm | None) -> Difference | None:
-    """Compare two arms on the seeds that both have; None where there is none."""
-    return paired(arm.group, base.group) if arm.group and base and base.group else None
+def _difference(arm: Arm, base: Arm | None, *, of_equal_steps: bool = True) -> Difference | None:
+    """Compare two arms on the seeds that both have, of runs on the same rows; None where there is none."""
+    if arm.group is None or base is None or base.group is None:
+        return None
+    alike = {run.seed: _compared(run, with_steps=of_equal_steps) for run in base.group.runs}
+    runs = [run for run in arm.group.runs if alike.get(run.seed) == _compared(run, with_steps=of_equal_steps)]
+    return paired(Group(tuple(runs)), base.group) if runs else None
+
+
+def _compared(run: Run, *, with_steps: bool) -> tuple[object, ...]:
+    """Return what must be equal of two runs that are compared."""
+    return at(run.record, "data", "fingerprint"), run.record.get("steps") if with_steps else None
 
 
 def _apart_from(arm: Arm, *axes: str) -> tuple[object, ...]:
@@ -249,13 +272,17 @@ def notes(arms: Sequence[Arm], found: Collection) -> list[str]:
     for arm in arms:
         if arm.group is not None and len(group_runs(arm.group.runs)) > 1:
             said.append(f"{arm.first.arm}: its seeds were run with different settings.")
-    commits = [note for note in found.notes if "commit" in note]
+    about_runs = [note for note in found.notes if "commit" in note or "is the same run as" in note]
     listed = [cell for arm in arms for cell in arm.cells]
+    in_arms = {run for arm in arms if arm.group is not None for run in arm.group.runs}
+    others = [run.path.stem for run in found.runs if run not in in_arms]
+    if others:
+        said.append(f"Left out, since the list has no such run: {', '.join(others)}.")
     n_done = sum(arm.group.seeds for arm in arms if arm.group is not None)
     if n_done < len(listed):
         said.append(f"{n_done} of {len(listed)} runs of the list are there.")
     unreadable = [f"{left.path.name}: {left.reason}" for left in found.left_out]
-    return [*said, *commits, *unreadable]
+    return [*said, *about_runs, *unreadable]
 
 
 def commands(arms: Iterable[Arm]) -> str:

@@ -145,7 +145,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             n_evaluations += 1
     kept, copies = _without_copies(runs)
     warnings = [f"{run.shown}: {' '.join(str(text).split())}" for run in kept for text in _warnings(run)]
-    notes = (*copies, *_evaluations(n_evaluations), *_other_versions(kept), *_commits(kept), *warnings)
+    notes = (*copies, *_evaluations(n_evaluations), *_other_versions(kept), *commits_of(kept), *warnings)
     return Collection(tuple(kept), tuple(left_out), notes)
 
 
@@ -277,9 +277,9 @@ def _other_versions(runs: Sequence[Run]) -> Iterator[str]:
         yield f"{_count(having)} the key {key}, which this version does not know; it was not read."
 
 
-def _commits(runs: Sequence[Run]) -> Iterator[str]:
+def commits_of(runs: Sequence[Run]) -> Iterator[str]:
     """Say which code made the runs, where it was not one commit without changes."""
-    made = {run: {str(commit) for commit in _commits_of(run) if commit} for run in runs}
+    made = {run: {str(commit) for commit in _at_commits(run) if commit} for run in runs}
     clean = Counter(commit for commits in made.values() for commit in {name.removesuffix(_DIRTY) for name in commits})
     if len(clean) > 1:
         listed = ", ".join(f"{commit[:_SHORT]} ({n})" for commit, n in clean.most_common())
@@ -289,7 +289,7 @@ def _commits(runs: Sequence[Run]) -> Iterator[str]:
         yield f"{_count(dirty, 'was', 'were')} made with changes that are in no commit."
 
 
-def _commits_of(run: Run) -> Sequence[Any]:
+def _at_commits(run: Run) -> Sequence[Any]:
     """List the commits that a run was made at; several where it was interrupted."""
     several = run.record.get("commits")
     return several if isinstance(several, list) else [at(run.record, "environment", "git_commit")]
@@ -304,4 +304,4 @@ def _warnings(run: Run) -> Sequence[Any]:
     return warnings if isinstance(warnings, list) else []
 
 
-__all__ = ["KNOWN", "RECORD", "Collection", "LeftOut", "collect"]
+__all__ = ["KNOWN", "RECORD", "Collection", "LeftOut", "collect", "commits_of"]

@@ -49,9 +49,12 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether chance alone would give as much in fewer than 5 of 100 cases."""
+        """Whether chance alone would give as much in fewer than 5 of 100 cases.
+
+        Scores are whole numbers of rows: few seeds may differ by exactly as much, which says nothing of their error.
+        """
         error = self.standard_error
-        return error is not None and abs(self.mean) >= self._needed * error and self.mean != 0
+        return error is not None and error > 0 and abs(self.mean) >= self._needed * error
 
     @property
     def _needed(self) -> float:
@@ -68,7 +71,8 @@ class Difference:
         if error is None:
             return self._said("from which nothing can be concluded")
         errors = [f"{abs(self.mean) / error:.1f} standard errors"] if error else []
-        unclear = f"not clear below {self._needed:.1f}" if error else "no difference"
+        nothing = "no error known" if self.mean else "no difference"
+        unclear = f"not clear below {self._needed:.1f}" if error else nothing
         return self._said(*errors, *([] if self.is_clear else [unclear]))
 
     def _said(self, *remarks: str) -> str:

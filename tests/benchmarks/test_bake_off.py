@@ -168,6 +168,29 @@ def test_a_record_of_other_overrides_is_none(cells_of, pool_of, places):
     assert places.run(changed) != places.run(cell)
 
 
+def test_a_finished_run_of_other_code_is_made_again(cells_of, places):
+    cell = cells_of(LIST)[0]
+    run = places.run(cell)
+    run.mkdir(parents=True)
+    made = {"status": "completed", "environment": {"git_commit": "old"}}
+    (run / "record.json").write_text(json.dumps(made))
+    assert places.is_finished_by_other_code(cell, "new")
+    assert not places.is_finished_by_other_code(cell, "old")
+    (run / "record.json").write_text(json.dumps(made | {"status": "interrupted"}))
+    assert not places.is_finished_by_other_code(cell, "new")
+
+
+def test_the_last_words_are_those_of_the_last_attempt(tmp_path):
+    from benchmarks.bake_off.pool import last_words
+
+    log = tmp_path / "log"
+    log.write_text("error: the old one\n")
+    before = log.stat().st_size
+    assert last_words(log) == "error: the old one"
+    log.write_text("error: the old one\nstep 1\n")
+    assert last_words(log, after=before) == "step 1"
+
+
 def test_what_runs_at_the_limit_saves_and_goes_on_when_the_command_is_repeated(cells_of, pool_of, places):
     cells = cells_of(LIST)[:3]
     pool = pool_of(steps=100_000)

@@ -136,10 +136,12 @@ def test_contrast_is_also_compared_with_as_many_seconds_and_a_change_with_the_re
     arms, found = read_arms(listed, write_records(listed, tmp_path / "records", scores))
     said = dict(line.split(": ") for line in comparisons(arms).splitlines()[1:])
     assert said == {
-        "- sst2, 8,000 rows, 0.9, movement minus magnitude": "with contrast +30.00 ± 0.00 points (2 seeds)",
-        "- sst2, 8,000 rows, 0.9, contrast minus none": "movement +1.00 ± 0.00 points (2 seeds)",
+        "- sst2, 8,000 rows, 0.9, movement minus magnitude, the next": (
+            "with contrast +30.00 ± 0.00 points (2 seeds, no error known)"
+        ),
+        "- sst2, 8,000 rows, 0.9, contrast minus none": "movement +1.00 ± 0.00 points (2 seeds, no error known)",
         "- sst2, 8,000 rows, 0.9, contrast minus none for about as many seconds": (
-            "movement -3.00 ± 0.00 points (2 seeds)"
+            "movement -3.00 ± 0.00 points (2 seeds, no error known)"
         ),
         "- sst2, 8,000 rows, 0.9, all texts minus the recipe": (
             "movement +5.00 points (one seed, from which nothing can be concluded)"
@@ -199,8 +201,8 @@ def test_controls_stay_in_a_brief_part_and_are_no_rivals(tmp_path):
     ]
     assert "magnitude minus movement" in part
     assert (
-        "- sst2, 8,000 rows, 0.9, minus random: magnitude -20.00 ± 0.00 points (2 seeds); "
-        "movement -30.00 ± 0.00 points (2 seeds)"
+        "- sst2, 8,000 rows, 0.9, minus random: magnitude -20.00 ± 0.00 points (2 seeds, no error known); "
+        "movement -30.00 ± 0.00 points (2 seeds, no error known)"
     ) in part.splitlines()
     assert part.splitlines()[-2].startswith("python -m cap.train task=sst2 pruning=magnitude sparsity=0.9 ")
 
@@ -238,12 +240,13 @@ def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_p
     }
     arms, found = read_arms(listed, write_records(listed, tmp_path / "types", scores))
     assert page_part(arms, found).endswith(commands([arms[3]]))  # platon's mean is the highest
-    ((first, second, difference),) = winners(arms)
+    ((first, second, difference, others),) = winners(arms)
+    assert [arm.first.pruning for arm in others] == ["platon"]
     assert (first.first.pruning, second.first.pruning) == ("first_order", "movement")
     assert difference.by_seed == {1: pytest.approx(0.02), 2: pytest.approx(0.01), 3: pytest.approx(0.03)}
     assert comparisons(arms).splitlines()[1:] == [
-        "- sst2, 8,000 rows, 0.9, first_order minus movement: without contrast +2.00 ± 0.58 points (3 seeds, 3.5 "
-        "standard errors, not clear below 4.3)"
+        "- sst2, 8,000 rows, 0.9, first_order minus movement, the next: without contrast +2.00 ± 0.58 points (3 seeds, "
+        "3.5 standard errors, not clear below 4.3), left out for fewer seeds: platon (1 of 3)"
     ]
 
 
@@ -385,4 +388,37 @@ def test_teachers_are_compared_with_those_of_the_model(tmp_path):
     assert teachers_table(tmp_path).splitlines()[2:] == [
         "| sst2, 8,000 rows | those of conf/model | 0.900 ± 0.000 | 2 |",
         "| sst2, 8,000 rows | longer | 0.900 ± 0.000 | 2 |",
+        "",
+        "2 of 4 runs of the list are there.",
     ]
+
+
+def test_records_of_no_run_of_the_list_are_in_no_table_and_named(listed, tmp_path):
+    from benchmarks.bake_off.summary import notes, read_arms
+
+    folder = write_records(listed, tmp_path / "records")
+    changed = folder / "sst2_movement_0.9_cap_seed2.json"
+    record = json.loads(changed.read_text())
+    record["cell"]["overrides"].append("learning_rate=1")
+    changed.write_text(json.dumps(record))
+    gone = folder / "sst2_movement_0.9_cap_no-floor_seed1.json"
+    gone.rename(folder / "sst2_movement_0.9_cap_no-roof_seed1.json")
+    arms, found = read_arms(listed, folder)
+    by_name = {arm.first.arm: arm.seeds for arm in arms}
+    assert (by_name["sst2_movement_0.9_cap"], by_name["sst2_movement_0.9_cap_no-floor"]) == ("2 of 3", "1 of 3")
+    (said,) = [note for note in notes(arms, found) if note.startswith("Left out")]
+    names = "sst2_movement_0.9_cap_no-roof_seed1, sst2_movement_0.9_cap_seed2"
+    assert said == f"Left out, since the list has no such run: {names}."
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("steps", 7), ("data", {"fingerprint": "other", "n_rows": {"train": 8000}})]
+)
+def test_runs_of_other_steps_or_rows_are_not_compared(listed, tmp_path, key, value):
+    from benchmarks.bake_off.summary import contrast_differences, read_arms
+
+    folder = write_records(listed, tmp_path / "records")
+    path = folder / "sst2_movement_0.9_none_seed2.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    ((_, difference),) = contrast_differences(read_arms(listed, folder)[0])
+    assert set(difference.by_seed) == {1, 3}

@@ -25,7 +25,7 @@ from cap.reports.differences import Difference
             "+2.33 ± 0.88 points (3 seeds, 2.6 standard errors, not clear below 4.3)",
         ),
         ({1: 0.0, 2: 0.0}, "+0.00 ± 0.00 points (2 seeds, no difference)"),
-        ({1: 0.8 - 0.7, 2: 0.7 - 0.6}, "+10.00 ± 0.00 points (2 seeds)"),  # which differ by rounding
+        ({1: 0.8 - 0.7, 2: 0.7 - 0.6}, "+10.00 ± 0.00 points (2 seeds, no error known)"),  # apart by rounding
         ({1: 0.02}, "+2.00 points (one seed, from which nothing can be concluded)"),
     ],
     ids=["two seeds", "more", "less", "three seeds", "unclear", "none", "equal", "one seed"],
