@@ -26,7 +26,7 @@ def start(tmp_path, monkeypatch):
 
 def test_every_process_knows_its_rank_and_the_devices(start, tmp_path):
     start("well")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.txt")} == {
         "0.txt": "2 made-up-0,made-up-1",
         "1.txt": "2 made-up-0,made-up-1",
     }
