@@ -185,7 +185,8 @@ def _grouped(importance: Mapping[str, Tensor], weights: Mapping[str, Tensor], pa
 def _masks(groups: Mapping[str, _Groups], fraction: float, *, is_global: bool) -> dict[str, Tensor]:
     """Return the masks of matrices with ``fraction`` of their groups in the pattern, of all together or of each."""
     costs = {name: one.cost for name, one in groups.items()}
-    if round(fraction * sum(map(len, costs.values()))) == sum(map(len, costs.values())):
+    n_groups = sum(map(len, costs.values()))
+    if round(fraction * n_groups) == n_groups:
         # Then no group is ranked against others, where a cost that is no number would be found.
         flat = torch.cat(list(costs.values()))
         if bool(flat.isnan().any()):

@@ -532,7 +532,7 @@ def test_replacement_stands_whatever_happens_after_its_end(compose_config, tiny_
     before = files(tmp_path / "run")["train.log"]
 
     def closed(table):
-        raise SystemExit(1)  # as rich does where nobody reads what is printed
+        raise SystemExit(1)  # as rich does when stdout is closed
 
     monkeypatch.setattr(train_record, "print_table", closed)
     with pytest.raises(SystemExit):
