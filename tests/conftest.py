@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,17 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_log_file_left_open() -> Iterator[None]:
+    """Refuse a test that leaves a run's log file with the logger: later tests of this process would write to it."""
+    yield
+    logger = logging.getLogger("cap")
+    left = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+    for handler in left:
+        logger.removeHandler(handler)
+    assert not left, f"the test left {left[0].baseFilename} open"
 
 
 def save_bert(folder: Path, words: list[str]) -> Path:

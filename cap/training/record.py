@@ -281,7 +281,7 @@ class RunRecord:
             message = str(error) if isinstance(error, StoppedError) else "stopped from outside"
         if self._is_complete:
             # What stopped it came after the end: the record stands.
-            self._close_loggers(succeeded=True)
+            self._close(succeeded=True)
             return
         if self.is_first:
             self._to_file(f"{status}: {message}")  # the door says it on the terminal
@@ -290,7 +290,7 @@ class RunRecord:
                 write_record(self.run_dir, self.content | ended | {"seconds": self.seconds.by_phase()})
             except (OSError, ValueError) as problem:
                 log.error("the record of this run could not be written, and still says interrupted: %s", problem)
-        self._close_loggers(succeeded=False, is_stopped=isinstance(error, StoppedError))
+        self._close(succeeded=False, is_stopped=isinstance(error, StoppedError))
 
     def _to_file(self, message: str) -> None:
         if self._log_file is not None:
@@ -312,7 +312,7 @@ class RunRecord:
         scores["pruned"] = pruned
         self.seconds.end()
         if not self.is_first:
-            self._close_loggers(succeeded=True)
+            self._close(succeeded=True)
             return pruned[metric]
         teacher_score = scores["teacher"][metric] if scores["teacher"] else None
         majority = scores["majority"][metric] if KINDS[prepared.task.kind].has_majority else None
@@ -350,7 +350,7 @@ class RunRecord:
         write_record(self.run_dir, self.content)
         self._is_complete = True
         shutil.rmtree(self.run_dir / CHECKPOINTS, ignore_errors=True)
-        self._close_loggers(succeeded=True)
+        self._close(succeeded=True)
         print_table(summary_table(self.content, str(self.home)))
         return pruned[metric]
 
@@ -361,30 +361,37 @@ class RunRecord:
         logger.log_hyperparams(self.checked.resolved)
         self.loggers.append(logger)
         self._log_final()
-        self._close_loggers(succeeded=True)
+        self._close(succeeded=True)
 
     def _log_final(self) -> None:
         final = {f"final/{name}": value for name, value in self.content["scores"]["pruned"].items()}
         for logger in self.loggers:
             logger.log_metrics({**final, "final/sparsity": self.content["sparsity"]["prunable"]}, self.content["steps"])
 
-    def _close_loggers(self, *, succeeded: bool, is_stopped: bool = False) -> None:
+    def _close(self, *, succeeded: bool, is_stopped: bool = False) -> None:
+        try:
+            self._close_loggers(succeeded=succeeded, is_stopped=is_stopped)
+        finally:
+            # Whatever a logger did: the next job of a multirun would write into this one's file.
+            self._close_log()
+            if self._lock is not None:
+                if self._is_complete and self.is_replacement:
+                    put_in_place(self.home)  # last, since loggers write into the folder until they are closed
+                self._lock.release()
+
+    def _close_loggers(self, *, succeeded: bool, is_stopped: bool) -> None:
         for logger in self.loggers:
             logger.finalize("success" if succeeded else "failed")
-        if not self.is_first:
-            return
-        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+        if self.is_first and (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
             if is_stopped and "WANDB_SWEEP_ID" in os.environ:
                 wandb.run.mark_preempting()  # the sweep's next agent takes the run up again
             # Otherwise the next job of a multirun would write into this one's W&B run.
             wandb.finish(exit_code=0 if succeeded else 1)
+
+    def _close_log(self) -> None:
         if self._log_file is not None:
             logging.getLogger("cap").removeHandler(self._log_file)
             self._log_file.close()
-        if self._lock is not None:
-            if self._is_complete and self.is_replacement:
-                put_in_place(self.home)  # last, since loggers write into the folder until they are closed
-            self._lock.release()
 
 
 __all__ = ["Begun", "RunRecord"]

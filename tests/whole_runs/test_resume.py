@@ -64,8 +64,13 @@ def killed_at(monkeypatch, step: int) -> None:
 
     monkeypatch.setattr(callbacks.StepTimer, "on_train_batch_start", die)
     monkeypatch.setattr(checkpoint.CheckpointCallback, "on_exception", lambda *arguments: None)
-    # A process that is gone writes no more; this one still has the lock, which the system would free.
-    monkeypatch.setattr(RunRecord, "fail", lambda record, error: record._lock.release())
+
+    def vanish(record, error):
+        # A process that is gone writes no more; this one still has what the system would free.
+        record._close_log()
+        record._lock.release()
+
+    monkeypatch.setattr(RunRecord, "fail", vanish)
 
 
 def sha256(path: Path) -> str:
@@ -281,6 +286,29 @@ def test_signal_after_the_end_leaves_a_complete_run(compose_config, tiny_overrid
         run(compose_config, tiny_overrides)
     assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "completed"
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_logger_that_fails_at_the_end_keeps_neither_the_folder_nor_its_log(
+    compose_config, tiny_overrides, tmp_path, monkeypatch
+):
+    import logging
+
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from cap.runs.folder import hold
+
+    record = tmp_path / "run" / "record.json"
+
+    def fail_after_the_end(self, status):
+        if json.loads(record.read_text())["status"] == "completed":
+            raise OSError("made up: the tracker is gone")
+
+    monkeypatch.setattr(TensorBoardLogger, "finalize", fail_after_the_end)
+    with pytest.raises(OSError, match="the tracker is gone"):
+        run(compose_config, [*tiny_overrides, "contrast=none", "logger=tensorboard"])
+    assert json.loads(record.read_text())["status"] == "completed"
+    assert not [h for h in logging.getLogger("cap").handlers if isinstance(h, logging.FileHandler)]
+    hold(tmp_path / "run").release()
 
 
 def test_what_a_killed_first_write_has_left_is_nobody_elses(compose_config, tiny_overrides, tmp_path):
