@@ -42,7 +42,14 @@ def finetune(cfg: DictConfig) -> float:
     return teacher.scores[prepared.task.monitored]
 
 
-main = door(finetune)
+main = door(
+    finetune,
+    opening="""\
+python -m cap.finetune task=qqp
+
+Fine-tune the teacher that cap.train with the same keys would use, and keep it in cache_dir. Keys about pruning,
+contrast and distillation are not used. dry_run=true and teacher= other than auto are refused.""",
+)
 
 if __name__ == "__main__":
     main()

@@ -107,7 +107,13 @@ def _run_processes(attempt: found.Attempt, earlier: found.Earlier, *, visible_de
     return float(record["scores"]["pruned"][record["metric"]])
 
 
-main = door(train)
+main = door(
+    train,
+    opening="""\
+python -m cap.train task=qqp sparsity=0.97
+
+Fine-tune a teacher, prune a student of it, and save a model that transformers loads.""",
+)
 
 if __name__ == "__main__":
     main()

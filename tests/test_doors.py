@@ -60,7 +60,7 @@ WRONG = {
 SHOWN = {
     "cap.train --help": "pruning: first_order    # second_order magnitude",
     "cap.train --cfg job": "sparsity: 0.5",
-    "cap.finetune --help": "teacher: auto",
+    "cap.finetune --help": "python -m cap.finetune task=qqp\n\nFine-tune the teacher that cap.train",
     "cap.evaluate --help": "model_dir: null        # a folder of a saved model",
     "cap.export --help": "vocabulary: null    # auto keeps the pieces that the training rows use",
     "cap.push --help": "dry_run: false     # true writes the folder that would be pushed",

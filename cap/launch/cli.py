@@ -61,7 +61,11 @@ _REQUIRED = {"Integer": "a whole number, like 10", "Float": "a number, like 0.5 
 
 
 def door(
-    job: Callable[[DictConfig], float | None], *, config_name: str = "train", schema: type = TrainConfig
+    job: Callable[[DictConfig], float | None],
+    *,
+    config_name: str = "train",
+    schema: type = TrainConfig,
+    opening: str = "",
 ) -> Callable[[], None]:
     """Make a command of a function of the composed configuration.
 
@@ -72,12 +76,13 @@ def door(
         job: Returns the monitored score, which sweepers read.
         config_name: The file of conf/ that it is composed from.
         schema: The dataclass of its keys, which that file calls ``<config_name>_schema``.
+        opening: What ``--help`` says first, where that file is not of this command alone.
 
     Returns:
         The command, which reads ``sys.argv``.
     """
     register()
-    register_resolvers()
+    register_resolvers(opening)  # launchers' processes do not pass through the command
     _share_config_store()
     ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
 
@@ -104,6 +109,7 @@ def door(
 
     def command() -> None:
         set_up_log()
+        register_resolvers(opening)  # this door need not be the last one that was made
         # Otherwise Hydra prints composition errors its own way and always exits with 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         known = known_keys(config_name, schema)

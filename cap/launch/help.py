@@ -12,8 +12,13 @@ from cap.config.places import conf_dir
 _LINE_OF_A_GROUP = re.compile(r"  - (?=\w+: )|    (?= +#)")
 
 
-def register_resolvers() -> None:
-    """Let the help of files of conf/ name ``${keys_of:NAME}`` and ``${choices_of:NAME}``."""
+def register_resolvers(opening: str) -> None:
+    """Let the help of files of conf/ name ``${keys_of:NAME}``, ``${choices_of:NAME}`` and ``${opening:}``.
+
+    Args:
+        opening: What the help of this command begins with, where its file of conf/ does not say it.
+    """
+    OmegaConf.register_new_resolver("opening", lambda: opening, replace=True)
     OmegaConf.register_new_resolver("keys_of", keys_of, replace=True)
     OmegaConf.register_new_resolver("choices_of", choices_of, replace=True)
 
