@@ -31,7 +31,7 @@ from cap.reports.tables import COLUMNS, Column, cells, group_runs, markdown
 from cap.runs.identity import Run
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "benchmarks/README.md", "docs/method.md")
+PAGES = ("README.md", "benchmarks/README.md", "docs/long_runs.md", "docs/method.md")
 RESULTS = ("<!-- results: python -m benchmarks.results_table -->", "<!-- end of results -->")
 EXPORTS = ("<!-- exports: python -m benchmarks.results_table -->", "<!-- end of exports -->")
 RELIABILITY = ("<!-- reliability: python -m benchmarks.results_table -->", "<!-- end of reliability -->")

@@ -14,7 +14,7 @@ RECORDS = sorted(
 )
 
 
-@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md", "docs/method.md"])
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md", "docs/long_runs.md", "docs/method.md"])
 def test_tables_are_what_the_committed_measurements_say(page):
     from benchmarks.results_table import tables
 

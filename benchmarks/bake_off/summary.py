@@ -202,8 +202,8 @@ def comparisons(arms: Sequence[Arm]) -> str:
     for first, second, difference, others in winners(arms):
         contrast = "without contrast" if first.first.contrast == "none" else "with contrast"
         fewer = ", ".join(f"{arm.label} ({arm.seeds})" for arm in others)
-        left_out = f", left out for fewer seeds: {fewer}" if others else ""
-        said[f"{_place(first)}, {first.label} minus {second.label}, the next"].append(
+        left_out = f", not compared with types of fewer seeds: {fewer}" if others else ""
+        said[f"{_place(first)}, {first.label} minus {second.label}, the second highest"].append(
             f"{contrast} {difference.judged}{left_out}"
         )
     for arm, difference in contrast_differences(arms):
@@ -222,8 +222,9 @@ def comparisons(arms: Sequence[Arm]) -> str:
     lines = [f"- {compared}: {'; '.join(parts)}" for compared, parts in said.items()]
     return "\n".join(
         [
-            "Differences of runs of one seed, on the same rows and of as many steps unless seconds are named, mean "
-            "\N{PLUS-MINUS SIGN} standard error. The first of many is partly the luckiest: each is judged by itself.",
+            "Differences of runs of one seed, on the same rows and of as many steps unless seconds are named, "
+            "mean \N{PLUS-MINUS SIGN} standard error. The highest of many is in part luck, for which "
+            "nothing here is corrected.",
             *lines,
         ]
     )
@@ -280,7 +281,7 @@ def notes(arms: Sequence[Arm], found: Collection) -> list[str]:
         said.append(f"Left out, since the list has no such run: {', '.join(others)}.")
     n_done = sum(arm.group.seeds for arm in arms if arm.group is not None)
     if n_done < len(listed):
-        said.append(f"{n_done} of {len(listed)} runs of the list are there.")
+        said.append(f"{n_done} of the {len(listed)} runs in the list have been made.")
     unreadable = [f"{left.path.name}: {left.reason}" for left in found.left_out]
     return [*said, *about_runs, *unreadable]
 

@@ -34,7 +34,7 @@ def attach(
     Args:
         model: A transformers encoder of a known family, with a task head or bare; with ``linears`` any module.
         pruner: ``cap.Magnitude``, ``cap.Movement``, ``cap.SoftMovement``, ``cap.FirstOrder``, ``cap.SecondOrder``,
-            ``cap.Platon``, ``cap.StaticScores``, ``cap.Random``, ``cap.KeepZeros``, ``cap.Structured`` or
+            ``cap.Platon``, ``cap.Admm``, ``cap.StaticScores``, ``cap.Random``, ``cap.KeepZeros``, ``cap.Structured`` or
             ``cap.Layers``; one object a model.
         linears: What to prune, by dotted name in the model; None takes the linear layers inside the encoder layers.
         seed: For what is drawn at random.

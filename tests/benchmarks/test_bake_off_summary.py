@@ -136,7 +136,7 @@ def test_contrast_is_also_compared_with_as_many_seconds_and_a_change_with_the_re
     arms, found = read_arms(listed, write_records(listed, tmp_path / "records", scores))
     said = dict(line.split(": ") for line in comparisons(arms).splitlines()[1:])
     assert said == {
-        "- sst2, 8,000 rows, 0.9, movement minus magnitude, the next": (
+        "- sst2, 8,000 rows, 0.9, movement minus magnitude, the second highest": (
             "with contrast +30.00 ± 0.00 points (2 seeds, no error known)"
         ),
         "- sst2, 8,000 rows, 0.9, contrast minus none": "movement +1.00 ± 0.00 points (2 seeds, no error known)",
@@ -219,7 +219,7 @@ def test_a_brief_part_has_the_first_sparsity_alone_and_counts_all(tmp_path):
     arms, found = read_arms(listed, write_records(listed, tmp_path / "both", scores))
     whole, brief = page_part(arms, found), page_part(arms, found, brief=True)
     assert [sum(line.startswith("| sst2") for line in part.splitlines()) for part in (whole, brief)] == [3, 2]
-    assert all("3 of 4 runs of the list are there." in part for part in (whole, brief))
+    assert all("3 of the 4 runs in the list have been made." in part for part in (whole, brief))
     # The command is that of the best at the first sparsity: at another one a model may keep more.
     assert all("pruning=magnitude sparsity=0.9 " in part.splitlines()[-2] for part in (whole, brief))
 
@@ -245,8 +245,8 @@ def test_the_first_pruning_type_is_compared_with_the_next_of_as_many_seeds(tmp_p
     assert (first.first.pruning, second.first.pruning) == ("first_order", "movement")
     assert difference.by_seed == {1: pytest.approx(0.02), 2: pytest.approx(0.01), 3: pytest.approx(0.03)}
     assert comparisons(arms).splitlines()[1:] == [
-        "- sst2, 8,000 rows, 0.9, first_order minus movement, the next: without contrast +2.00 ± 0.58 points (3 seeds, "
-        "3.5 standard errors, not clear below 4.3), left out for fewer seeds: platon (1 of 3)"
+        "- sst2, 8,000 rows, 0.9, first_order minus movement, the second highest: without contrast +2.00 ± 0.58 points "
+        "(3 seeds, 3.5 standard errors, not clear below 4.3), not compared with types of fewer seeds: platon (1 of 3)"
     ]
 
 
@@ -319,7 +319,7 @@ def test_other_commits_and_settings_are_noted(listed, tmp_path):
     path.write_text(json.dumps(record))
     said = notes(*read_arms(listed, folder))
     assert said[0] == "sst2_movement_0.9_none: its seeds were run with different settings."
-    assert said[1] == "9 of 18 runs of the list are there."
+    assert said[1] == "9 of the 18 runs in the list have been made."
     assert said[2] == "The runs were made at 2 commits: 727b4edf5 (8), feedfacef (1)."
     assert said[3].endswith("sst2_movement_0.9_none_seed2.json was made with changes that are in no commit.")
 
@@ -353,6 +353,7 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
     (folder / "README.md").write_text("\n".join(ABLATION))
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "method.md").write_text("")
+    (tmp_path / "docs" / "long_runs.md").write_text("")
     (tmp_path / "README.md").write_text("\n".join(["above", *BAKE_OFF, "below"]))
     write(tmp_path)
     draw(tmp_path)
@@ -364,7 +365,7 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
         "above\n",
         "0.820 ± 0.020",
         "contrast minus none",
-        "9 of 18 runs of the list",
+        "9 of the 18 runs in the list",
         "```\npython -m cap.train",
     ]
     assert [word in page for word in [*words, "below"]] == [True] * 6
@@ -389,7 +390,7 @@ def test_teachers_are_compared_with_those_of_the_model(tmp_path):
         "| sst2, 8,000 rows | those of conf/model | 0.900 ± 0.000 | 2 |",
         "| sst2, 8,000 rows | longer | 0.900 ± 0.000 | 2 |",
         "",
-        "2 of 4 runs of the list are there.",
+        "2 of the 4 runs in the list have been made.",
     ]
 
 

@@ -30,7 +30,7 @@ def root(tmp_path) -> Path:
     (results / "importance_minilm.json").write_text(json.dumps({"seconds": seconds}))
     (tmp_path / "README.md").write_text("\n".join(["Before", *RESULTS, "between", *COST_MARKS, "after", ""]))
     (tmp_path / "docs").mkdir()
-    for page in ("benchmarks/README.md", "docs/method.md"):
+    for page in ("benchmarks/README.md", "docs/long_runs.md", "docs/method.md"):
         (tmp_path / page).write_text("Nothing to fill in\n")
     return tmp_path
 
