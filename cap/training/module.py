@@ -114,8 +114,12 @@ class CapModule(LightningModule):
         return output
 
     def setup(self, stage: str) -> None:
-        """Take the processes from the trainer's strategy."""
+        """Take the processes from the trainer's strategy, and the type of the weights from its precision.
+
+        Lightning converts weights only after it has restored them: those of a checkpoint in 64 bits would be rounded.
+        """
         self.ranks = ranks_of(self.trainer)
+        self.trainer.precision_plugin.convert_module(self)
 
     def on_train_start(self) -> None:
         """Bring the teacher to the student if it runs in the step; Lightning moves the module's own parts alone."""

@@ -171,6 +171,7 @@ COUNTED = {
     "an end within an epoch": ["trainer.max_steps=6"],
     "part of an epoch": ["trainer.limit_train_batches=3"],
     "bfloat16": ["trainer.precision=bf16-mixed"],
+    "64 bits": ["trainer.precision=64-true"],
 }
 
 
