@@ -66,6 +66,11 @@ class MaskMoves:
         self._moved_at = -1
         self._logged_target = 0.0
 
+    @property
+    def has_arrived(self) -> bool:
+        """Say whether the last move had the schedule's last target."""
+        return self.target >= self.plan.sparsity
+
     def begin(self, n_steps: int | float) -> None:
         """Lay the schedule over the steps of this run.
 

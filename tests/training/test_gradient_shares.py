@@ -140,6 +140,21 @@ def test_a_second_term_is_set_beside_the_labels_without_a_teacher(compose_config
     assert record["gradient_shares"]["ce"] == 1.0
 
 
+SNAPSHOTS_LATE = {
+    "logits alone": (["contrast=none", "distill.snapshot_weight=1"], {"ce", "kd", "snapshot_kd"}),
+    "hidden states": (["contrast=none", "distill.hidden_weight=1"], {"ce", "kd", "hidden"}),
+    "at the target": (["schedule.flat_after=0.85", "schedule.flat_before=0"], set(TERMS)),
+    "dense": (["sparsity=0"], set(TERMS)),
+    "layers": (["pruning=layers"], set(TERMS)),
+}
+
+
+@pytest.mark.parametrize(("overrides", "expected"), SNAPSHOTS_LATE.values(), ids=SNAPSHOTS_LATE)
+def test_every_term_has_a_share_whenever_snapshots_come(compose_config, tiny_overrides, overrides, expected):
+    _, record = run(compose_config, [*tiny_overrides, *overrides])
+    assert set(record["gradient_shares"]) == expected
+
+
 def test_labels_alone_have_no_share(compose_config, tiny_overrides):
     _, record = run(compose_config, [*tiny_overrides, "distill=none", "contrast=none"])
     assert "gradient_shares" not in record
@@ -194,8 +209,8 @@ def test_halves_are_left_out_where_a_loss_scaler_works(module, monkeypatch, scal
 
     used = Computation(torch.device("cpu"), "16-mixed", autocast)
     monkeypatch.setattr("cap.training.callbacks.gradient_shares.computation_of", lambda trainer: used)
-    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
-    pruning = SimpleNamespace(reached=0.4)
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler), global_step=7)
+    pruning = SimpleNamespace(reached=0.4, moves=SimpleNamespace(has_arrived=False))
     shares = GradientShares(pruning, from_sparsity=0.0, note=dict, warn=str)
     shares.on_train_batch_start(trainer, module, batch(), 0)
     assert (entered, shares.seconds) == ([], 0.0)  # the student still is its snapshot

@@ -35,6 +35,8 @@ _KEYS = {
     "prc": _WEIGHTS.format(switch="pretrained"),
     "snc": _WEIGHTS.format(switch="snapshots"),
     "fic": _WEIGHTS.format(switch="finetuned"),
+    "hidden": "distill.hidden_weight",
+    "snapshot_kd": "distill.snapshot_weight",
 }
 
 
@@ -43,7 +45,8 @@ class GradientShares(Callback):
 
     Each batch is run a second time, in eval mode, before it is trained on; training goes on to the same bits. It must
     run after the snapshots are taken, and before the masks move. Terms that snapshots bring are measured once masks
-    have moved since the first of them: until then the student is that snapshot, and has nothing to learn from it.
+    have moved since the first of them: until then the student is that snapshot, and has nothing to learn from it. Where
+    the final sparsity is reached already, an optimizer step is enough.
 
     Args:
         pruning: Knows what sparsity is reached.
@@ -67,7 +70,7 @@ class GradientShares(Callback):
         self.warn = warn
         self.seconds = 0.0
         self._norms: dict[str, list[dict[str, float]]] = {phase: [] for phase in _N_BATCHES}
-        self._snapshot_at: float | None = None  # the sparsity at which there was a snapshot first
+        self._snapshot: tuple[int, float] | None = None  # the step and the sparsity at which there was one first
         self._warned: set[str] = set()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,12 +80,12 @@ class GradientShares(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Measure this batch if it is one of the first."""
         module = cap_module(pl_module)
-        has_snapshots = module.memory is not None and module.memory.n_encodings("snapshots") > 0
+        step, reached, memory = trainer.global_step, self.pruning.reached, module.memory
+        has_snapshots = memory is not None and (memory.n_encodings("snapshots") > 0 or memory.has_snapshot_logits)
         phase = "snapshots" if has_snapshots else "first"
-        reached = self.pruning.reached
-        if has_snapshots and self._snapshot_at is None:
-            self._snapshot_at = reached
-        if self._is_over(phase) or reached < self.from_sparsity or reached == self._snapshot_at:
+        if has_snapshots and self._snapshot is None:
+            self._snapshot = step, reached
+        if self._is_over(phase) or reached < self.from_sparsity or self._is_the_snapshot(step):
             return
         started = time.perf_counter()
         known = {name for norms in self._norms["first"] for name in norms} if phase == "snapshots" else set()
@@ -100,11 +103,18 @@ class GradientShares(Callback):
         self._tell(is_over=True)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
-        return {"norms": self._norms, "seconds": self.seconds, "snapshot_at": self._snapshot_at}
+        return {"norms": self._norms, "seconds": self.seconds, "snapshot": self._snapshot}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
         self._norms, self.seconds = state_dict["norms"], state_dict["seconds"]
-        self._snapshot_at = state_dict["snapshot_at"]
+        self._snapshot = state_dict["snapshot"]
+
+    def _is_the_snapshot(self, step: int) -> bool:
+        """Say whether the student has not gone on yet from its first snapshot."""
+        if self._snapshot is None:
+            return False
+        taken_at, sparsity = self._snapshot
+        return step == taken_at if self.pruning.moves.has_arrived else self.pruning.reached == sparsity
 
     def _is_over(self, phase: str) -> bool:
         has_ended = phase == "first" and len(self._norms["snapshots"]) > 0
