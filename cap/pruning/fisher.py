@@ -11,7 +11,7 @@ here outer products are added up and factorised once, which gives the same inver
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,8 +20,10 @@ from torch import Tensor
 # Gradients whose outer products are added up by one batched product: measured on a CPU, eight at once take a quarter of
 # the time that each on its own takes, and half as much memory as blocks of 16.
 _AT_ONCE = 8
-# Entries of the blocks that are factorised at once, in float64: 8 MB, of which three or four copies are alive.
+# Entries of the blocks that are factorised at once, in float64: 8 MB, of which so many copies are alive.
 _ENTRIES = 2**20
+_COPIES, _COPIES_OF_DIAGONAL = 4, 5
+_BYTES_OF_FLOAT64 = _BYTES_OF_INT64 = 8
 # Least damping of a block, in units of what rounding may take from its eigenvalues: below, it might be indefinite.
 _ROUNDING = 4
 
@@ -153,18 +155,36 @@ class BlockFisher:
             yield part, fisher
 
 
-def bytes_of_pass(n_kept: list[int], block_size: int, *, bytes_per_value: int = 4) -> int:
+def bytes_of_pass(
+    n_weights: Sequence[int],
+    n_kept: Sequence[int],
+    block_size: int,
+    *,
+    is_global: bool = True,
+    bytes_per_value: int = 4,
+) -> int:
     """Say what the Fisher of some matrices takes at its peak, in bytes, beside the model and its activations.
 
     Args:
-        n_kept: Kept weights of each matrix.
+        n_weights: Weights of each matrix: gradients, costs and ranks have its shape, however much of it is pruned.
+        n_kept: How many of these are kept.
         block_size: As in ``BlockFisher``.
+        is_global: Whether the weights of all matrices are ranked together.
         bytes_per_value: Of the sums, and of gradients.
     """
-    n_in_blocks = sum(math.ceil(n / block_size) * block_size for n in n_kept)
-    waiting = _AT_ONCE * n_in_blocks if block_size > 1 else 0
-    # While gradients come, themselves and those that wait; while weights are ranked, costs and two copies of them.
-    return bytes_per_value * (block_size * n_in_blocks + max(sum(n_kept) + waiting, 3 * sum(n_kept)))
+    n_all, largest = sum(n_weights), max(n_weights, default=0)
+    in_blocks = [math.ceil(n / block_size) * block_size for n in n_kept]
+    places = _BYTES_OF_INT64 * sum(kept for kept, n in zip(n_kept, n_weights, strict=True) if kept < n)
+    # While gradients come, themselves and those that wait, of one matrix in two copies.
+    waiting = _AT_ONCE * (sum(in_blocks) + max(in_blocks, default=0)) if block_size > 1 else 0
+    passing = bytes_per_value * (n_all + waiting)
+    # While costs are computed, themselves and what is factorised, or inverted; while weights make up for others, masks
+    # of before and after, too; while costs are ranked, two copies of them and a mask.
+    part = _BYTES_OF_FLOAT64 * min(_ENTRIES, block_size * max(in_blocks, default=0))
+    costing = bytes_per_value * n_all + (_COPIES if block_size > 1 else _COPIES_OF_DIAGONAL) * part
+    moving = (bytes_per_value + 2) * n_all + (_COPIES * part if block_size > 1 else 0)
+    ranking = (bytes_per_value + 1) * n_all + 2 * bytes_per_value * (n_all if is_global else largest)
+    return bytes_per_value * block_size * sum(in_blocks) + places + max(passing, costing, moving, ranking)
 
 
 def _inverse_diagonal(fisher: Float[Tensor, "blocks size size"]) -> Float[Tensor, "blocks size"]:

@@ -49,11 +49,13 @@ class Room:
         n_bytes: So much.
         n_processes: So many share the budget that it is a part of.
         is_budget: Whether ``memory.budget_gb`` says so; False where it is what the GPU has left.
+        bytes_per_value: Of weights and gradients while the student trains.
     """
 
     n_bytes: float
     n_processes: int = 1
     is_budget: bool = True
+    bytes_per_value: int = 4
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,16 @@ class Pruner(ABC):
     def parts_of(self, sparsity: float) -> list[float]:
         """Split the way to a target into moves with a pass before each; the last one ends at the target."""
         return [sparsity]
+
+    def check_steps(self, n_before_target: int) -> None:  # noqa: B027 - most types need none
+        """Refuse a run that reaches its target before the pruner has done anything for it.
+
+        Args:
+            n_before_target: Optimizer steps before the masks move to the final sparsity.
+
+        Raises:
+            ValueError: If it would; the message says what would work.
+        """
 
     def check_memory(self, prunable: Prunable, room: Room) -> None:  # noqa: B027 - most types need none
         """Refuse a pass over the training rows that would need more memory than there is.

@@ -103,10 +103,16 @@ class SecondOrder(WeightPruner):
 
     def check_memory(self, prunable: Prunable, room: Room) -> None:  # noqa: D102 - as the base class says
         n_weights = [linear.weight.numel() for linear in prunable.linears.values()]
-        needed = bytes_of_pass(n_weights, self.block_size)
+
+        def needs(block_size: int) -> int:
+            # Of all passes the first takes most, or the one after it: that has to know where the kept weights are.
+            passes = (n_weights, [n - 1 for n in n_weights])
+            return max(self._bytes_of_pass(n_weights, n, block_size, room.bytes_per_value) for n in passes)
+
+        needed = needs(self.block_size)
         if needed <= room.n_bytes:
             return
-        fitting = next((b for b in range(self.block_size, 0, -1) if bytes_of_pass(n_weights, b) <= room.n_bytes), None)
+        fitting = next((b for b in range(self.block_size, 0, -1) if needs(b) <= room.n_bytes), None)
         ways = [f"set pruning.block_size={fitting}"] if fitting else []
         if room.is_budget:
             ways.append(f"set memory.budget_gb={math.ceil(10 * needed * room.n_processes / _BYTES_PER_GB) / 10:g}")
@@ -118,6 +124,10 @@ class SecondOrder(WeightPruner):
             f"{self.block_size}, and {leaves} {room.n_bytes / _BYTES_PER_GB:.2f}"
             f"{' to a process' if room.is_budget else ''}; {', or '.join(ways)}"
         )
+
+    def _bytes_of_pass(self, n_weights: list[int], n_kept: list[int], block_size: int, bytes_per_value: int) -> int:
+        is_global = self.scope == "global" and self.pattern is None
+        return bytes_of_pass(n_weights, n_kept, block_size, is_global=is_global, bytes_per_value=bytes_per_value)
 
     @property
     def importance_pass(self) -> ImportancePass:
@@ -188,9 +198,11 @@ class SecondOrder(WeightPruner):
                 for (name, mask), n, dtype in zip(masks.items(), n_kept, dtypes, strict=True)
             }
             log.info(
-                "second order: a pass over %d gradients takes %.2f GiB at its peak, for blocks of %d of %s weights",
-                self.n_gradients,
-                bytes_of_pass(n_kept, self.block_size, bytes_per_value=dtypes[0].itemsize) / _BYTES_PER_GB,
+                "second order: this pass takes %.2f GiB at its peak, for blocks of %d of %s weights",
+                self._bytes_of_pass(
+                    [mask.numel() for mask in masks.values()], n_kept, self.block_size, dtypes[0].itemsize
+                )
+                / _BYTES_PER_GB,
                 self.block_size,
                 f"{sum(n_kept):,}",
             )

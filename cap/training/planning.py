@@ -45,10 +45,15 @@ def require_possible(checked: Ready, prepared: Prepared) -> int:
     )
     problems = [*checked.plan.problems(n_steps), *_problems_of_learning(checked, n_steps)]
     found = prunable(prepared.pretrained.model)
-    check_memory = partial(checked.pruner.check_memory, room=_room_of_a_pass(checked, prepared))
-    for check in (checked.pruner.check, check_memory):
+    room, target_step = _room_of_a_pass(checked, prepared), checked.plan.jumps(n_steps)[-1]
+    checks = (
+        partial(checked.pruner.check, found),
+        partial(checked.pruner.check_memory, found, room),
+        partial(checked.pruner.check_steps, target_step),
+    )
+    for check in checks:
         try:
-            check(found)
+            check()
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -96,12 +101,15 @@ def _n_batches(checked: Ready, prepared: Prepared) -> int:
 def _room_of_a_pass(checked: Ready, prepared: Prepared) -> Room:
     """Say what a pass over the training rows may hold: it lies where the student is, and beside it."""
     trainer = checked.config.trainer
+    width = 8 if trainer.precision == "64-true" else 4  # Lightning converts the weights only when training begins
     if takes_gpus(trainer.accelerator):
         sizes = [torch.cuda.get_device_properties(place).total_memory for place in range(torch.cuda.device_count())]
         # Weights, their gradients and Adam's two averages stay; the rest is for activations and PyTorch itself.
         n_parameters = sum(parameter.numel() for parameter in prepared.pretrained.parameters())
-        return Room(max(min(sizes) - 16 * n_parameters - _BYTES_FOR_OTHERS, 0), is_budget=False)
-    return Room(checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices, n_processes=trainer.devices)
+        left = min(sizes) - 4 * width * n_parameters - _BYTES_FOR_OTHERS
+        return Room(max(left, 0), is_budget=False, bytes_per_value=width)
+    share = checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices
+    return Room(share, n_processes=trainer.devices, bytes_per_value=width)
 
 
 def _problems_of_learning(checked: Ready, n_steps: int) -> list[str]:

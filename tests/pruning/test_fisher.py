@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cap.pruning.fisher import BlockFisher, bytes_of_pass
+from cap.pruning.fisher import BlockFisher
 
 ROWS, COLUMNS = 3, 11
 N_GRADIENTS = 21  # two products of eight at once, and five more
@@ -112,14 +112,3 @@ def test_block_that_rounding_would_leave_indefinite_is_factorised():
     costs = fisher.costs(torch.ones(1, 4), n_gradients=9, damping=1e-30)
     assert bool(costs.isfinite().all())
     assert bool((costs > 0).all())
-
-
-@pytest.mark.parametrize("size", [1, 16])
-def test_bytes_of_a_pass_are_those_of_its_tensors(size):
-    mask = torch.ones(20, 30, dtype=torch.bool)
-    fisher = BlockFisher(mask, 600, size, torch.float32)
-    gradient = torch.ones(20, 30)
-    fisher.add(gradient)
-    n_bytes = sum(tensor.nbytes for tensor in vars(fisher).values() if isinstance(tensor, Tensor))
-    # Of the diagonal the ranking takes more: costs in two copies beside those of the matrix.
-    assert bytes_of_pass([600], size) == n_bytes + (gradient.nbytes if size > 1 else 3 * gradient.nbytes)
