@@ -41,7 +41,8 @@ def prunable_names(weights: dict[str, torch.Tensor]) -> list[str]:
 def test_saves_exactly_the_sparsity_that_was_asked_for_and_adds_no_other_zero(
     compose_config, tiny_overrides, tiny_model, pruning
 ):
-    _, run_dir, record = run(compose_config, [*tiny_overrides, f"pruning={pruning}", "sparsity=0.9"])
+    interval = ["pruning.interval=2"] if pruning == "admm" else []
+    _, run_dir, record = run(compose_config, [*tiny_overrides, f"pruning={pruning}", "sparsity=0.9", *interval])
     weights = load_file(run_dir / "model" / "model.safetensors")
     names = prunable_names(weights)
     n_zero = sum(int((weights[name] == 0).sum()) for name in names)

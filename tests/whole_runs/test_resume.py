@@ -29,7 +29,7 @@ TYPES = {
     "snapshots' logits": ["distill.snapshot_weight=1", "contrast.snapshots=false", "contrast.snapshot_count=3"],
     "hidden states of tokens": ["distill.hidden_weight=1", "distill.hidden=tokens", "contrast=none"],
     "structured": ["pruning=structured", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=1"],
-    "layers": ["pruning=layers", "pruning.importance=loss", "schedule=cubic", "schedule.flat_before=0.2"],
+    "layers": ["pruning=layers", "pruning.importance=loss", "schedule=cubic", "schedule.flat_before=0"],
     "rewinds": [
         "pruning=movement",
         "schedule.n_prunings=3",
