@@ -163,6 +163,14 @@ def test_the_licence_is_that_of_the_pretrained_models_own_card(hub, tmp_path):
     assert "Terms: those of my firm." in text
 
 
+def test_a_package_that_only_a_record_names_is_not_imported(hub, tmp_path, monkeypatch):
+    (tmp_path / "of_a_stranger.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = RECORD["config"] | PATHS | {"model": {"name_or_path": None, "package": "of_a_stranger"}}
+    push(f"run={write_run(tmp_path / 'own', config=config)}", "repo=mine")
+    assert "Of the pre-trained model, from its own card: unknown." in card(files(hub)["README.md"])[1]
+
+
 def test_an_export_is_pushed_with_the_record_of_its_run_and_a_card_of_its_own(hub, run, export):
     push(f"run={run}", f"export={export}", "repo=mine")
     assert sorted(files(hub)) == sorted([*MODEL, "export.json"])

@@ -32,19 +32,18 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
-from cap.config.packages import require_known_package
 from cap.formats.bits import pack_bits, unpack_bits
 from cap.formats.folders import build, fill, read_config, read_tensors, write_folder, write_tensors
 from cap.models.encoders import quiet_transformers, tensors_key
 from cap.models.families import prunable_linears
-from cap.models.sources import ModelSource, errors_of, resolve_source, where_from
+from cap.models.sources import ModelSource, errors_of, where_from
+from cap.training.recorded_model import PLACE, recorded_model
 
 MASKS_FILE = "masks.safetensors"
 TRAINED_FILE = "trained.safetensors"
 _VERSION_KEY = "cap_masks"
 _VERSION = "1"
 _KEY = "base_key"
-_PLACE = ("name_or_path", "package", "revision")
 
 
 def base_of(settings: Mapping[str, Any], *, named_in: str) -> ModelSource:
@@ -57,10 +56,7 @@ def base_of(settings: Mapping[str, Any], *, named_in: str) -> ModelSource:
     Raises:
         InputError: If it is nowhere, or comes with a package that conf/model does not name.
     """
-    place = {key: settings.get(key) for key in _PLACE}
-    if place["name_or_path"] is None:  # else the package is not used
-        require_known_package(place["package"], named_in=named_in)
-    return dataclasses.replace(resolve_source(**place, sha256=None), role="base model")
+    return dataclasses.replace(recorded_model(settings, named_in=named_in), role="base model")
 
 
 def save_masks(
@@ -92,7 +88,7 @@ def save_masks(
             f"matrices of the run are not those of {source.label}, {moved[0]} first; prune with "
             f"pruning=static_scores student_init=pretrained, or export with format=sparse"
         )
-    place = {f"base_{key}": str(settings[key]) for key in _PLACE if settings.get(key) is not None}
+    place = {f"base_{key}": str(settings[key]) for key in PLACE if settings.get(key) is not None}
     key = tensors_key({name: base[name] for name in state if name not in trained})
     packed = {name: pack_bits(mask) for name, mask in masks.items()}
     write_tensors(folder / MASKS_FILE, packed, {_VERSION_KEY: _VERSION, _KEY: key, **place})
@@ -147,7 +143,7 @@ def _find_base(
     folder: Path,
 ) -> tuple[dict[str, Tensor], str]:
     """Return the weights of the base and what a message calls it."""
-    place: dict[str, str | None] = {key: metadata.get(f"base_{key}") for key in _PLACE}
+    place: dict[str, str | None] = {key: metadata.get(f"base_{key}") for key in PLACE}
     try:
         source = base_of(place if base is None else {"name_or_path": str(base)}, named_in=f"{MASKS_FILE} in {folder}")
         return _read_base(config, chosen, source), source.label

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import shutil
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from cap.runs.card_metadata import UNKNOWN, OnHub
 from cap.runs.finished import FinishedRun, read_runs, require_keys
 from cap.runs.folder import EXPORT, MODEL, RECORD, require_empty
 from cap.runs.hidden_paths import without_places
+from cap.training.recorded_model import recorded_model
 
 log = logging.getLogger("cap.push")
 
@@ -209,12 +209,12 @@ def _base_licence(record: Mapping[str, Any]) -> str | None:
 
 
 def _base_card(settings: Mapping[str, Any]) -> Path | None:
-    name, package = settings.get("name_or_path"), settings.get("package")
+    name = settings.get("name_or_path")
     if name is None:
         try:
-            return Path(importlib.import_module(str(package)).get_model_path()) / CARD if package else None
-        except ImportError:
-            return None  # run elsewhere, or uninstalled since
+            return Path(recorded_model(settings, named_in="the run's record").name_or_path) / CARD
+        except InputError:
+            return None  # a package that was uninstalled since, or that nobody here chose
     if Path(name).is_dir():
         return Path(name) / CARD
     try:

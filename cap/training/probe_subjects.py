@@ -17,14 +17,14 @@ from transformers import PreTrainedTokenizerBase
 from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.kinds import KINDS, Head
-from cap.config.packages import require_known_package
 from cap.config.probe import ProbeConfig
 from cap.data.tasks import known_kind
 from cap.models.encoders import load_model, weights_key
 from cap.models.pooled import PooledModel, Pooling
-from cap.models.sources import ModelSource, load_tokenizer, resolve_source, tokenizer_key
+from cap.models.sources import ModelSource, load_tokenizer, tokenizer_key
 from cap.runs.finished import FinishedRun
 from cap.runs.folder import MODEL, RECORD
+from cap.training.recorded_model import recorded_model
 
 log = logging.getLogger("cap.probe")
 
@@ -112,11 +112,7 @@ def _said_of(run: FinishedRun) -> Iterator[None]:
 
 def _pretrained(run: FinishedRun, max_length: int) -> Subject:
     settings, model = run.record["config"], run.record["config"]["model"]
-    if model["name_or_path"] is None:  # else the package is not used
-        require_known_package(model["package"], named_in=f"its {RECORD}")
-    source = resolve_source(
-        model["name_or_path"], package=model["package"], sha256=model["sha256"], revision=model["revision"]
-    )
+    source = recorded_model(model, named_in=f"its {RECORD}", sha256=model["sha256"])
     tokenizer = load_tokenizer(source)
     reading = Reading(
         tokenizer,
