@@ -53,13 +53,26 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def no_log_file_left_open() -> Iterator[None]:
-    """Refuse a test that leaves a run's log file with the logger: later tests of this process would write to it."""
+def log_as_it_was() -> Iterator[None]:
+    """Give the logs back as they were, and refuse a test that leaves a run's log file open.
+
+    Doors that run in this process set the logs up for a terminal that is closed when the test ends; and to a log file
+    that is left with the logger later tests would write.
+    """
+    root, own = logging.getLogger(), logging.getLogger("cap")
+    loggers = [own, *map(logging.getLogger, ("lightning.pytorch", "lightning.pytorch.profilers", "lightning.fabric"))]
+    before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]
+    levels = root.level, own.level
     yield
-    logger = logging.getLogger("cap")
-    left = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+    left = [handler for handler in own.handlers if isinstance(handler, logging.FileHandler)]
+    for logger, handlers, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+    # Those of pytest are of classes of their own.
+    root.handlers[:] = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
     for handler in left:
-        logger.removeHandler(handler)
+        handler.close()
     assert not left, f"the test left {left[0].baseFilename} open"
 
 

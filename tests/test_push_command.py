@@ -11,6 +11,7 @@ import huggingface_hub.constants
 import pytest
 import yaml
 
+from cap.base import network
 from cap.base.errors import InputError
 from tests.hub_stub import TOKEN, HubStub, hub_stub
 from tests.runs.made_cards import EXPORT, RECORD
@@ -76,6 +77,10 @@ def export(tmp_path) -> Path:
 @pytest.fixture
 def hub(monkeypatch):
     """Be the Hub, for this process's own libraries."""
+    for name in ("http", "https", "all"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
+    network._answers.cache_clear()
     with hub_stub() as server:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)

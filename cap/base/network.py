@@ -31,7 +31,7 @@ def hub_is_reachable() -> bool:
 
 @functools.cache
 def _answers(endpoint: str) -> bool:
-    if urllib.request.getproxies():
+    if {"http", "https", "all"} & urllib.request.getproxies().keys():  # what else there is names exceptions
         return True
     url = urlsplit(endpoint)
     port = url.port or (80 if url.scheme == "http" else 443)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -111,21 +112,25 @@ def test_entry_that_cannot_be_used_is_built_again(tmp_path):
 
 def test_two_that_want_the_same_entry_build_it_once_and_who_waits_says_so(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="cap")
-    is_building, may_end, found = threading.Event(), threading.Event(), []
+    is_building, found = threading.Event(), []
+
+    def is_said() -> bool:
+        return "the rows: another run is making it; waiting" in caplog.messages
 
     def build(aside: Path) -> None:
         is_building.set()
-        may_end.wait(10)
+        deadline = time.monotonic() + 60
+        while not is_said() and time.monotonic() < deadline:
+            time.sleep(0.01)
         write(aside)
 
     first = threading.Thread(target=lambda: found.append(entry_of(tmp_path).ensure(build)))
     first.start()
-    is_building.wait(10)
-    threading.Timer(0.2, may_end.set).start()
+    is_building.wait(60)
     assert entry_of(tmp_path).ensure(never)
     first.join()
     assert found == [False]
-    assert "the rows: another run is making it; waiting" in caplog.text
+    assert is_said()
 
 
 def killed_while_building(folder: Path, *, resumes: bool) -> None:

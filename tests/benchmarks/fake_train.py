@@ -25,7 +25,7 @@ def main() -> int:
     asked = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     checkpoints.mkdir(parents=True, exist_ok=True)
-    write(run, {"status": "interrupted", "scores": {"teacher": {"accuracy": 0.9}}})
+    write(run, {"status": "interrupted"})  # the teacher's score comes later, as that of a run does
     while step < n_steps:
         time.sleep(0.02)
         step += 1

@@ -103,7 +103,8 @@ def test_no_network_is_noticed_without_the_offline_switch(
     # Port 9 of this machine refuses at once.
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(network.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(network.urllib.request, "getproxies", lambda: {"no": "localhost"})
+    network._answers.cache_clear()
     with pytest.raises(InputError, match="neither the Hub nor the local cache"):
         hub.read_hub(get_task("qqp"))
     assert "does not answer" in caplog.text

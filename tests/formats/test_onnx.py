@@ -79,7 +79,7 @@ def test_a_quantised_graph_is_smaller_and_close(graph: Path, tmp_path: Path) -> 
     quantise_onnx(graph, tmp_path / "int8.onnx")
     found, expected = (OnnxModel(path)(other_batch()) for path in (tmp_path / "int8.onnx", graph))
     assert not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)  # a layer less moves them by 0.13
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)  # a layer less moves them by 0.13
     assert (tmp_path / "int8.onnx").stat().st_size < graph.stat().st_size
 
 

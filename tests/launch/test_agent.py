@@ -170,26 +170,14 @@ def test_hydra_makes_of_it_what_the_sweep_meant(compose_config, written, key, va
     assert OmegaConf.select(compose_config(*as_overrides([written], known_keys())), key) == value
 
 
-@pytest.fixture
-def log_as_it_was():
-    """Take the door's handlers off again: they write to this test's stderr."""
-    import logging
-
-    logger = logging.getLogger("cap")
-    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
-    yield
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
-
-
-@pytest.mark.usefixtures("log_as_it_was")
 def test_door_reads_hyphens(monkeypatch, capsys):
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
 
     from cap.train import main
 
     GlobalHydra.instance().clear()
-
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # --cfg leaves one, which later records would speak of
     monkeypatch.setattr(sys, "argv", ["cap.train", "--sparsity=0.75", "--_wandb={'t': {}}", "--cfg", "job"])
     main()
     assert "sparsity: 0.75\n" in capsys.readouterr().out

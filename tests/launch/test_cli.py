@@ -11,19 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def log_as_it_was():
-    """Take the door's handlers off again: they write to this test's stderr."""
-    import logging
-
-    loggers = [logging.getLogger(name) for name in ("cap", "lightning.pytorch", "lightning.fabric")]
-    before = [(logger, list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
-    yield
-    for logger, handlers, propagate, level in before:
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
-
-
 @pytest.fixture
 def run_door(monkeypatch, tmp_path, capsys):
     """Run ``python -m cap.train ...``, or another door, in this process; give exit code and what stood on stderr."""

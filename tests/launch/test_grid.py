@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 
@@ -34,20 +33,10 @@ CHECKED = "hydra.callbacks.grid.check={_target_:hydra.utils.get_method,path:test
 
 
 @pytest.fixture(autouse=True)
-def log_as_it_was():
-    """Give the logs back as they were: the grid's own process tells it from others by it.
-
-    Another test, or Hydra in it, may have left the logs a terminal that is closed by now.
-    """
-    root, own = logging.getLogger(), logging.getLogger("cap")
-    handlers, level, of_cap = list(root.handlers), root.level, list(own.handlers)
-    own.handlers.clear()
-    # Those of pytest are of classes of their own.
-    root.handlers[:] = [handler for handler in handlers if type(handler) is not logging.StreamHandler]
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    own.handlers[:] = of_cap
+def terminal_as_it_is(monkeypatch):
+    """Let nothing in the environment tell rich of another terminal."""
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -263,8 +264,17 @@ time.sleep(60)
         stdout=subprocess.PIPE,
         text=True,
     )
-    process = psutil.Process(int(owner.stdout.readline()))
-    owner.kill()
-    owner.communicate(timeout=10)
-    process.wait(timeout=20)
-    assert not process.is_running()
+    try:
+        process = psutil.Process(int(owner.stdout.readline()))
+    finally:
+        owner.kill()
+    owner.communicate(timeout=120)  # its worker holds the pipe until it ends, and writes to the disk before
+
+    def has_ended() -> bool:
+        # Where nobody waits for processes that have lost their parent, a zombie stays.
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+    deadline = time.monotonic() + 60
+    while not has_ended() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert has_ended()

@@ -14,7 +14,8 @@ def frozen(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     gc.unfreeze()
     yield gc.get_freeze_count
-    gc.unfreeze()
+    gc.collect()
+    gc.freeze()  # as the session began
 
 
 def test_the_collector_waits_and_leaves_aside_what_was_imported(frozen):

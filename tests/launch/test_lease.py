@@ -112,22 +112,29 @@ def test_a_killed_holder_gives_back_what_it_had(hold_elsewhere, takes):
 def test_one_that_waits_for_two_holds_none_meanwhile(hold_elsewhere, takes, tmp_path):
     from cap.launch.lease import lease
 
-    hold_elsewhere(1, ["GPU-0a"])
-    _, taken = takes(2, ["GPU-0a", "GPU-0b"])
+    holder, _ = hold_elsewhere(1, ["GPU-0a"])
+    thread, taken = takes(2, ["GPU-0a", "GPU-0b"])
     time.sleep(0.3)
     with lease(1, ["GPU-0b"], folder=tmp_path) as ours:
         assert ours == (0,)
     assert taken == []
+    holder.kill()
+    thread.join(timeout=20)
 
 
 def test_says_once_who_it_waits_for(hold_elsewhere, takes, caplog):
     holder, _ = hold_elsewhere(1, ["GPU-0a"])
     caplog.set_level(logging.INFO, logger="cap")
     thread, _ = takes(2, ["GPU-0a", "GPU-0b"])
-    time.sleep(0.3)
-    messages = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
-    expected = f"waiting for 2 of 2 devices: GPU-0a belongs to process {holder.pid}"
-    assert messages == [expected]
+
+    def said() -> list[str]:
+        return [message for message in caplog.messages if "waiting" in message]
+
+    deadline = time.monotonic() + 60
+    while not said() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)  # for some more tries
+    assert said() == [f"waiting for 2 of 2 devices: GPU-0a belongs to process {holder.pid}"]
     holder.kill()
     thread.join(timeout=20)
 

@@ -6,9 +6,24 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+
+def _wait_for(processes: list[subprocess.Popen[bytes]], timeout: float) -> None:
+    """Wait until all have ended, or one has failed: another one may wait for that for ever.
+
+    One that was killed has not failed: some programs kill themselves on purpose.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        codes = [process.poll() for process in processes]
+        if None not in codes or any(code is not None and code > 0 for code in codes):
+            return
+        time.sleep(0.1)
+    raise subprocess.TimeoutExpired(processes[0].args, timeout)
 
 
 def run_two(program: str, folder: Path, *, timeout: float = 600) -> list[subprocess.CompletedProcess[str]]:
@@ -34,8 +49,7 @@ def run_two(program: str, folder: Path, *, timeout: float = 600) -> list[subproc
                 subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
             )
     try:
-        for process in processes:
-            process.wait(timeout)
+        _wait_for(processes, timeout)
     finally:
         for process in processes:
             process.kill()

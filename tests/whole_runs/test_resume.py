@@ -298,9 +298,10 @@ def test_logger_that_fails_at_the_end_keeps_neither_the_folder_nor_its_log(
 
     from cap.runs.folder import hold
 
-    record = tmp_path / "run" / "record.json"
+    record, finalize = tmp_path / "run" / "record.json", TensorBoardLogger.finalize
 
     def fail_after_the_end(self, status):
+        finalize(self, status)
         if json.loads(record.read_text())["status"] == "completed":
             raise OSError("made up: the tracker is gone")
 
