@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -108,16 +109,17 @@ class MemoryBudget:
             else:
                 self._bytes_in_memory -= array.nbytes
 
-    def bytes_to_read(self, n_bytes: int, n_arrays: int) -> int:
+    def bytes_to_read(self, sizes: Iterable[int]) -> int:
         """Count what would be read into memory of further arrays, without opening them.
 
         Args:
-            n_bytes: Of each of them.
-            n_arrays: How many.
+            sizes: Bytes of each of them, in the order they come.
         """
-        if self._bytes_in_memory + n_bytes * n_arrays <= self._limit or n_bytes == 0:
-            return n_bytes * n_arrays
-        return n_bytes * max(0, int((self._limit - self._bytes_in_memory) // n_bytes))
+        n_bytes = 0
+        for size in sizes:
+            if self._bytes_in_memory + n_bytes + size <= self._limit:
+                n_bytes += size
+        return n_bytes
 
     def hold(self, *arrays: np.ndarray | Tensor) -> None:
         """Count arrays that are in memory already, whether they fit or not.

@@ -212,6 +212,7 @@ def new_callbacks(
     *,
     note_kept: Callable[[list[dict[str, Any]]], None],
     note_gradients: Callable[[dict[str, float]], None],
+    note_minutes: Callable[[float], None],
     warn: Callable[[str], None],
 ) -> Callbacks:
     """Make the callbacks of a run.
@@ -222,6 +223,7 @@ def new_callbacks(
         run_dir: The run's folder.
         note_kept: Told of the models that ``keep_levels`` has kept so far.
         note_gradients: Told of how hard each loss term pulls on the encoder.
+        note_minutes: Told of how long the steps will take.
         warn: Called with each warning for the record.
     """
     config, rows, wanted = checked.config, prepared.datamodule, checked.pruner.importance_pass
@@ -283,7 +285,7 @@ def new_callbacks(
         ),
         keep=keep if config.keep_levels is not None else None,
         timer=timer,
-        estimate=EstimateCallback(timer),
+        estimate=EstimateCallback(timer, note=note_minutes),
         pruning=pruning,
         agreement=MaskAgreement(pruning.moves),
         restart=RestartCallback(checked.plan),

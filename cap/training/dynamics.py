@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Dynamics:
         frozen: Parameters of the student that are not in it.
         kept: Of both together, those that are not pruned when the target is met.
         encodings: How many the banks hold of each training example.
-        bank_disk_gb: What they take on disk, in GiB.
+        bank_disk_gb: What they and the teacher's hidden states take on disk, in GiB.
         bank_memory_gb: Of that, what is read into memory, over all processes of a machine.
     """
 
@@ -73,36 +73,40 @@ class Dynamics:
             "frozen": (f"{self.frozen:,}", "parameters that keep their values"),
             "kept": (f"{self.kept:,}", "parameters that are left at the final sparsity"),
             "encodings": (f"{self.encodings:,}", "of each training example, in the banks"),
-            "bank_disk_gb": (f"{self.bank_disk_gb:.3f}", "GiB that these take on disk"),
+            "bank_disk_gb": (f"{self.bank_disk_gb:.3f}", "GiB that these and hidden states take on disk"),
             "bank_memory_gb": (f"{self.bank_memory_gb:.3f}", "GiB of that in memory; the rest is memory-mapped"),
         }
         names, values = (max(map(len, column)) for column in (rows, [value for value, _ in rows.values()]))
         return "\n".join(f"  {name:<{names}}  {value:>{values}}  {what}" for name, (value, what) in rows.items())
 
-    def say(self, plan: SchedulePlan, *, prunes: bool) -> str | None:
+    def say(self, plan: SchedulePlan, *, max_steps: int, prunes: bool) -> str | None:
         """Log the table, and the warning if there is one, which is returned.
 
         Args:
             plan: As in ``warning``.
+            max_steps: Likewise.
             prunes: Whether there is anything to recover from.
         """
         log.info("what this run is going to do:\n%s", self.table())
-        warning = self.warning(plan) if prunes else None
+        warning = self.warning(plan, max_steps=max_steps) if prunes else None
         if warning is not None:
             log.warning(warning)
         return warning
 
-    def warning(self, plan: SchedulePlan) -> str | None:
+    def warning(self, plan: SchedulePlan, *, max_steps: int) -> str | None:
         """Say if a run at a high sparsity leaves its weights no way to recover; None if it does not look so.
 
         Args:
             plan: How sparsity rises, and where the learning rate starts again.
+            max_steps: ``trainer.max_steps``, which may be what ends the run.
         """
         sparsity, rewinds = plan.sparsity, bool(plan.rewinds(self.steps))
         # Without any path nothing is meant to recover: masks alone are learned, or a step only prunes.
         if sparsity < HIGH_SPARSITY or self.path_after_target >= SHORT_PATH or self.path == 0:
             return None
-        keys = ["learning_rate", "trainer.max_epochs", *(["schedule.flat_after"] if isinstance(plan, Cubic) else [])]
+        length = "trainer.max_epochs" if plan.n_epochs is None else "schedule.epochs_per_level"
+        length = "trainer.max_steps" if self.steps == max_steps else length
+        keys = ["learning_rate", length, *(["schedule.flat_after"] if isinstance(plan, Cubic) else [])]
         way = f"raise {', '.join(keys[:-1])} or {keys[-1]}"
         way += "" if rewinds or plan.jumps(self.steps)[-1] == 0 else ", or set schedule.rewind=last"
         return (
@@ -165,11 +169,18 @@ class EstimateCallback(Callback):
 
     Args:
         timer: Measures the steps.
+        note: Told of the minutes, once for each attempt.
     """
 
-    def __init__(self, timer: StepTimer) -> None:
+    def __init__(self, timer: StepTimer, *, note: Callable[[float], None] = lambda minutes: None) -> None:
         self.timer = timer
+        self.note = note
         self.minutes: float | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say again what was found before an interruption."""
+        if self.minutes is not None:
+            self.note(self.minutes)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -187,6 +198,7 @@ class EstimateCallback(Callback):
             f"{n_steps:,}",
             self.minutes,
         )
+        self.note(self.minutes)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
         return {"minutes": self.minutes}

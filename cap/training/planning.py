@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from cap.base.errors import InputError
-from cap.models.families import prunable
+from cap.models.families import encoder_layers, prunable
 from cap.objectives.memory import Memory
 from cap.pruning.pruner import Room
 from cap.pruning.schedule import snapshot_steps
@@ -149,21 +149,26 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
     module = module_to_look_at(checked, prepared)  # what is trained and what is frozen does not depend on the teacher
     target_step = checked.plan.jumps(n_steps)[-1] if config.sparsity > 0 else 0
     moves = checked.pruner.trains_weights
-    n_read = int(config.contrast.pretrained) + (config.teacher != "none" and config.contrast.finetuned)
+    has_teacher, distill = config.teacher != "none", config.distill
+    reads_hidden = has_teacher and distill.hidden_weight > 0 and distill.hidden == "pooled"
+    n_frozen = int(config.contrast.pretrained) + (has_teacher and config.contrast.finetuned)
+    n_snapshots = 0
     if config.contrast.snapshots:
-        n_read += len(snapshot_steps(checked.plan, n_steps, config.contrast.snapshot_count))
-    # What the teacher encodes is kept for other runs, also where only its logits are read.
-    is_kept = config.teacher != "none" and config.distill.weight > 0 and not config.contrast.finetuned
-    n_bytes = prepared.datamodule.n_train * int(module.student.model.config.hidden_size) * _BYTES_PER_VALUE
-    n_bytes_read = prepared.budget.bytes_to_read(n_bytes, n_read) * config.trainer.devices
+        n_snapshots = len(snapshot_steps(checked.plan, n_steps, config.contrast.snapshot_count))
+    # What the teacher encodes is kept for other runs, also where only its logits or hidden states are read.
+    is_kept = has_teacher and (distill.weight > 0 or reads_hidden) and not config.contrast.finetuned
+    student = module.student.model
+    n_bytes = prepared.datamodule.n_train * int(student.config.hidden_size) * _BYTES_PER_VALUE
+    hidden = n_bytes * len(encoder_layers(student)) * reads_hidden
+    n_bytes_read = prepared.budget.bytes_to_read([*[n_bytes] * n_frozen, hidden, *[n_bytes] * n_snapshots])
     return Dynamics(
         steps=n_steps,
         steps_after_target=n_steps - target_step,
         path=path_length(module.optimisation, n_steps) if moves else 0.0,
         path_after_target=path_length(module.optimisation, n_steps, start=target_step) if moves else 0.0,
-        encodings=n_read,
-        bank_disk_gb=n_bytes * (n_read + is_kept) / _BYTES_PER_GB,
-        bank_memory_gb=n_bytes_read / _BYTES_PER_GB,
+        encodings=n_frozen + n_snapshots,
+        bank_disk_gb=(n_bytes * (n_frozen + n_snapshots + is_kept) + hidden) / _BYTES_PER_GB,
+        bank_memory_gb=n_bytes_read * config.trainer.devices / _BYTES_PER_GB,
         **count_parameters(module, config.sparsity),
     )
 

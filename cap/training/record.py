@@ -209,7 +209,8 @@ class RunRecord:
     def note_dynamics(self, dynamics: Dynamics, *, prunes: bool) -> None:
         """Say and write down what the run is going to do, and what about it looks too short."""
         self.content["dynamics"] = dynamics.record()
-        warning = dynamics.say(self.checked.plan, prunes=prunes)
+        max_steps = self.checked.config.trainer.max_steps
+        warning = dynamics.say(self.checked.plan, max_steps=max_steps, prunes=prunes)
         if warning is not None:
             self.warnings.append(warning)
         self.write_interim()
@@ -231,6 +232,11 @@ class RunRecord:
         self.content["gradient_shares"] = shares
         self.write_interim()
 
+    def note_minutes(self, minutes: float) -> None:
+        """Write down how long the steps of the run will take."""
+        self.content["dynamics"]["minutes_estimated"] = minutes
+        self.write_interim()
+
     def note_training(
         self,
         *,
@@ -238,7 +244,6 @@ class RunRecord:
         kept: list[dict[str, Any]] | None,
         steps: int,
         seconds_per_step: float | None,
-        minutes_estimated: float | None,
         seconds_before: float,
         seconds_within: Mapping[str, float],
     ) -> None:
@@ -249,7 +254,6 @@ class RunRecord:
             kept: What ``keep_levels`` kept; None if it was not asked for.
             steps: Optimizer steps.
             seconds_per_step: Median of a step.
-            minutes_estimated: Of all steps, from the first ones; None if there were too few.
             seconds_before: Of training before this attempt.
             seconds_within: By name, what is part of training and shown apart from it; over all attempts.
         """
@@ -258,7 +262,6 @@ class RunRecord:
             self.content["kept"] = kept
         self.content["steps"] = steps
         self.content["seconds_per_step"] = seconds_per_step
-        self.content["dynamics"]["minutes_estimated"] = minutes_estimated
         self.seconds.note_training(before=seconds_before, within=seconds_within)
 
     def write_interim(self) -> None:

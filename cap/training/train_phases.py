@@ -89,7 +89,8 @@ def say_what_it_would_do(ready: Ready, *, is_first: bool) -> None:
     """
     prepared = prepare(ready)
     n_steps = require_possible(ready, prepared)
-    planned_dynamics(ready, prepared, n_steps).say(ready.plan, prunes=not ready.pruner.keeps_zeros)
+    dynamics, max_steps = planned_dynamics(ready, prepared, n_steps), ready.config.trainer.max_steps
+    dynamics.say(ready.plan, max_steps=max_steps, prunes=not ready.pruner.keeps_zeros)
     if is_first:
         say_how_long(ready, prepared, n_steps)
 
@@ -105,6 +106,7 @@ def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | 
         record.run_dir,
         note_kept=record.note_kept,
         note_gradients=record.note_gradients,
+        note_minutes=record.note_minutes,
         warn=record.warn,
     )
     trainer = new_trainer(ready, record.run_dir, callbacks, devices=devices)
@@ -169,7 +171,6 @@ def _note_fit(record: RunRecord, callbacks: Callbacks, trainer: Trainer) -> None
         kept=callbacks.keep.kept if callbacks.keep is not None else None,
         steps=trainer.global_step,
         seconds_per_step=callbacks.timer.median(),
-        minutes_estimated=callbacks.estimate.minutes,
         seconds_before=callbacks.checkpoint.seconds,
         seconds_within={
             "importance": callbacks.importance.seconds,

@@ -194,6 +194,8 @@ WEIGHTS = {
     "contrast.unsupervised_weight=0": (0.0, 0.1),
     "experiment=cap_structured": (0.3, 3.0),
     "contrast=none": (0.03, 0.1),
+    "experiment=high_sparsity contrast=cap": (0.03, 0.1),
+    "experiment=high_sparsity contrast=cap contrast.reduction=pairs": (0.1, 10.0),
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from cap.pruning.schedule import Cubic, Stepwise
 from tests.cases import cases
 
 
@@ -38,6 +39,7 @@ RUNS = {
     "accumulated": (["pruning=random", "trainer.accumulate_grad_batches=3", "teacher=none"], 3),
     "structured": (["pruning=structured", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=1"], 3),
     "logits alone": (["pruning=magnitude", "contrast=none"], 0),
+    "hidden states": (["pruning=magnitude", "contrast=none", "distill.weight=0", "distill.hidden_weight=1"], 0),
 }
 
 
@@ -90,9 +92,20 @@ def test_banks_are_as_many_as_the_run_has_filled(finished):
     _, record, n_encodings = finished
     assert record["dynamics"]["encodings"] == n_encodings
     n_bytes = 32 * 32 * 2  # rows, width, float16
-    assert record["dynamics"]["bank_memory_gb"] == pytest.approx(n_bytes * n_encodings / 1024**3)
+    hidden = 2 * n_bytes * (record["config"]["distill"]["hidden_weight"] > 0)  # of two layers
+    assert record["dynamics"]["bank_memory_gb"] == pytest.approx((n_bytes * n_encodings + hidden) / 1024**3)
     # What the teacher encodes with its logits is kept for other runs, if nothing reads it here.
-    assert record["dynamics"]["bank_disk_gb"] == pytest.approx(n_bytes * max(1, n_encodings) / 1024**3)
+    assert record["dynamics"]["bank_disk_gb"] == pytest.approx((n_bytes * max(1, n_encodings) + hidden) / 1024**3)
+
+
+def test_banks_take_as_much_disk_as_was_said(finished):
+    run_dir, record, n_encodings = finished
+    cached = [*(run_dir.parent / "cache" / "encodings").rglob("*.npy")]
+    found = sum(path.stat().st_size for path in cached if path.name in ("encodings.npy", "hidden.npy"))
+    n_snapshots = max(0, n_encodings - len([path for path in cached if path.name == "encodings.npy"]))
+    n_bytes = 32 * 32 * 2
+    said = record["dynamics"]["bank_disk_gb"] * 1024**3 - n_snapshots * n_bytes
+    assert said == pytest.approx(found, abs=128 * len(cached))  # the head of a file of numpy has 128 bytes
 
 
 def test_minutes_are_estimated_once_ten_steps_were_timed(finished):
@@ -106,12 +119,20 @@ def test_estimated_minutes_are_those_of_all_steps_at_the_median_of_the_first():
     from cap.training.dynamics import EstimateCallback
 
     timer = SimpleNamespace(seconds=[9.0, *[2.0] * 8])
-    estimate, trainer = EstimateCallback(timer), SimpleNamespace(estimated_stepping_batches=120, global_step=10)
+    told = []
+    estimate = EstimateCallback(timer, note=told.append)
+    trainer = SimpleNamespace(estimated_stepping_batches=120, global_step=10)
     estimate.on_train_batch_end(trainer, None, None, None, 0)
     assert estimate.minutes is None
     timer.seconds.append(2.0)
-    estimate.on_train_batch_end(trainer, None, None, None, 0)
+    for _ in range(2):
+        estimate.on_train_batch_end(trainer, None, None, None, 0)
     assert estimate.minutes == 2.0 * 120 / 60
+    assert told == [estimate.minutes]
+    resumed = EstimateCallback(timer, note=told.append)
+    resumed.load_state_dict(estimate.state_dict())
+    resumed.on_fit_start(trainer, None)
+    assert told == [estimate.minutes] * 2
 
 
 def test_the_table_comes_before_the_teacher_is_trained(compose_config, tiny_overrides, caplog):
@@ -135,6 +156,24 @@ def test_a_short_path_at_a_high_sparsity_is_said_in_log_and_record(
     wanted = "should be 0.02 at least; raise learning_rate, trainer.max_epochs or schedule.flat_after."
     assert any(said.endswith(wanted) for said in record["warnings"]) == is_warned
     assert ("should be 0.02 at least" in caplog.text) == is_warned
+
+
+LENGTHS = {
+    "epochs": (Cubic(sparsity=0.9), -1, "learning_rate, trainer.max_epochs or schedule.flat_after"),
+    "steps": (Cubic(sparsity=0.9), 50, "learning_rate, trainer.max_steps or schedule.flat_after"),
+    "steps that do not end it": (Cubic(sparsity=0.9), 51, "trainer.max_epochs"),
+    "levels": (Stepwise(sparsity=0.9, epochs_per_level=2), -1, "raise learning_rate or schedule.epochs_per_level"),
+    "levels, ended by steps": (Stepwise(sparsity=0.9, epochs_per_level=2), 50, "learning_rate or trainer.max_steps"),
+}
+
+
+@pytest.mark.parametrize(("plan", "max_steps", "expected"), LENGTHS.values(), ids=LENGTHS)
+def test_a_short_path_names_the_key_that_sets_the_length(plan, max_steps, expected):
+    from cap.training.dynamics import Dynamics
+
+    numbers = dict.fromkeys(("trained", "frozen", "kept", "encodings", "bank_disk_gb", "bank_memory_gb"), 0)
+    dynamics = Dynamics(steps=50, steps_after_target=20, path=0.01, path_after_target=0.005, **numbers)
+    assert expected in dynamics.warning(plan, max_steps=max_steps)
 
 
 def test_a_run_that_is_too_short_for_its_prunings_is_refused_before_anything_is_trained(
@@ -238,15 +277,15 @@ def test_planned_steps_are_those_that_lightning_counts(tmp_path, limit, accumula
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "n_arrays", "expected"),
-    [(100, 3, 300), (400, 2, 800), (401, 2, 401), (1001, 1, 0), (0, 5, 0)],
-    ids=["all", "to the last byte", "as many as fit", "none fits", "empty"],
+    ("sizes", "expected"),
+    [([100] * 3, 300), ([400] * 2, 800), ([401] * 2, 401), ([1001], 0), ([0] * 5, 0), ([300, 600, 400], 700)],
+    ids=["all", "to the last byte", "as many as fit", "none fits", "empty", "a smaller one behind"],
 )
-def test_what_fits_into_a_memory_budget_is_known_beforehand(n_bytes, n_arrays, expected):
+def test_what_fits_into_a_memory_budget_is_known_beforehand(sizes, expected):
     import numpy as np
 
     from cap.base.memory_budget import MemoryBudget
 
     budget = MemoryBudget(1000 / 1024**3)
     budget.hold(np.zeros(200, dtype=np.int8))
-    assert budget.bytes_to_read(n_bytes, n_arrays) == expected
+    assert budget.bytes_to_read(sizes) == expected

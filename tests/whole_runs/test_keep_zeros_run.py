@@ -87,9 +87,9 @@ def test_a_high_sparsity_that_was_reached_before_needs_no_path(compose_config, k
         steps=8, steps_after_target=8, path=1e-3, path_after_target=1e-3, bank_disk_gb=0, bank_memory_gb=0, **counts
     )
     plan = OneShot(sparsity=0.97, flat_before=0.0, warmup=0.0)
-    assert dynamics.say(plan, prunes=False) is None
+    assert dynamics.say(plan, max_steps=-1, prunes=False) is None
     # What is pruned by one shot at the start has no longer path by a rewind there, and no key for what comes after.
-    assert dynamics.say(plan, prunes=True).endswith("raise learning_rate or trainer.max_epochs.")
+    assert dynamics.say(plan, max_steps=-1, prunes=True).endswith("raise learning_rate or trainer.max_epochs.")
 
 
 @pytest.mark.ends
