@@ -88,9 +88,11 @@ class _MeanSigmoid(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         scores = ctx.saved_tensors
-        sigmoids = torch._foreach_sigmoid(scores)
-        # sigmoid' = sigmoid · (1 - sigmoid) = sigmoid - sigmoid²
-        slopes = torch._foreach_sub(sigmoids, torch._foreach_mul(sigmoids, sigmoids))
+        # sigmoid' = sigmoid · (1 - sigmoid) = sigmoid - sigmoid², in place: all activations are still alive here.
+        slopes = torch._foreach_sigmoid(scores)
+        squares = torch._foreach_mul(slopes, slopes)
+        torch._foreach_sub_(slopes, squares)
+        del squares
         torch._foreach_mul_(slopes, [share / own.numel() for share, own in zip(ctx.shares, scores, strict=True)])
         torch._foreach_mul_(slopes, gradient)
         return None, *slopes

@@ -48,7 +48,7 @@ def keep_highest_of_rows(
     n_kept = keys.shape[1] - torch.tensor(n_pruned).to(keys.device, non_blocking=True)
     threshold = _kth_smallest(keys, keys.shape[1] - n_kept)
     mask = keys > threshold
-    n_missing = n_kept - mask.sum(dim=1)
+    n_missing = n_kept - _count(_padded(mask, value=False))
     has_ties, is_broken = torch.stack([n_missing.any(), importance.isnan().any()]).tolist()
     if is_broken:
         raise not_a_number(importance)
@@ -56,11 +56,12 @@ def keep_highest_of_rows(
         return mask
     # Of those at the threshold the ones that are missing: first by the tie breaker, then by index.
     is_tied = keys == threshold
+    del keys
     keys = _ordered(tie_breaker()).masked_fill_(~is_tied, _LOWEST)
     threshold = _kth_smallest(keys, keys.shape[1] - n_missing)
     mask |= keys > threshold
     is_tied &= keys == threshold
-    n_missing = n_kept - mask.sum(dim=1)
+    n_missing = n_kept - _count(_padded(mask, value=False))
     mask |= is_tied & (is_tied.cumsum(dim=1, dtype=torch.int32) <= n_missing.unsqueeze(1))
     return mask
 
@@ -77,7 +78,7 @@ def _ordered(values: Float[Tensor, "rows n"]) -> Int32[Tensor, "rows n"]:
     """Read floats as whole numbers of the same order."""
     # Adding zero makes -0.0 and 0.0 equal. The bits of a negative number but for its sign grow with its size.
     bits = (values.detach().float() + 0.0).view(torch.int32)
-    return bits ^ (bits >> (_N_BITS - 1)).bitwise_and_(_HIGHEST)
+    return bits.bitwise_xor_((bits >> (_N_BITS - 1)).bitwise_and_(_HIGHEST))
 
 
 def _kth_smallest(keys: Int32[Tensor, "rows n"], k: Int64[Tensor, " rows"]) -> Int32[Tensor, "rows 1"]:
@@ -85,12 +86,17 @@ def _kth_smallest(keys: Int32[Tensor, "rows n"], k: Int64[Tensor, " rows"]) -> I
     low = torch.full_like(k, _LOWEST)
     high = torch.full_like(k, _HIGHEST)
     # What is added counts below the highest number alone, where there is enough in any case.
-    keys = functional.pad(keys, (0, -keys.shape[1] % _N_COUNTED_TOGETHER), value=_HIGHEST)
+    keys = _padded(keys, value=_HIGHEST)
     for _ in range(_N_BITS):
         middle = (low + high) >> 1  # rounded down, below 0, too
         is_enough = _count(keys <= middle.to(torch.int32).unsqueeze(1)) >= k
         low, high = torch.where(is_enough, low, middle + 1), torch.where(is_enough, middle, high)
     return high.to(torch.int32).unsqueeze(1)
+
+
+def _padded(values: Tensor, *, value: int) -> Tensor:
+    """Make rows as long as ``_count`` needs them."""
+    return functional.pad(values, (0, -values.shape[1] % _N_COUNTED_TOGETHER), value=value)
 
 
 def _count(mask: Bool[Tensor, "rows n"]) -> Int64[Tensor, " rows"]:

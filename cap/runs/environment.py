@@ -20,8 +20,11 @@ _GIT_TIMEOUT_SECONDS = 10
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def environment() -> dict[str, str | None]:
+def environment(*, on_gpu: bool = True) -> dict[str, str | None]:
     """Describe what the process runs on, without naming the host or any folder.
+
+    Args:
+        on_gpu: False where it leaves a GPU of this machine alone.
 
     Returns:
         Versions of Python and of the packages that shape a result (None where one is missing), ``git_commit``,
@@ -32,7 +35,7 @@ def environment() -> dict[str, str | None]:
         "python": platform.python_version(),
         **versions,
         "git_commit": git_commit(Path(__file__).resolve().parent),
-        "device": _device_name(),
+        "device": _device_name(on_gpu=on_gpu),
         "platform": _platform_name(),
     }
 
@@ -111,8 +114,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _device_name() -> str:
-    if torch.cuda.is_available():
+def _device_name(*, on_gpu: bool) -> str:
+    if on_gpu and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"
 

@@ -49,6 +49,7 @@ from cap.training.resume.curves import cut_curves
 from cap.training.seconds import PhaseSeconds
 from cap.training.teacher import Teacher
 from cap.training.tracking import errors_of_wandb
+from cap.training.trainer import takes_gpus
 
 # A process that was killed with its grid may still be writing its last checkpoint in the folder.
 _PATIENCE_SECONDS = 150.0
@@ -102,7 +103,7 @@ class RunRecord:
             "command": command,
             "config": checked.resolved,
             "config_hash": checked.hash,
-            "environment": environment(),
+            "environment": environment(on_gpu=takes_gpus(checked.config.trainer.accelerator)),
             "seed": checked.config.seed,
         }
 
@@ -209,8 +210,7 @@ class RunRecord:
     def note_dynamics(self, dynamics: Dynamics, *, prunes: bool) -> None:
         """Say and write down what the run is going to do, and what about it looks too short."""
         self.content["dynamics"] = dynamics.record()
-        max_steps = self.checked.config.trainer.max_steps
-        warning = dynamics.say(self.checked.plan, max_steps=max_steps, prunes=prunes)
+        warning = dynamics.say(self.checked.plan, max_steps=self.checked.config.trainer.max_steps, prunes=prunes)
         if warning is not None:
             self.warnings.append(warning)
         self.write_interim()

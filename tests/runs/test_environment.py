@@ -51,6 +51,17 @@ def test_environment_names_no_host_and_no_folder(surroundings) -> None:
     assert str(Path.cwd()) not in text
 
 
+def test_a_gpu_that_is_left_alone_is_not_named(monkeypatch) -> None:
+    import torch
+
+    from cap.runs.environment import environment
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: "a GPU")
+    assert environment()["device"] == "a GPU"
+    assert "threads" in environment(on_gpu=False)["device"]
+
+
 def test_environment_names_a_device(surroundings) -> None:
     assert len(surroundings["device"]) > 3
 

@@ -155,6 +155,22 @@ def test_every_term_has_a_share_whenever_snapshots_come(compose_config, tiny_ove
     assert set(record["gradient_shares"]) == expected
 
 
+def test_a_run_without_room_for_the_measurement_goes_on(compose_config, tiny_overrides, monkeypatch, caplog):
+    from cap.training.callbacks import gradient_shares
+
+    asked = []
+
+    def no_room(*arguments, **options):
+        asked.append(True)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gradient_shares, "gradient_norms", no_room)
+    _, record = run(compose_config, tiny_overrides)
+    assert (record["status"], "gradient_shares" in record) == ("completed", False)
+    assert len(asked) == 1
+    assert "there is no memory to measure how hard" in caplog.text
+
+
 def test_labels_alone_have_no_share(compose_config, tiny_overrides):
     _, record = run(compose_config, [*tiny_overrides, "distill=none", "contrast=none"])
     assert "gradient_shares" not in record

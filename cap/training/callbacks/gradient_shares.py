@@ -72,6 +72,7 @@ class GradientShares(Callback):
         self._norms: dict[str, list[dict[str, float]]] = {phase: [] for phase in _N_BATCHES}
         self._snapshot: tuple[int, float] | None = None  # the step and the sparsity at which there was one first
         self._warned: set[str] = set()
+        self._has_no_room = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say again what was found before an interruption."""
@@ -92,7 +93,14 @@ class GradientShares(Callback):
         computation = computation_of(trainer)
         if has_scaler(trainer):  # without it small gradients would vanish in float16
             computation = dataclasses.replace(computation, autocast=nullcontext)
-        norms = gradient_norms(module, batch, computation=computation, leave_out=known - {"kd", "ce"})
+        try:
+            norms = gradient_norms(module, batch, computation=computation, leave_out=known - {"kd", "ce"})
+        except torch.OutOfMemoryError:
+            if module.ranks.size > 1:  # the others wait in the middle of it
+                raise
+            log.warning("there is no memory to measure how hard each loss term pulls on the encoder; it is left out")
+            self._has_no_room = True
+            return
         self._norms[phase].append(norms)
         self.seconds += time.perf_counter() - started
         if self._is_over(phase):
@@ -117,7 +125,7 @@ class GradientShares(Callback):
         return step == taken_at if self.pruning.moves.has_arrived else self.pruning.reached == sparsity
 
     def _is_over(self, phase: str) -> bool:
-        has_ended = phase == "first" and len(self._norms["snapshots"]) > 0
+        has_ended = self._has_no_room or (phase == "first" and len(self._norms["snapshots"]) > 0)
         return has_ended or len(self._norms[phase]) >= _N_BATCHES[phase]
 
     def _tell(self, *, is_over: bool = False) -> None:
@@ -183,8 +191,11 @@ def gradient_norms(
     randomness = random_state(computation.device)
     norms: dict[str, float] = {}
     try:
-        with evaluating(module), module.keeping_extras(), torch.enable_grad(), computation.autocast():
-            terms = module.loss_terms(module(batch), batch)
+        with evaluating(module), module.keeping_extras(), torch.enable_grad():
+            with computation.autocast():
+                terms = module.loss_terms(module(batch), batch)
+            # Behind autocast, as training does: within it what the forward pass has computed in full would be
+            # differentiated in halves.
             for name, term in terms.items():
                 if name not in (*_APART, *leave_out) and term.requires_grad:
                     norms[name] = _norm(
