@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from omegaconf import DictConfig, OmegaConf
 
+from cap.base.console import print_table
 from cap.config.probe import ProbeConfig, check_probe
 from cap.launch.cli import door
 from cap.launch.imports import first_import
+
+log = logging.getLogger("cap.probe")
 
 
 def probe(cfg: DictConfig) -> None:
@@ -20,12 +25,15 @@ def probe(cfg: DictConfig) -> None:
     """
     config = check_probe(cfg)
     with first_import():
-        from cap.training import probe_phases as phases  # takes seconds: after the verdict
+        from cap.reports import probe_table  # takes seconds: after the verdict
+        from cap.training import probe_phases as phases
 
     comparison = phases.read(config)
-    folder = phases.free_folder(config, comparison)
+    folder = probe_table.free_folder(config.output_dir, comparison.key)
     result = phases.compare(comparison, resolved=OmegaConf.to_container(cfg, resolve=True))
-    phases.write(folder, result)
+    probe_table.write_probe(folder, result)
+    print_table(probe_table.console_table(result))
+    log.info("table, picture and the scores of every seed: %s", folder)
 
 
 main = door(probe, config_name="probe", schema=ProbeConfig)

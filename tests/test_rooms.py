@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "pruning": {"models"},
     "runs": set(),
     "config": {"data", "pruning", "runs"},
-    "training": {"config", "data", "models", "objectives", "pruning", "reports", "runs"},
+    "training": {"config", "data", "models", "objectives", "pruning", "runs"},
     "formats": {"config", "data", "models", "pruning", "runs", "training"},
     "launch": {"config"},
     "reports": {"runs"},

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cap.base.files import atomic_folder
 from cap.config.check import check
-from cap.formats.layout import LAYOUT_KEY
 from cap.formats.load import load
 from cap.models.encoders import save_model
 from cap.models.families import Prunable, prunable_linears
+from cap.models.layout import LAYOUT_KEY
 from cap.models.pooled import PooledModel
 from cap.pruning.pruner import MaskCounts, Pruner
 from cap.runs.folder import MODEL

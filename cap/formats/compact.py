@@ -18,8 +18,8 @@ from transformers.activations import ACT2FN
 
 from cap.base.errors import InputError
 from cap.formats.folders import WEIGHTS_FILE, build, fill, read_config, read_tensors, write_folder, write_tensors
-from cap.formats.layout import LAYOUT_KEY, Layout, keep_units, read_layout
 from cap.models.families import Units, family_of, prunable
+from cap.models.layout import LAYOUT_KEY, Layout, keep_units, read_layout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,7 @@ from cap.formats.export_formats import FORMATS, Format, Written, auto_class, how
 from cap.formats.export_source import Source, read_source
 from cap.formats.exports import export_name, export_table, in_words, note_in_run, timing
 from cap.formats.latency import LENGTHS, paired_latency
-from cap.formats.onnx import LogitsModel
-from cap.formats.parity import LogitsOf, largest_difference, logits_of
+from cap.formats.parity import LogitsModel, LogitsOf, largest_difference, logits_of
 from cap.models.encoders import weights_key
 from cap.models.families import longest_input, prunable_linears
 from cap.models.sentence_files import write_sentence_files

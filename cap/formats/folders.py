@@ -17,7 +17,7 @@ from transformers.initialization import no_init_weights
 
 from cap.base.errors import InputError, first_line, some_of
 from cap.base.files import atomic_file
-from cap.formats.layout import read_layout, shrink
+from cap.models.layout import read_layout, shrink
 
 WEIGHTS_FILE = "model.safetensors"
 

@@ -12,11 +12,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from cap.base.errors import InputError
 from cap.formats.compact import load_compact
 from cap.formats.folders import WEIGHTS_FILE, model_class, read_config
-from cap.formats.layout import LAYOUT_KEY
 from cap.formats.masks import MASKS_FILE, load_masks
 from cap.formats.onnx import ONNX_FILE, is_onnx_folder
 from cap.formats.sparse import ENCODER_FILE, load_sparse
 from cap.models.encoders import quiet_transformers
+from cap.models.layout import LAYOUT_KEY
 
 
 def load(folder: str | Path, *, base: str | Path | None = None) -> PreTrainedModel:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,28 +74,6 @@ class OnnxModel:
         )
         tensors = [torch.from_numpy(output).to(zeros.device) for output in outputs]
         return tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=-1)
-
-
-class LogitsOutput(NamedTuple):
-    """Hold logits, where nobody asks for a pooled vector."""
-
-    logits: Tensor
-
-
-class LogitsModel(nn.Module):
-    """Let an evaluation run what is no torch module and gives logits alone, such as an ``OnnxModel``.
-
-    Args:
-        logits: Computes the logits of a batch; keys that are no model input are its own to ignore.
-    """
-
-    def __init__(self, logits: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
-        super().__init__()
-        self._logits = logits
-
-    def forward(self, batch: Mapping[str, Tensor]) -> LogitsOutput:
-        """Compute the logits of a batch."""
-        return LogitsOutput(self._logits(batch))
 
 
 def is_onnx_folder(folder: Path) -> bool:
@@ -224,8 +202,6 @@ def _quiet() -> Iterator[None]:
 
 __all__ = [
     "ONNX_FILE",
-    "LogitsModel",
-    "LogitsOutput",
     "OnnxModel",
     "export_onnx",
     "is_onnx_folder",

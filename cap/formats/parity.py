@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cap.models.pooled import PooledModel, Pooling, evaluating
@@ -50,6 +51,28 @@ def logits_of(model: PreTrainedModel, *, pooling: Pooling = "first_token") -> Lo
     return compute
 
 
+class LogitsOutput(NamedTuple):
+    """Hold logits, where nobody asks for a pooled vector."""
+
+    logits: Tensor
+
+
+class LogitsModel(nn.Module):
+    """Let an evaluation run what is no torch module and gives logits alone, such as an ``OnnxModel``.
+
+    Args:
+        logits: Computes the logits of a batch; keys that are no model input are its own to ignore.
+    """
+
+    def __init__(self, logits: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
+        super().__init__()
+        self._logits = logits
+
+    def forward(self, batch: Mapping[str, Tensor]) -> LogitsOutput:
+        """Compute the logits of a batch."""
+        return LogitsOutput(self._logits(batch))
+
+
 def largest_difference(found: LogitsOf, expected: LogitsOf, batches: Iterable[Batch]) -> Difference:
     """Compare logits on real tokens; those of padding, which spans and tags have, mean nothing and are left out.
 
@@ -75,4 +98,4 @@ def _of_real_tokens(logits: Tensor, attention_mask: Tensor) -> Tensor:
     return logits[attention_mask.bool()] if is_per_token else logits
 
 
-__all__ = ["Batch", "Difference", "LogitsOf", "largest_difference", "logits_of"]
+__all__ = ["Batch", "Difference", "LogitsModel", "LogitsOf", "largest_difference", "logits_of"]

@@ -13,9 +13,11 @@ from cap.base.files import file_sha256, read_json
 from cap.base.kinds import KINDS, Head
 from cap.formats.load import load
 from cap.formats.masks import MASKS_FILE
-from cap.formats.onnx import ONNX_FILE, LogitsModel, OnnxModel, is_onnx_folder
+from cap.formats.onnx import ONNX_FILE, OnnxModel, is_onnx_folder
+from cap.formats.parity import LogitsModel
 from cap.formats.sparse import ENCODER_FILE
 from cap.models.encoders import load_model, other_problem, weights_key
+from cap.models.layout import LAYOUT_KEY
 from cap.models.pooled import PooledModel
 from cap.models.pooling import resolve_encoding
 from cap.models.sources import ModelSource, resolve_source
@@ -103,9 +105,8 @@ def _is_export(source: ModelSource) -> bool:
     if not source.is_folder:
         return False
     folder = Path(source.name_or_path)
-    return any((folder / name).is_file() for name in (ENCODER_FILE, MASKS_FILE)) or "cap_layout" in read_json(
-        folder / "config.json"
-    )
+    is_packed = any((folder / name).is_file() for name in (ENCODER_FILE, MASKS_FILE))
+    return is_packed or LAYOUT_KEY in read_json(folder / "config.json")
 
 
 __all__ = ["Scored", "load_scored", "require_head", "saved_model"]

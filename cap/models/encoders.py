@@ -34,6 +34,7 @@ from cap.base.files import content_key
 from cap.base.kinds import KINDS, Head, Kind
 from cap.models.depth import forget_removed
 from cap.models.families import base_path
+from cap.models.layout import LAYOUT_KEY
 from cap.models.outputs import are_no_names, are_same, names_of_outputs, order_by_name
 from cap.models.sources import ModelSource, errors_of, load_config, where_from
 
@@ -145,7 +146,7 @@ def load_model(source: ModelSource, *, head: Head) -> LoadedModel:
     mismatches = [key for key in info["mismatched_keys"] if key[0].startswith(base_path(model))]
     if mismatches:
         shapes = [f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in mismatches]
-        is_compact = hasattr(model.config, "cap_layout")
+        is_compact = hasattr(model.config, LAYOUT_KEY)
         raise InputError(
             f"the weights of {source.label} must have the shapes that its config.json says, got "
             f"{some_of(shapes, separator='; ')}"

@@ -11,16 +11,14 @@
 ``rows``            one per model: ``role`` (``pretrained``, ``teacher``, ``run``), ``name``, ``trained_on`` (a task or
                     null), ``pruning``, ``contrast`` and ``sparsity`` (null for dense models), ``teacher`` (the name of
                     that row, or null), ``weights`` (content key), ``pooling``, ``max_length``, and ``scores`` by task
-                    and metric, see ``summary``
+                    and metric, see ``cap.training.linear_head.summary``
 ``notes``           list of sentences that a reader of the table must know
 ==================  ====================================================================================================
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cap.base.errors import InputError
-from cap.base.files import atomic_folder, read_json, write_json
+from cap.base.files import atomic_folder, ensure_writable, read_json, real_folder, write_json
 from cap.base.markdown import table
 from cap.runs.style import BLUE, DPI, GREEN, GREY, ORANGE, PINK, SKY, STYLE, VERMILLION, WIDTH, save
 
@@ -45,24 +43,21 @@ _COLOURS = {"pretrained": ("#C8C8C8",), "teacher": (GREY,), "run": (BLUE, ORANGE
 _HATCHES = ("", "///", "...", "xxx")
 
 
-def summary(values: Sequence[float], teacher: Sequence[float] | None) -> dict[str, Any]:
-    """Sum up the scores of one model on one task.
+def free_folder(output_dir: str | None, key: str) -> Path:
+    """Name the folder that a comparison is written to.
 
     Args:
-        values: One per seed.
-        teacher: The dense teacher's, or None where there is none.
+        output_dir: The one that was asked for; None takes one of the comparison's own.
+        key: Of the comparison.
 
-    Returns:
-        ``seeds``: the values; ``mean``; ``standard_error``: their sample standard deviation divided by the root of
-        their number, None for one seed; ``gap``: the mean minus the teacher's mean, or None.
+    Raises:
+        InputError: If it holds something else, or cannot be written.
     """
-    mean = statistics.fmean(values)
-    return {
-        "seeds": list(values),
-        "mean": mean,
-        "standard_error": statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
-        "gap": mean - statistics.fmean(teacher) if teacher is not None else None,
-    }
+    own = Path("outputs") / "probe" / key
+    folder = own if output_dir is None else real_folder(Path(output_dir))
+    require_free(folder, key)
+    ensure_writable(folder.parent, "output_dir")
+    return folder
 
 
 def require_free(folder: Path, key: str) -> None:
@@ -226,4 +221,4 @@ def _page(result: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-__all__ = ["console_table", "plot_probe", "require_free", "summary", "write_probe"]
+__all__ = ["console_table", "free_folder", "plot_probe", "require_free", "write_probe"]

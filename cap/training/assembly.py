@@ -25,6 +25,7 @@ from cap.pruning.pruner import ImportancePass
 from cap.pruning.schedule import held_level
 from cap.runs.folder import CHECKPOINTS, LEVELS
 from cap.training.callbacks.agreement import MaskAgreement
+from cap.training.callbacks.estimate import EstimateCallback
 from cap.training.callbacks.gradient_shares import GradientShares
 from cap.training.callbacks.importance import ImportanceCallback
 from cap.training.callbacks.keep import KeepCallback
@@ -33,7 +34,6 @@ from cap.training.callbacks.restart import RestartCallback
 from cap.training.callbacks.scores import ScoreCallback
 from cap.training.callbacks.snapshots import SnapshotCallback
 from cap.training.callbacks.timer import StepTimer
-from cap.training.dynamics import EstimateCallback
 from cap.training.encode import computation_of, frozen_outputs
 from cap.training.module import CapModule, Contrast, Distill, Optimisation
 from cap.training.parallel.strategy import make_strategy

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from cap.pruning.masks import n_to_prune
 from cap.pruning.schedule import Cubic, SchedulePlan
-from cap.training.callbacks.timer import StepTimer
 from cap.training.module import CapModule, Optimisation
 
 log = logging.getLogger(__name__)
@@ -26,8 +21,6 @@ log = logging.getLogger(__name__)
 # warned of. Weights of the encoders that are pruned here have standard deviations of a few hundredths.
 SHORT_PATH = 0.02
 HIGH_SPARSITY = 0.9
-
-N_TIMED_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,57 +155,10 @@ def count_parameters(module: CapModule, sparsity: float) -> dict[str, int]:
     return {"trained": trained, "frozen": n_all - trained, "kept": n_all - n_to_prune(sparsity, n_prunable)}
 
 
-class EstimateCallback(Callback):
-    """Estimate from its first steps how long the steps of a run will take.
-
-    It stands behind the timer.
-
-    Args:
-        timer: Measures the steps.
-        note: Told of the minutes, once for each attempt.
-    """
-
-    def __init__(self, timer: StepTimer, *, note: Callable[[float], None] = lambda minutes: None) -> None:
-        self.timer = timer
-        self.note = note
-        self.minutes: float | None = None
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say again what was found before an interruption."""
-        if self.minutes is not None:
-            self.note(self.minutes)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Say it once enough steps were timed."""
-        if self.minutes is not None or len(self.timer.seconds) < N_TIMED_STEPS:
-            return
-        seconds, n_steps = statistics.median(self.timer.seconds), int(trainer.estimated_stepping_batches)
-        self.minutes = seconds * n_steps / 60
-        log.info(
-            "step %d: %.2f s a step, so that the %s steps of this run take about %.1f minutes; validation, snapshots "
-            "and passes for importance come on top",
-            trainer.global_step,
-            seconds,
-            f"{n_steps:,}",
-            self.minutes,
-        )
-        self.note(self.minutes)
-
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
-        return {"minutes": self.minutes}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # noqa: D102 - Lightning's hook
-        self.minutes = state_dict["minutes"]
-
-
 __all__ = [
     "HIGH_SPARSITY",
-    "N_TIMED_STEPS",
     "SHORT_PATH",
     "Dynamics",
-    "EstimateCallback",
     "count_parameters",
     "path_length",
     "planned_steps",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -113,4 +116,24 @@ def _standardised(labels: Tensor) -> tuple[Tensor, float, float]:
     return (labels - shift) / scale, shift, scale
 
 
-__all__ = ["EncodedRows", "HeadTraining", "score_head", "train_head"]
+def summary(values: Sequence[float], teacher: Sequence[float] | None) -> dict[str, Any]:
+    """Sum up the scores of one model on one task.
+
+    Args:
+        values: One per seed.
+        teacher: The dense teacher's, or None where there is none.
+
+    Returns:
+        ``seeds``: the values; ``mean``; ``standard_error``: their sample standard deviation divided by the root of
+        their number, None for one seed; ``gap``: the mean minus the teacher's mean, or None.
+    """
+    mean = statistics.fmean(values)
+    return {
+        "seeds": list(values),
+        "mean": mean,
+        "standard_error": statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
+        "gap": mean - statistics.fmean(teacher) if teacher is not None else None,
+    }
+
+
+__all__ = ["EncodedRows", "HeadTraining", "score_head", "summary", "train_head"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,24 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from cap.base.console import print_table
-from cap.base.files import content_key, ensure_lockable, ensure_writable, real_folder
+from cap.base.files import content_key, ensure_lockable
 from cap.config.probe import ProbeConfig, data_dir_of, probed_task
 from cap.data.datamodule import CapDataModule
 from cap.data.majority import majority_of
 from cap.data.sources import load_rows
 from cap.data.tasks import Task
 from cap.models.pooled import PooledModel
-from cap.reports.probe_table import console_table, require_free, summary, write_probe
 from cap.runs.environment import environment
 from cap.runs.finished import read_runs
 from cap.training.encode import Computation, computation_of, frozen_outputs
-from cap.training.linear_head import EncodedRows, HeadTraining, score_head, train_head
+from cap.training.linear_head import EncodedRows, HeadTraining, score_head, summary, train_head
 from cap.training.probe_subjects import Reading, Subject, find_subjects, load_encoder
 from cap.training.progress import tracked
 from cap.training.trainer import idle_trainer, takes_gpus
-
-log = logging.getLogger("cap.probe")
 
 
 @dataclass(frozen=True)
@@ -88,19 +83,6 @@ def read(config: ProbeConfig) -> Comparison:
     return Comparison(subjects, data, training, config.seeds, computation, notes)
 
 
-def free_folder(config: ProbeConfig, comparison: Comparison) -> Path:
-    """Name the folder that is written.
-
-    Raises:
-        InputError: If it holds something else, or cannot be written.
-    """
-    own = Path("outputs") / "probe" / comparison.key
-    folder = own if config.output_dir is None else real_folder(Path(config.output_dir))
-    require_free(folder, comparison.key)
-    ensure_writable(folder.parent, "output_dir")
-    return folder
-
-
 def compare(comparison: Comparison, *, resolved: Any) -> dict[str, Any]:
     """Train the heads, and sum up their scores.
 
@@ -121,13 +103,6 @@ def compare(comparison: Comparison, *, resolved: Any) -> dict[str, Any]:
         "rows": [_row(subject, subjects, scores) for subject in subjects],
         "notes": comparison.notes,
     }
-
-
-def write(folder: Path, result: dict[str, Any]) -> None:
-    """Write table and picture, and show the table."""
-    write_probe(folder, result)
-    print_table(console_table(result))
-    log.info("table, picture and the scores of every seed: %s", folder)
 
 
 class TaskData:
@@ -253,4 +228,4 @@ def _row(subject: Subject, subjects: list[Subject], scores: _Scores) -> dict[str
     }
 
 
-__all__ = ["Comparison", "TaskData", "compare", "free_folder", "read", "write"]
+__all__ = ["Comparison", "TaskData", "compare", "read"]

@@ -21,8 +21,8 @@ def tiny_classifier(tiny_model):
 def test_sides_leave_half_of_the_weights_after_as_many_steps(compose_config, tiny_overrides, tmp_path, monkeypatch):
     from benchmarks.peers import comparison
     from benchmarks.peers.__main__ import benchmark
-    from cap.formats.layout import Layout
     from cap.formats.load import load
+    from cap.models.layout import Layout
 
     monkeypatch.setattr(comparison, "N_SEEDS", 1)
     half = ("sparsity=0.5", "schedule.levels=[0.25,0.5]", "schedule.epochs_per_level=null")
@@ -64,7 +64,7 @@ def test_several_levels_count_from_the_dense_model(tiny_classifier, n_left):
     import torch
 
     from benchmarks.peers.heads_and_ffn import prune_to
-    from cap.formats.layout import Layout
+    from cap.models.layout import Layout
 
     for left in range(4, n_left - 1, -1):
         tiny_classifier(torch.ones(1, 4, dtype=torch.int64)).logits.sum().backward()

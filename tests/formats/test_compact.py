@@ -13,8 +13,8 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 
 from cap.base.errors import InputError
 from cap.formats.compact import Compacted, compact, load_compact, save_compact
-from cap.formats.layout import Layout, keep_units
 from cap.models.families import FAMILIES, Units, prunable
+from cap.models.layout import Layout, keep_units
 from tests.cases import each_with_the_first
 from tests.models.tiny_models import (
     BIASES,

@@ -12,7 +12,8 @@ from transformers import AutoModelForQuestionAnswering
 
 from cap.base.errors import InputError, RunError
 from cap.formats.compact import compact
-from cap.formats.onnx import LogitsModel, OnnxModel, export_onnx, quantise_onnx
+from cap.formats.onnx import OnnxModel, export_onnx, quantise_onnx
+from cap.formats.parity import LogitsModel
 from cap.models.families import prunable
 from tests.models.tiny_models import FAMILY_NAMES, tiny_batch, tiny_classifier
 

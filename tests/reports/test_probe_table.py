@@ -12,7 +12,8 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from cap.base.errors import InputError
-from cap.reports.probe_table import console_table, plot_probe, require_free, summary, write_probe
+from cap.reports.probe_table import console_table, plot_probe, require_free, write_probe
+from cap.training.linear_head import summary
 
 DASH = "\N{EN DASH}"
 SCORES = {"pretrained": [0.70, 0.71], "teacher": [0.80, 0.82], "run": [0.74, 0.78]}

@@ -116,7 +116,7 @@ def test_minutes_are_estimated_once_ten_steps_were_timed(finished):
 def test_estimated_minutes_are_those_of_all_steps_at_the_median_of_the_first():
     from types import SimpleNamespace
 
-    from cap.training.dynamics import EstimateCallback
+    from cap.training.callbacks.estimate import EstimateCallback
 
     timer = SimpleNamespace(seconds=[9.0, *[2.0] * 8])
     told = []
