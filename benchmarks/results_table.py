@@ -27,8 +27,8 @@ from cap.base.files import atomic_file, read_json
 from cap.reports.collect import Collection, collect, commits_of
 from cap.reports.export_table import EXPORT_HEADER, export_rows
 from cap.reports.published import published_for
+from cap.reports.run import Run
 from cap.reports.tables import COLUMNS, Column, cells, group_runs, markdown
-from cap.runs.identity import Run
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "benchmarks/README.md", "docs/long_runs.md", "docs/method.md")

@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "objectives": set(),
     "pruning": {"models"},
     "runs": set(),
-    "config": {"data", "pruning", "runs"},
+    "config": {"data", "pruning"},
     "training": {"config", "data", "models", "objectives", "pruning", "runs"},
     "formats": {"config", "data", "models", "pruning", "runs", "training"},
     "launch": {"config"},

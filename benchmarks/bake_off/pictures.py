@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.bake_off.summary import Arm, ablations
 from cap.reports.differences import Difference
+from cap.reports.run import Run
 from cap.reports.style import MARKERS, grid, legend_handles
-from cap.runs.identity import Run, number
+from cap.runs.reading import number
 from cap.runs.style import BLUE, COLOURS, DPI, GREY, ORANGE, STYLE, WIDTH, save
 
 _LINE = 0.26

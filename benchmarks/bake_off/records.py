@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.bake_off.cells import DIR, Cell
 from benchmarks.bake_off.places import ROOT
+from cap.base.settings import what_counts
 from cap.runs.best import validations
-from cap.runs.identity import what_counts
 
 _KEPT = (
     "config_hash",

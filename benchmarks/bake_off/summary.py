@@ -10,8 +10,9 @@ from pathlib import Path
 from benchmarks.bake_off.cells import Cell
 from cap.reports.collect import Collection, collect
 from cap.reports.differences import Difference, paired
+from cap.reports.run import Run
 from cap.reports.tables import NONE, Column, Group, cells, group_runs, markdown
-from cap.runs.identity import Run, at
+from cap.runs.reading import at
 
 NOTHING = "No cell has a record yet."
 _AXES = ("task", "pruning", "sparsity", "contrast", "variant")

@@ -23,13 +23,13 @@ from benchmarks.peers.sides import COMPARISONS, Side, comparison_of, require_sid
 from benchmarks.peers.student import Outcome
 from cap.base.errors import InputError, RunError
 from cap.base.files import content_key, read_json, write_json
+from cap.base.settings import what_counts
 from cap.config.check import check
 from cap.formats.latency import paired_latency
 from cap.formats.load import load
 from cap.models.families import longest_input
 from cap.runs.environment import environment
 from cap.runs.folder import MODEL
-from cap.runs.identity import what_counts
 
 log = logging.getLogger("cap.peers")
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from cap.base.errors import InputError
 from cap.base.files import content_key
 from cap.base.parts import PARTS
+from cap.base.settings import what_counts
 from cap.config.own_classes import code_key
 from cap.config.regularizer import weight_for
 from cap.config.rules import (
@@ -32,7 +33,6 @@ from cap.config.rules import (
 from cap.config.schema import ContrastConfig, TrainConfig
 from cap.config.typed import typed
 from cap.pruning.schedule import SchedulePlan
-from cap.runs.identity import what_counts
 
 log = logging.getLogger(__name__)
 

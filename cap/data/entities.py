@@ -15,8 +15,9 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from cap.base.errors import InputError
+from cap.data.lists import shown
 from cap.data.metrics import check_metrics
-from cap.data.tags import OUTSIDE, TAGS, entity_types, shown
+from cap.data.tags import OUTSIDE, TAGS, entity_types
 from cap.data.tasks import Task
 from cap.data.tokens import Layout, read_array
 

@@ -11,18 +11,9 @@ import pyarrow.compute as pc
 
 from cap.base.errors import InputError
 from cap.data.labels import KEEPING, in_order
+from cap.data.lists import first_true, given_names, is_list, named_lists, read_lists, require_known, row_place, shown
 from cap.data.metrics import TaskMetrics
 from cap.data.own_files import OwnFiles
-from cap.data.tags import (
-    first_true,
-    given_names,
-    is_list,
-    named_lists,
-    read_lists,
-    require_known,
-    row_place,
-    shown,
-)
 from cap.data.tasks import Task
 
 log = logging.getLogger(__name__)

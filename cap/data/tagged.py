@@ -10,17 +10,9 @@ import pyarrow as pa
 from cap.base.errors import InputError
 from cap.data.entities import SCORES_OF_ENTITIES, SCORES_OF_TAGS, check_tag_metrics
 from cap.data.files import NAME_YOURS, read_columns, require_columns, split_file
+from cap.data.lists import given_names, require_known, shown
 from cap.data.own_files import OwnFiles
-from cap.data.tags import (
-    OUTSIDE,
-    TAGS,
-    begins_without_mark,
-    entity_types,
-    given_names,
-    require_known,
-    shown,
-    tagged_rows,
-)
+from cap.data.tags import OUTSIDE, TAGS, begins_without_mark, entity_types, tagged_rows
 from cap.data.tasks import Task
 
 log = logging.getLogger(__name__)

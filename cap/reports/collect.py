@@ -11,9 +11,10 @@ from typing import Any
 
 from cap.base.errors import InputError
 from cap.base.files import content_key, read_json
+from cap.reports.run import Run
 from cap.runs.folder import is_held
 from cap.runs.hidden_paths import without_places
-from cap.runs.identity import Run, at, mapping, named
+from cap.runs.reading import at, mapping, named
 
 RECORD = "record.json"
 # What git_commit puts behind a commit whose files were changed, and how much of a commit names it.

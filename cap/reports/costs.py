@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from cap.reports.run import Run
 from cap.reports.style import MARKERS, Line, grid, lines_of, panels_of
 from cap.reports.tables import Group
 from cap.runs.card import place_of
-from cap.runs.identity import Run, at, first_number, mapping, number
+from cap.runs.reading import at, first_number, mapping, number
 from cap.runs.style import GREY, STYLE, save
 
 _BYTES_PER_MB = 1e6

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cap.reports.tables import Group
-from cap.runs.identity import at
+from cap.runs.reading import at
 
 _CLEAR = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Standard errors from which a difference is called one: Student's t of one degree of freedom and more, 5 %, two-sided.

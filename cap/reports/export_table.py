@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cap.reports.costs import Machine, by_timing
+from cap.reports.run import Run
 from cap.reports.tables import NONE
-from cap.runs.identity import Run, at, mapping, number
+from cap.runs.reading import at, mapping, number
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _SHAPES = {f"32 {_TIMES} 128": "batch=32,tokens=128", f"1 {_TIMES} 32": "batch=1,tokens=32"}

@@ -16,9 +16,9 @@ from urllib.parse import quote
 from cap.reports.collect import Collection
 from cap.reports.differences import COMPARISON_CAPTION, COMPARISON_HEADER, comparison_rows
 from cap.reports.published import Published
+from cap.reports.run import Run
 from cap.reports.style import MARKERS, lines_of, panels_of
 from cap.reports.tables import CAPTION, COLUMNS, Column, Group, cells, commands
-from cap.runs.identity import Run
 
 _FILTERS = ("task", "pruning", "contrast")
 _REPORT = "report.md"

@@ -22,7 +22,7 @@ from cap.reports.differences import paired
 from cap.reports.published import Published
 from cap.reports.style import MARKERS, Line, grid, legend_handles, lines_of, panel_of, panels_of
 from cap.reports.tables import Group
-from cap.runs.identity import TERMS
+from cap.runs.reading import TERMS
 from cap.runs.style import COLOURS, GREY, STYLE, save
 
 _SWITCHES = {f"contrast.{switch}" for switch in TERMS}

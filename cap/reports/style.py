@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cap.base.files import content_key
+from cap.reports.run import Run
 from cap.reports.tables import Group, distinguish
-from cap.runs.identity import Run, at
+from cap.runs.reading import at
 from cap.runs.style import COLOURS, DPI, WIDTH
 
 WIDTHS = {1: WIDTH, 2: 8.0}

@@ -13,7 +13,8 @@ from typing import Any
 
 from cap.base.files import content_key
 from cap.base.markdown import table
-from cap.runs.identity import Run, number
+from cap.reports.run import Run
+from cap.runs.reading import number
 
 NONE = "\N{EN DASH}"
 _MAX_DIFFERENCES = 3

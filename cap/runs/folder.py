@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from cap.base.errors import InputError, some_of
 from cap.base.files import atomic_file, ensure_lockable, ensure_writable, locked, read_json
-from cap.runs.identity import flatten, what_counts
+from cap.base.settings import flatten, what_counts
 from cap.runs.record import write_record
 
 RECORD = "record.json"

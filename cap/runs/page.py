@@ -17,7 +17,7 @@ from cap.base.markdown import table
 from cap.runs.asking import asked
 from cap.runs.folder import CURVES
 from cap.runs.history import read_history
-from cap.runs.identity import at
+from cap.runs.reading import at
 
 _NONE = "\N{EN DASH}"
 _MAX_LEVELS = 12

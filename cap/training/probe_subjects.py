@@ -24,6 +24,7 @@ from cap.models.pooled import PooledModel, Pooling
 from cap.models.sources import ModelSource, load_tokenizer, tokenizer_key
 from cap.runs.finished import FinishedRun
 from cap.runs.folder import MODEL, RECORD
+from cap.runs.reading import TERMS
 from cap.training.recorded_model import recorded_model
 
 log = logging.getLogger("cap.probe")
@@ -32,7 +33,6 @@ log = logging.getLogger("cap.probe")
 _UNREAD = Head("number")
 # What cap calls the folders of teachers: nothing that leads out of the cache.
 _CACHE_KEY = re.compile(r"[0-9a-f]+")
-_BANKS = {"pretrained": "PrC", "snapshots": "SnC", "finetuned": "FiC"}
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _pruned(run: FinishedRun, reading: Reading, teacher: Subject | None) -> Subj
         reading,
         trained_on=settings["task"]["name"],
         pruning=settings["pruning"]["name"],
-        contrast=", ".join(name for key, name in _BANKS.items() if settings["contrast"][key]) or "none",
+        contrast=", ".join(name for key, name in TERMS.items() if settings["contrast"][key]) or "none",
         sparsity=run.record["sparsity"]["prunable"],
         teacher=teacher.id if teacher else None,
     )

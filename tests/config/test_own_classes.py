@@ -88,7 +88,7 @@ def test_a_process_names_the_code_that_it_runs(own, composed) -> None:
 
 def test_runs_of_two_versions_are_no_runs_of_one_configuration(own, composed, tmp_path) -> None:
     from cap.config.check import check
-    from cap.runs.identity import Run
+    from cap.reports.run import Run
 
     configs = [check(composed(own)).resolved]
     rewrite(own, f"{OWN}\n# changed")

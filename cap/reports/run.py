@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cap.base.settings import flatten, what_counts
 from cap.runs.best import best_at_target
+from cap.runs.reading import TERMS, at, first_number, mapping, named, number
 
-TERMS = {"pretrained": "PrC", "snapshots": "SnC", "finetuned": "FiC"}
-"""The contrastive terms: the switch below ``contrast``, and the paper's name."""
-
-# What a run is called, where it lies, how it is shown and how it is kept does not change what it computes.
-_CHANGES_NOTHING = (
-    "output_dir",
-    "cache_dir",
-    "logger",
-    "traceback",
-    "dry_run",
-    "resume",
-    "overwrite",
-    "skip_completed",
-    "checkpoint",
-    "memory",
-    "contrast.default_weights",
-    "data.num_workers",
-    "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps",
-    "trainer.profiler",
-)
 # Tasks whose rows are a user's own: the name alone does not tell one from another.
 _OWN_ROWS = ("custom", "tokens", "embed")
 # Keys that conf/ fills in with the value of another one; older records do not have all of them.
@@ -210,69 +190,4 @@ class Run:
         return steps not in (None, -1) or not is_whole
 
 
-def what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of a configuration what changes no result.
-
-    Args:
-        config: A resolved configuration.
-
-    Returns:
-        The rest: without names and places, and without keys that are null. Null says what an absent key says, so that a
-        key which is new, and not used, makes no other configuration of what an older version ran.
-    """
-    return _what_counts(config, "")
-
-
-# Keys that are newer than records which must still be found: with this value they say what their absence says.
-_SAYS_NOTHING = {"trainer.num_nodes": 1, "data.keep_unlabelled": False}
-
-
-def _what_counts(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    kept = {
-        key: _what_counts(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
-        for key, value in node.items()
-        if f"{prefix}{key}" not in _CHANGES_NOTHING
-        and (f"{prefix}{key}" not in _SAYS_NOTHING or value != _SAYS_NOTHING[f"{prefix}{key}"])
-    }
-    return {key: value for key, value in kept.items() if value is not None and value != {}}
-
-
-def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings under their dotted keys."""
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def at(node: object, *keys: str) -> Any:
-    """Follow keys down; None as soon as one is missing or null."""
-    for key in keys:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """Return a mapping as it is, and an empty one in place of anything else."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def named(value: object) -> str:
-    """Return the name that a node of the configuration bears, or is; empty where there is none."""
-    name = value.get("name") if isinstance(value, Mapping) else value
-    return name if isinstance(name, str) else ""
-
-
-def number(value: object) -> float | None:
-    """Return a finite number as a float, and None in place of anything else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None  # type: ignore[arg-type]
-
-
-def first_number(*values: object) -> float | None:
-    """Return the first finite number."""
-    return next((found for value in values if (found := number(value)) is not None), None)
-
-
-__all__ = ["TERMS", "Run", "at", "first_number", "flatten", "mapping", "named", "number", "what_counts"]
+__all__ = ["Run"]
