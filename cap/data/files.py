@@ -308,7 +308,7 @@ _OF_WORDS = tuple(suffix for suffix in SUFFIXES if suffix not in (".csv", ".tsv"
 
 __all__ = [
     "NAME_YOURS",
-    "SUFFIXES",
+    "file_hashes",
     "has_split",
     "read_columns",
     "read_table",

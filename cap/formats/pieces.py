@@ -180,4 +180,4 @@ def _renumber_processor(node: Any, new: Mapping[int, int]) -> None:
                 processor[end] = [token, new[number]]
 
 
-__all__ = ["Rules", "always_kept", "numbers_of", "require_known", "with_parts", "with_pieces"]
+__all__ = ["Rules", "always_kept", "numbers_of", "require_known", "require_shareable", "with_parts", "with_pieces"]

@@ -256,6 +256,7 @@ __all__ = [
     "REMOVED_KEY",
     "LayerGate",
     "Removed",
+    "as_deep_as_dense",
     "as_in_dense",
     "forget_removed",
     "read_removed",

@@ -44,4 +44,4 @@ class FirstOrder(ObservedPruner):
         return average
 
 
-__all__ = ["DECAY", "FirstOrder"]
+__all__ = ["FirstOrder"]

@@ -269,6 +269,7 @@ __all__ = [
     "count_pruned_units",
     "count_zeros",
     "fold",
+    "is_on",
     "keep_highest",
     "keep_highest_of_each",
     "matrix_kinds",

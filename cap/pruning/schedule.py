@@ -378,12 +378,4 @@ def _ten_point_levels(sparsity: float) -> tuple[float, ...]:
     return (*[level for level in tens if level < sparsity - 1e-9], sparsity)
 
 
-__all__ = [
-    "Cubic",
-    "OneShot",
-    "Rewind",
-    "SchedulePlan",
-    "Stepwise",
-    "held_level",
-    "snapshot_steps",
-]
+__all__ = ["Cubic", "OneShot", "SchedulePlan", "Stepwise", "held_level", "snapshot_steps"]

@@ -112,4 +112,4 @@ def _below_floor(masks: dict[str, Tensor]) -> list[str]:
     return [name for (name, mask), n in n_kept if n < n_floor(KEPT_FLOOR, mask.numel())]
 
 
-__all__ = ["KEPT_FLOOR", "PUBLISHED_THRESHOLD", "SoftMovement"]
+__all__ = ["KEPT_FLOOR", "SoftMovement"]

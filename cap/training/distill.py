@@ -189,13 +189,4 @@ def share_of_rows(batch: Mapping[str, Tensor], share: Share, ranks: Ranks) -> Sh
     return ranks.share(len(places(batch, "is_word")))
 
 
-__all__ = [
-    "Distill",
-    "HiddenForm",
-    "distillation_terms",
-    "label_rows",
-    "logit_rows",
-    "noise_of",
-    "share_of_rows",
-    "teacher_term",
-]
+__all__ = ["Distill", "distillation_terms", "label_rows", "logit_rows", "noise_of", "share_of_rows", "teacher_term"]
