@@ -11,8 +11,6 @@ from typing import NoReturn
 from cap.base.errors import InputError
 from cap.base.files import real_folder
 
-_EXIT_BAD_INPUT = 2
-
 
 def report(folders: Sequence[Path], *, output: Path, title: str) -> tuple[str, Path]:
     """Read the runs below folders and write a report on them, whole or not at all.
@@ -51,7 +49,7 @@ def main() -> None:
         said, page = report(given.folders, output=real_folder(given.output), title=given.title)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(_EXIT_BAD_INPUT) from error
+        raise SystemExit(error.exit_code) from error
     sys.stdout.write(f"{said} {page}\n")
 
 

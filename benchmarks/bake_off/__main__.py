@@ -26,10 +26,7 @@ from benchmarks.bake_off.cells import Cell, read_cells
 from benchmarks.bake_off.places import LIST, OUTPUTS, RECORDS, Places
 from benchmarks.bake_off.pool import Outcome, Pool
 from benchmarks.bake_off.workers import slots
-from cap.base.errors import InputError, StoppedError
-
-_EXIT_BAD_INPUT = 2
-_EXIT_FAILED = 1
+from cap.base.errors import InputError, RunError, StoppedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcomes = _run(console, places, todo, len(cells), minutes=options.minutes, n_workers=options.workers)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
-        return _EXIT_BAD_INPUT
+        return InputError.exit_code
     except StoppedError as error:
         sys.stderr.write(f"{error}; repeat the command to go on\n")
         return error.exit_code
-    return _EXIT_FAILED if any(outcome.outcome == "failed" for outcome in outcomes) else 0
+    return RunError.exit_code if any(outcome.outcome == "failed" for outcome in outcomes) else 0
 
 
 def _run(

@@ -11,11 +11,17 @@ _N_NAMED = 3
 
 
 class InputError(ValueError):
-    """Report something the user gave that cannot work; a door exits with code 2."""
+    """Report something the user gave that cannot work."""
+
+    exit_code = 2
+    """What a door exits with."""
 
 
 class RunError(RuntimeError):
-    """Report a run that had to stop although its input was valid; a door exits with code 1."""
+    """Report a run that had to stop although its input was valid."""
+
+    exit_code = 1
+    """What a door exits with."""
 
 
 class StoppedError(BaseException):

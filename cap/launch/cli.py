@@ -35,8 +35,6 @@ from cap.launch.grid import LineFormatter, listed, watched
 from cap.launch.help import register_resolvers
 from cap.launch.processes import is_first_process
 
-EXIT_BAD_INPUT = 2
-EXIT_FAILED = 1
 _SECONDS_OF_THE_FIRST = 5.0
 _N_SUGGESTIONS = 3
 # Groups whose files set keys of all others.
@@ -307,15 +305,13 @@ def _flatten(node: object, prefix: str) -> Iterator[str]:
             yield from _flatten(node[key], f"{name}.")
 
 
-def _leave(error: BaseException) -> NoReturn:
+def _leave(error: InputError | RunError | StoppedError) -> NoReturn:
     if isinstance(error, InputError) and not is_first_process():
         # Every process of a run meets the same bad input, and the first one says it; one that this process alone has
         # met is still to be said when that would have ended them all.
         time.sleep(_SECONDS_OF_THE_FIRST)
     sys.stderr.write(f"error: {error}\n")
-    if isinstance(error, StoppedError):
-        raise SystemExit(error.exit_code) from error
-    raise SystemExit(EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILED) from error
+    raise SystemExit(error.exit_code) from error
 
 
 def set_up_log() -> None:

@@ -57,7 +57,7 @@ class GridCallback(Callback):
             ensure_writable(self.grid.folder, "hydra.sweep.dir")
         except InputError as error:
             here.error = error
-            raise SystemExit(2) from error  # Hydra makes a mere warning of any other exception here
+            raise SystemExit(error.exit_code) from error  # Hydra makes a mere warning of any other exception here
         self.grid.planned = planned(config)
         if self._check is not None:
             _warn_of_refused(self.grid.planned, refused(config, self.grid.planned, self._check))
@@ -158,7 +158,7 @@ def listed() -> Iterator[None]:
         jobs = here.close(is_stopped=False)
         if not is_of_launcher:
             raise
-        raise SystemExit(exit_code(jobs) or 1) from error
+        raise SystemExit(exit_code(jobs) or RunError.exit_code) from error
     jobs = here.close(is_stopped=False)
     if code := exit_code(jobs):
         raise SystemExit(code)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cap.base.errors import InputError, RunError
 from cap.launch.grid_jobs import Job
 
 _STYLES = {"completed": "green", "skipped": "green", "resumed": "green", "failed": "red", "lost": "red"}
@@ -22,7 +23,7 @@ def exit_code(jobs: Sequence[Job]) -> int:
     others = [job for job in jobs if not job.is_good]
     if not others:
         return 0
-    return 2 if all(job.is_bad_input for job in others) else 1
+    return InputError.exit_code if all(job.is_bad_input for job in others) else RunError.exit_code
 
 
 def show(jobs: Sequence[Job]) -> None:

@@ -25,8 +25,6 @@ _PARENT_SECONDS = 1.0
 PARENT = "CAP_PARENT"
 """Variable that names the process which watches this one, by its number."""
 _TASKS_OF_SRUN = "SLURM_STEP_NUM_TASKS"
-# What a door ends with when the input was bad, see cap.launch.cli.
-_BAD_INPUT = 2
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +192,7 @@ def _as_own(error: ChildFailedError) -> BaseException:
     codes = {rank: failure.exitcode for rank, failure in sorted(error.failures.items())}
     # Those that were ended because another one failed say nothing: the first failure is the reason.
     rank, first = error.get_first_failure()
-    if _BAD_INPUT in codes.values():
+    if InputError.exit_code in codes.values():
         return InputError("see the error of the first process above")
     # A process that is still starting has no handler yet, and dies of the signal itself.
     signals = [code - 128 if code > 128 else -code for code in codes.values()]

@@ -42,7 +42,7 @@ class KeepCallback(Callback):
         kind: What an answer of the task is.
         loaders: Makes the validation loaders by split, of this process's share of the rows.
         metrics: Makes metrics by the same splits.
-        note: Told of everything that is kept so far, whenever there is more.
+        note: Called with all models kept so far, after each.
         warn: Called with each warning for the record.
     """
 
