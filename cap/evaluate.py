@@ -27,12 +27,13 @@ def evaluate(cfg: DictConfig) -> float:
     config, model_dir = check_evaluate(cfg)
     with first_import():
         from cap.formats import evaluate_phases as phases  # takes seconds: after the verdict
+        from cap.training.seconds import PhaseSeconds
 
-    device, given, seconds = phases.device_of(config), phases.given_model(model_dir), phases.Seconds()
+    device, given, seconds = phases.device_of(config), phases.given_model(model_dir), PhaseSeconds()
     task = phases.asked_task(config, given)
-    with seconds.of("load"):
+    with seconds.phase("load"):
         loaded = phases.load_asked(config, given, task, typed=typed_overrides())
-    with seconds.of("data"):
+    with seconds.phase("data"):
         data = phases.read_rows(config, task, loaded)
     resolved = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     record = phases.begin_record(task, loaded, data, command=typed_line("evaluate"), resolved=resolved)

@@ -183,6 +183,11 @@ def locked(path: Path) -> FileLock:
     return FileLock(path.parent / f".{path.name}.lock")
 
 
+def is_new_or_empty(folder: Path) -> bool:
+    """Say whether there is nothing at a path yet, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 def real_folder(folder: Path) -> Path:
     """Follow a link, and give ``.`` and ``..`` their names: a folder is locked, and replaced whole, by its name."""
     return folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
@@ -262,6 +267,7 @@ __all__ = [
     "ensure_writable",
     "file_sha256",
     "full_disk_reason",
+    "is_new_or_empty",
     "locked",
     "read_json",
     "real_folder",

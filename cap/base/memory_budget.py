@@ -13,7 +13,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-_BYTES_PER_GB = 1024**3
+BYTES_PER_GIB = 1024**3
+"""In which ``memory.budget_gb`` and what is announced are counted."""
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -55,7 +56,7 @@ class MemoryBudget:
             )
         if n_processes < 1:
             raise ValueError(f"a memory budget is shared by at least one process, got n_processes={n_processes}")
-        self._limit = gb * _BYTES_PER_GB / n_processes
+        self._limit = gb * BYTES_PER_GIB / n_processes
         self._bytes_in_memory = 0
         self._bytes_mapped = 0
 
@@ -90,8 +91,8 @@ class MemoryBudget:
         if self._limit > 0 and self._bytes_mapped == 0:
             log.info(
                 "memory.budget_gb: %.2f of this process's %.2f GiB are used; what does not fit is memory-mapped",
-                self._bytes_in_memory / _BYTES_PER_GB,
-                self._limit / _BYTES_PER_GB,
+                self._bytes_in_memory / BYTES_PER_GIB,
+                self._limit / BYTES_PER_GIB,
             )
         self._bytes_mapped += mapped.nbytes
         # As a plain array over the same pages: numpy's own class for mapped files is slow to index.
@@ -130,4 +131,4 @@ class MemoryBudget:
         self._bytes_in_memory += sum(array.nbytes for array in arrays)
 
 
-__all__ = ["MemoryBudget", "as_tensor"]
+__all__ = ["BYTES_PER_GIB", "MemoryBudget", "as_tensor"]

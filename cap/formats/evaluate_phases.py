@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,31 +33,12 @@ from cap.runs.folder import Reading, RunFolder, hold, reading_of_run
 from cap.runs.predictions import write_predictions
 from cap.runs.record import write_record
 from cap.training.predict import predict
+from cap.training.seconds import PhaseSeconds
 from cap.training.trainer import idle_trainer
 
 log = logging.getLogger("cap.evaluate")
 
 PREDICTIONS = "predictions.csv"
-
-
-class Seconds:
-    """Time the phases."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self._phases: dict[str, float] = {}
-
-    @contextmanager
-    def of(self, phase: str) -> Iterator[None]:
-        """Time a phase."""
-        started = time.perf_counter()
-        yield
-        self._phases[phase] = time.perf_counter() - started
-
-    def rounded(self) -> dict[str, float]:
-        """Return the seconds of every phase so far, and of all together."""
-        phases = {**self._phases, "total": time.perf_counter() - self._started}
-        return {phase: round(value, 3) for phase, value in phases.items()}
 
 
 @dataclass(frozen=True)
@@ -253,7 +232,7 @@ def answer(
     record: dict[str, Any],
     *,
     device: torch.device,
-    seconds: Seconds,
+    seconds: PhaseSeconds,
 ) -> Path:
     """Take the folder, let the model answer every row, and write down answers and scores.
 
@@ -279,7 +258,7 @@ def answer(
     try:
         # From here on the folder holds a record that does not look complete.
         write_record(folder, record)
-        with seconds.of("predict"):
+        with seconds.phase("predict"):
             record["scores"]["model"], answers = predict(
                 loaded.scored.model,
                 data.module.eval_dataloaders(),
@@ -290,7 +269,8 @@ def answer(
             )
         columns = {split: columns_of(task, rows.splits[split], found) for split, found in answers.items()}
         write_predictions(folder / PREDICTIONS, columns)
-        write_record(folder, {**record, "seconds": seconds.rounded(), "status": "completed"})
+        seconds.end()
+        write_record(folder, {**record, "seconds": seconds.by_phase(), "status": "completed"})
     finally:
         lock.release()
     return folder
@@ -353,7 +333,6 @@ __all__ = [
     "Data",
     "Given",
     "Loaded",
-    "Seconds",
     "answer",
     "asked_task",
     "begin_record",

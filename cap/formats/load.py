@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, first_line
 from cap.formats.compact import load_compact
 from cap.formats.folders import WEIGHTS_FILE, model_class, read_config
 from cap.formats.masks import MASKS_FILE, load_masks
@@ -69,7 +69,7 @@ def _load_plain(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
                 folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"a plain model must be a whole folder that {chosen.__name__}.from_pretrained loads, got {folder} "
             f"({reason}); save or export the model again"

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, first_line
 from cap.base.files import atomic_folder, read_json, real_folder, write_json
 from cap.base.kinds import KINDS
 from cap.config.push import Asked, PushConfig
@@ -21,6 +21,7 @@ from cap.runs.card_metadata import UNKNOWN, OnHub
 from cap.runs.finished import FinishedRun, read_runs, require_keys
 from cap.runs.folder import EXPORT, MODEL, RECORD, require_empty
 from cap.runs.hidden_paths import without_places
+from cap.runs.reading import is_held_out
 from cap.training.recorded_model import recorded_model
 
 log = logging.getLogger("cap.push")
@@ -180,7 +181,7 @@ def _auto_class(folder: Path) -> str:
 
 def _split(record: Mapping[str, Any], task: Task | None) -> str:
     """Name the split that a run was scored on."""
-    if record["config"].get("data", {}).get("held_out_rows") is not None:
+    if is_held_out(record):
         return "train"
     return task.validation_splits[0] if task is not None else "validation"
 
@@ -203,7 +204,7 @@ def _base_licence(record: Mapping[str, Any]) -> str | None:
     try:
         licence = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("license")
     except (OSError, ValueError) as error:
-        log.warning("the card of the pre-trained model cannot be read (%s)", str(error).splitlines()[0])
+        log.warning("the card of the pre-trained model cannot be read (%s)", first_line(error))
         return None
     return str(licence) if licence else None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from cap.base.errors import InputError
+from cap.base.errors import InputError, first_line
 from cap.base.files import content_key, file_sha256
 from cap.base.network import hub_is_reachable
 
@@ -183,7 +183,7 @@ def errors_of(source: ModelSource) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if source.is_folder:
             raise InputError(
                 f"the {source.role} must be a whole folder saved by transformers, got {source.label!r} ({reason}); "

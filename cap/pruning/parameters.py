@@ -30,10 +30,8 @@ def parameter_groups(
         weight_decay: Of weights with two axes or more; biases, LayerNorm and scores have none.
     """
     scores = pruner.score_parameters() if pruner is not None else []
-    apart = {id(p) for p in scores}
-    if pruner is not None:
-        apart |= {id(p) for p in pruner.auxiliary_parameters()}
-    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
+    own = own_parameters(pruner)
+    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
     groups: list[dict[str, Any]] = [
         # Biases and LayerNorm are the 1-D parameters.
         {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay, "lr": learning_rate},
@@ -42,6 +40,11 @@ def parameter_groups(
     if scores and pruner is not None:
         groups.append({"params": scores, "weight_decay": 0.0, "lr": pruner.score_learning_rate})
     return groups
+
+
+def own_parameters(pruner: Pruner | None) -> set[int]:
+    """Tell the parameters of a pruner, scores and what it only observes, from those of the model; by their ids."""
+    return set() if pruner is None else {id(p) for p in (*pruner.score_parameters(), *pruner.auxiliary_parameters())}
 
 
 def kept_parameters(model: PreTrainedModel, pruner: Pruner, parts: Sequence[Part] = ()) -> list[str]:
@@ -55,7 +58,7 @@ def kept_parameters(model: PreTrainedModel, pruner: Pruner, parts: Sequence[Part
     wanted: list[AnyPart] = list(parts)
     if not pruner.trains_weights:
         wanted.append("encoder")
-    own = {id(p) for p in (*pruner.score_parameters(), *pruner.auxiliary_parameters())}
+    own = own_parameters(pruner)
     return [name for name in parameters_of(model, wanted) if id(model.get_parameter(name)) not in own]
 
 
@@ -128,6 +131,7 @@ __all__ = [
     "add_regularizer",
     "kept_parameters",
     "masked_weights",
+    "own_parameters",
     "parameter_groups",
     "require_full_precision",
     "require_scores_learn",

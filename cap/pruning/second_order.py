@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cap.base.errors import RunError
+from cap.base.memory_budget import BYTES_PER_GIB
 from cap.models.families import Prunable
 from cap.pruning.fisher import BlockFisher, bytes_of_pass
 from cap.pruning.masks import count_kept
@@ -18,8 +19,6 @@ from cap.pruning.pruner import ImportancePass, Room
 from cap.pruning.weights import Scope, WeightPruner
 
 log = logging.getLogger(__name__)
-
-_BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
 
 
 class SecondOrder(WeightPruner):
@@ -115,13 +114,13 @@ class SecondOrder(WeightPruner):
         fitting = next((b for b in range(self.block_size, 0, -1) if needs(b) <= room.n_bytes), None)
         ways = [f"set pruning.block_size={fitting}"] if fitting else []
         if room.is_budget:
-            ways.append(f"set memory.budget_gb={math.ceil(10 * needed * room.n_processes / _BYTES_PER_GB) / 10:g}")
+            ways.append(f"set memory.budget_gb={math.ceil(10 * needed * room.n_processes / BYTES_PER_GIB) / 10:g}")
         elif not ways:
             ways.append("choose another pruning type")
         leaves = "memory.budget_gb leaves" if room.is_budget else "the GPU has beside the student and its optimizer"
         raise ValueError(
-            f"the pass of pruning=second_order needs {needed / _BYTES_PER_GB:.2f} GiB for pruning.block_size="
-            f"{self.block_size}, and {leaves} {room.n_bytes / _BYTES_PER_GB:.2f}"
+            f"the pass of pruning=second_order needs {needed / BYTES_PER_GIB:.2f} GiB for pruning.block_size="
+            f"{self.block_size}, and {leaves} {room.n_bytes / BYTES_PER_GIB:.2f}"
             f"{' to a process' if room.is_budget else ''}; {', or '.join(ways)}"
         )
 
@@ -202,7 +201,7 @@ class SecondOrder(WeightPruner):
                 self._bytes_of_pass(
                     [mask.numel() for mask in masks.values()], n_kept, self.block_size, dtypes[0].itemsize
                 )
-                / _BYTES_PER_GB,
+                / BYTES_PER_GIB,
                 self.block_size,
                 f"{sum(n_kept):,}",
             )

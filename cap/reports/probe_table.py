@@ -30,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cap.base.errors import InputError
-from cap.base.files import atomic_folder, ensure_writable, read_json, real_folder, write_json
+from cap.base.files import atomic_folder, ensure_writable, is_new_or_empty, read_json, real_folder, write_json
 from cap.base.markdown import table
 from cap.runs.style import BLUE, DPI, GREEN, GREY, ORANGE, PINK, SKY, STYLE, VERMILLION, WIDTH, save
 
@@ -66,7 +66,7 @@ def require_free(folder: Path, key: str) -> None:
     Raises:
         InputError: If it is a file or holds something else.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if is_new_or_empty(folder):
         return
     try:
         found = read_json(folder / _JSON)["key"]

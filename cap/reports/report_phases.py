@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cap.base.errors import InputError, some_of
-from cap.base.files import atomic_folder, ensure_writable
+from cap.base.files import atomic_folder, ensure_writable, is_new_or_empty
 from cap.reports.collect import Collection, collect
 from cap.reports.costs import plot_score_against_bytes, plot_score_against_latency
 from cap.reports.differences import COMPARISON_CAPTION, COMPARISON_HEADER, comparison_rows, comparisons_csv
@@ -66,7 +66,7 @@ def require_free(output: Path) -> None:
     Raises:
         InputError: If it is a file or holds something else.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    if is_new_or_empty(output):
         return
     found = {path.name for path in output.iterdir()} if output.is_dir() else set()
     strange = sorted(found - {_PAGE, *_TABLES, *_PICTURES.values()})

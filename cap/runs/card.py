@@ -11,6 +11,7 @@ from cap.base.markdown import table
 from cap.runs.asking import asked
 from cap.runs.card_metadata import OnHub, metadata
 from cap.runs.hidden_paths import without_folders
+from cap.runs.reading import is_held_out
 
 CARD = "README.md"
 CARD_KEYS = (
@@ -190,8 +191,7 @@ def _scores(record: Mapping[str, Any], models: Mapping[str, Mapping[str, float]]
 
 def _scored(record: Mapping[str, Any]) -> str:
     """Name the rows that a run was scored on."""
-    is_held_out = record["config"].get("data", {}).get("held_out_rows") is not None
-    return "training rows that were held out" if is_held_out else "the validation rows"
+    return "training rows that were held out" if is_held_out(record) else "the validation rows"
 
 
 def _score(scores: Mapping[str, float] | None, name: str) -> str:

@@ -39,4 +39,9 @@ def first_number(*values: object) -> float | None:
     return next((found for value in values if (found := number(value)) is not None), None)
 
 
-__all__ = ["TERMS", "at", "first_number", "mapping", "named", "number"]
+def is_held_out(record: Mapping[str, Any]) -> bool:
+    """Say whether a run was scored on training rows that it did not learn from, in place of the validation rows."""
+    return at(record, "config", "data", "held_out_rows") is not None
+
+
+__all__ = ["TERMS", "at", "first_number", "is_held_out", "mapping", "named", "number"]

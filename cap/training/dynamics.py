@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cap.pruning.masks import n_to_prune
+from cap.pruning.parameters import own_parameters
 from cap.pruning.schedule import Cubic, SchedulePlan
 from cap.training.module import CapModule, Optimisation
 
@@ -146,7 +147,7 @@ def count_parameters(module: CapModule, sparsity: float) -> dict[str, int]:
             as pruned.
     """
     pruner = module.pruner
-    own = {id(p) for p in (*pruner.score_parameters(), *pruner.auxiliary_parameters())} if pruner is not None else set()
+    own = own_parameters(pruner)
     in_optimizer = {id(p) for group in module.parameter_groups() for p in group["params"]}
     weights = [p for p in module.student.parameters() if id(p) not in own]
     trained = sum(p.numel() for p in weights if id(p) in in_optimizer)

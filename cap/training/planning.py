@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from cap.base.errors import InputError
+from cap.base.memory_budget import BYTES_PER_GIB
 from cap.models.families import encoder_layers, prunable
 from cap.objectives.memory import Memory
 from cap.pruning.pruner import Room
@@ -21,8 +22,7 @@ from cap.training.ready import Ready
 from cap.training.trainer import takes_gpus
 
 _BYTES_PER_VALUE = 2  # encodings are float16
-_BYTES_PER_GB = 1024**3  # as memory.budget_gb counts
-_BYTES_FOR_OTHERS = 2 * _BYTES_PER_GB  # activations of the largest batches, CUDA's own: an allowance, measured nowhere
+_BYTES_FOR_OTHERS = 2 * BYTES_PER_GIB  # activations of the largest batches, CUDA's own: an allowance, measured nowhere
 
 
 def require_possible(checked: Ready, prepared: Prepared) -> int:
@@ -108,7 +108,7 @@ def _room_of_a_pass(checked: Ready, prepared: Prepared) -> Room:
         n_parameters = sum(parameter.numel() for parameter in prepared.pretrained.parameters())
         left = min(sizes) - 4 * width * n_parameters - _BYTES_FOR_OTHERS
         return Room(max(left, 0), is_budget=False, bytes_per_value=width)
-    share = checked.config.memory.budget_gb * _BYTES_PER_GB / trainer.devices
+    share = checked.config.memory.budget_gb * BYTES_PER_GIB / trainer.devices
     return Room(share, n_processes=trainer.devices, bytes_per_value=width)
 
 
@@ -167,8 +167,8 @@ def planned_dynamics(checked: Ready, prepared: Prepared, n_steps: int) -> Dynami
         path=path_length(module.optimisation, n_steps) if moves else 0.0,
         path_after_target=path_length(module.optimisation, n_steps, start=target_step) if moves else 0.0,
         encodings=n_frozen + n_snapshots,
-        bank_disk_gb=(n_bytes * (n_frozen + n_snapshots + is_kept) + hidden) / _BYTES_PER_GB,
-        bank_memory_gb=n_bytes_read * config.trainer.devices / _BYTES_PER_GB,
+        bank_disk_gb=(n_bytes * (n_frozen + n_snapshots + is_kept) + hidden) / BYTES_PER_GIB,
+        bank_memory_gb=n_bytes_read * config.trainer.devices / BYTES_PER_GIB,
         **count_parameters(module, config.sparsity),
     )
 

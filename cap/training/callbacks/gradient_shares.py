@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cap.models.families import encoder_layers
 from cap.models.pooled import evaluating
+from cap.pruning.parameters import own_parameters
 from cap.training.callbacks.pruning import PruningCallback
 from cap.training.encode import Computation, computation_of
 from cap.training.module import CapModule, cap_module
@@ -219,10 +220,9 @@ def _encoder_weights(module: CapModule) -> list[nn.Parameter]:
     pruner = module.pruner
     if pruner is not None and not pruner.trains_weights:
         return pruner.score_parameters()
-    of_pruner = [] if pruner is None else [*pruner.score_parameters(), *pruner.auxiliary_parameters()]
-    apart = {id(parameter) for parameter in of_pruner}
+    own = own_parameters(pruner)
     layers = encoder_layers(module.student.model).values()
-    return [p for layer in layers for p in layer.parameters() if p.requires_grad and id(p) not in apart]
+    return [p for layer in layers for p in layer.parameters() if p.requires_grad and id(p) not in own]
 
 
 __all__ = ["GradientShares", "gradient_norms", "relative_norms"]
