@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cap.base.errors import InputError
-from cap.data.words import space_between
 from cap.formats.compact import Compacted, save_compact
 from cap.formats.export_source import Source
 from cap.formats.load import load
@@ -30,9 +29,10 @@ from cap.models.semi_structured import require_sparse_gpu, to_semi_structured
 from cap.models.sources import ModelSource
 from cap.pruning.masks import count_zeros
 from cap.pruning.patterns import PATTERNS, follows_pattern
-from cap.runs.asking import asked, described
+from cap.runs.asking import asked
 from cap.runs.finished import require_keys
 from cap.runs.folder import MODEL
+from cap.training.preparation import asks_of
 
 log = logging.getLogger("cap.export")
 
@@ -241,8 +241,7 @@ def _how_to_run_onnx(source: Source) -> str:
 
 
 def _asked(source: Source, *, of: Literal["model", "session"]) -> str:
-    between = space_between(source.tokenizer) if source.task.kind == "tags" else ""
-    asks = described(source.task.kind, source.task.text_columns, between=between)
+    asks = asks_of(source.task, source.tokenizer)
     return asked(asks, max_length=source.max_length, of=of)
 
 

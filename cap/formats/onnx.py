@@ -129,6 +129,10 @@ def quantise_onnx(source: Path, target: Path) -> None:
     Args:
         source: A float32 graph.
         target: The new file.
+
+    Raises:
+        InputError: If a package is missing.
+        RunError: If the graph cannot be quantised.
     """
     require_onnx()
     import onnx

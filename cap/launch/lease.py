@@ -43,6 +43,7 @@ def lease(n: int, devices: Sequence[str], *, folder: Path | None = None) -> Iter
     Raises:
         InputError: If there are fewer than ``n``.
         RunError: If the folder of the locks belongs to somebody else.
+        ValueError: If two devices have one name.
     """
     if len(set(devices)) != len(devices):
         raise ValueError(f"devices must have different names, got {', '.join(devices)}")

@@ -142,7 +142,11 @@ class Structured(Pruner):
         return {names[id(gated.units.outgoing)]: gated.is_kept for gated in self._gated()}
 
     def update_masks(self, sparsity: float) -> MaskCounts:
-        """Prune units up to a target sparsity, and reset the measured importance."""
+        """Prune units up to a target sparsity, and reset the measured importance.
+
+        Raises:
+            RunError: If the importance of a unit is not finite.
+        """
         broken = [number for number, gated in enumerate(self._gated()) if not bool(gated.importance.isfinite().all())]
         if broken:
             raise RunError(

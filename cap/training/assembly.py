@@ -233,28 +233,6 @@ def new_callbacks(
         checked.pruner, checked.plan, every_n_steps=checked.every_n_steps, adds_regularizer=False, warn=warn
     )
     timer = StepTimer()
-    snapshots = SnapshotCallback(
-        checked.plan,
-        n_snapshots=config.contrast.snapshot_count,
-        loader=rows.encoding_dataloader,
-        folder=run_dir / CHECKPOINTS / "snapshots",
-        with_encodings=config.contrast.snapshots,
-        with_logits=config.distill.snapshot_weight > 0,
-    )
-    meant = {level: held_level(level, checked.plan) for level in config.keep_levels or []}
-    # The final level is the run's own model.
-    levels = {asked: level for asked, level in meant.items() if level is not None and level < config.sparsity}
-    keep = KeepCallback(
-        levels,
-        pruning=pruning,
-        folder=run_dir / LEVELS,
-        save=prepared.save,
-        kind=prepared.task.kind,
-        loaders=rows.eval_dataloaders,
-        metrics=prepared.metrics,
-        note=note_kept,
-        warn=warn,
-    )
     return Callbacks(
         checkpoint=CheckpointCallback(
             run_dir / CHECKPOINTS,
@@ -275,7 +253,7 @@ def new_callbacks(
             n_examples=rows.n_labelled if needs_labels else rows.n_train,
             warn=warn,
         ),
-        snapshots=[snapshots] if snapshots.terms else [],
+        snapshots=_snapshots(checked, prepared, run_dir),
         gradients=GradientShares(
             pruning,
             # Half of the way a student that starts from its teacher has something to learn from it.
@@ -283,12 +261,53 @@ def new_callbacks(
             note=note_gradients,
             warn=warn,
         ),
-        keep=keep if config.keep_levels is not None else None,
+        keep=_keep(checked, prepared, run_dir, pruning, note=note_kept, warn=warn),
         timer=timer,
         estimate=EstimateCallback(timer, note=note_minutes),
         pruning=pruning,
         agreement=MaskAgreement(pruning.moves),
         restart=RestartCallback(checked.plan),
+    )
+
+
+def _snapshots(checked: Ready, prepared: Prepared, run_dir: Path) -> list[SnapshotCallback]:
+    """Take snapshots where a term learns from them."""
+    config = checked.config
+    snapshots = SnapshotCallback(
+        checked.plan,
+        n_snapshots=config.contrast.snapshot_count,
+        loader=prepared.datamodule.encoding_dataloader,
+        folder=run_dir / CHECKPOINTS / "snapshots",
+        with_encodings=config.contrast.snapshots,
+        with_logits=config.distill.snapshot_weight > 0,
+    )
+    return [snapshots] if snapshots.terms else []
+
+
+def _keep(
+    checked: Ready,
+    prepared: Prepared,
+    run_dir: Path,
+    pruning: PruningCallback,
+    *,
+    note: Callable[[list[dict[str, Any]]], None],
+    warn: Callable[[str], None],
+) -> KeepCallback | None:
+    """Keep the models of ``keep_levels``; the final level is the run's own model."""
+    config = checked.config
+    if config.keep_levels is None:
+        return None
+    meant = {level: held_level(level, checked.plan) for level in config.keep_levels}
+    return KeepCallback(
+        {asked: level for asked, level in meant.items() if level is not None and level < config.sparsity},
+        pruning=pruning,
+        folder=run_dir / LEVELS,
+        save=prepared.save,
+        kind=prepared.task.kind,
+        loaders=prepared.datamodule.eval_dataloaders,
+        metrics=prepared.metrics,
+        note=note,
+        warn=warn,
     )
 
 

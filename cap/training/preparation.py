@@ -100,8 +100,7 @@ class Prepared:
     @property
     def asks(self) -> dict[str, Any]:
         """What lines that ask a model of this run want to know of its task."""
-        between = space_between(self.tokenizer) if self.task.kind == "tags" else ""
-        return described(self.task.kind, self.task.text_columns, between=between)
+        return asks_of(self.task, self.tokenizer)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write a model of this run as stock transformers loads it, one that encodes as sentence-transformers does."""
@@ -205,6 +204,12 @@ def _pooling(config: TrainConfig, task: Task, source: ModelSource, loaded: Loade
     return resolve_pooling(pool, source, has_trained_pooler=loaded.has_trained_pooler)
 
 
+def asks_of(task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Say what lines that ask a model want to know of its task."""
+    between = space_between(tokenizer) if task.kind == "tags" else ""
+    return described(task.kind, task.text_columns, between=between)
+
+
 def configured_task(config: TrainConfig) -> Task:
     """Look up the task of a run.
 
@@ -262,4 +267,4 @@ def _check_freeze(config: TrainConfig, loaded: LoadedModel) -> None:
         )
 
 
-__all__ = ["Prepared", "configured_task", "prepare", "rows_of"]
+__all__ = ["Prepared", "asks_of", "configured_task", "prepare", "rows_of"]

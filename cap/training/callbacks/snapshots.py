@@ -70,7 +70,11 @@ class SnapshotCallback(Callback):
         return " and ".join(term for term, is_on in wanted.items() if is_on)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the steps of the snapshots; those that were taken before an interruption are read again."""
+        """Choose the steps of the snapshots; those that were taken before an interruption are read again.
+
+        Raises:
+            RunError: If one of these is gone, or was changed.
+        """
         steps = snapshot_steps(self.plan, int(trainer.estimated_stepping_batches), self.n_snapshots)
         # Older versions could write a checkpoint in the step of a snapshot, after it was taken.
         self._steps = {step for step in steps if _name_at(step) not in self._taken}
