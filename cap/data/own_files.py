@@ -22,16 +22,13 @@ class Learned:
         name: How to call the model.
         labels: Names of its outputs, in order.
         problem: How its configuration calls the problem; None if it does not say.
+        has_names: Whether somebody has named the outputs; transformers numbers them otherwise.
     """
 
     name: str
     labels: tuple[str, ...]
     problem: str | None
-
-    @property
-    def has_names(self) -> bool:
-        """Say whether somebody has named the outputs; transformers numbers them otherwise."""
-        return self.labels != tuple(f"LABEL_{number}" for number in range(len(self.labels)))
+    has_names: bool
 
     def require_labels(self) -> None:
         """Refuse a model that does not tell its outputs apart.

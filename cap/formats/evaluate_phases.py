@@ -24,9 +24,9 @@ from cap.data.own_files import Learned
 from cap.data.sources import Rows, load_rows
 from cap.data.tasks import Task, known_kind
 from cap.formats.predicted import columns_of
-from cap.formats.scored import Scored, load_scored, require_head, saved_model
+from cap.formats.scored import Scored, load_scored, require_answers, saved_model
 from cap.models.families import FAMILIES, longest_input
-from cap.models.outputs import output_order
+from cap.models.outputs import are_no_names, names_of_outputs, output_order
 from cap.models.sources import ModelSource, load_config, load_tokenizer, tokenizer_key
 from cap.runs.environment import environment
 from cap.runs.folder import Reading, RunFolder, hold, reading_of_run
@@ -51,9 +51,8 @@ class Given:
     @property
     def learned(self) -> Learned:
         """What it answers."""
-        names = {int(index): str(label) for index, label in (self.config.id2label or {}).items()}
-        labels = tuple(names[index] for index in sorted(names))
-        return Learned(self.source.label, labels, getattr(self.config, "problem_type", None))
+        labels, problem = names_of_outputs(self.config), getattr(self.config, "problem_type", None)
+        return Learned(self.source.label, tuple(labels), problem, has_names=not are_no_names(labels))
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def asked_task(config: EvaluateConfig, given: Given) -> Task:
     ensure_lockable(Path(config.cache_dir), "cache_dir")
     kind = known_kind(config.task.name)
     if kind is not None:  # before any label is compared with those of a model that has none
-        require_head(given.config, head=Head(kind), name=given.source.label)
+        require_answers(given.config, head=Head(kind), name=given.source.label)
     return task_of(
         config.task.name,
         _data_dir(config),
@@ -138,7 +137,7 @@ def load_asked(config: EvaluateConfig, given: Given, task: Task, *, typed: Seque
         InputError: If it cannot be loaded, or was not trained to answer this task.
     """
     source, model_config = given.source, given.config
-    require_head(model_config, head=task.head, name=source.label)
+    require_answers(model_config, head=task.head, name=source.label)
     order, notes = output_order(
         model_config,
         head=task.head,

@@ -47,7 +47,7 @@ def saved_model(model_dir: str) -> ModelSource:
     return resolve_source(model_dir, package=None, sha256=None, revision=None)
 
 
-def require_head(config: PretrainedConfig, *, head: Head, name: str) -> None:
+def require_answers(config: PretrainedConfig, *, head: Head, name: str) -> None:
     """Refuse a model that was never trained to answer, or whose answers are of another kind.
 
     Args:
@@ -109,4 +109,4 @@ def _is_export(source: ModelSource) -> bool:
     return is_packed or LAYOUT_KEY in read_json(folder / "config.json")
 
 
-__all__ = ["Scored", "load_scored", "require_head", "saved_model"]
+__all__ = ["Scored", "load_scored", "require_answers", "saved_model"]

@@ -78,8 +78,8 @@ def test_it_is_not_scored_as_a_classifier_of_single_labels(run_dir):
 
     from cap.base.errors import InputError
     from cap.base.kinds import Head
-    from cap.formats.scored import require_head
+    from cap.formats.scored import require_answers
 
     config = AutoConfig.from_pretrained(run_dir / "model")
     with pytest.raises(InputError, match="trained for single_label_classification as this task is, got it for multi_"):
-        require_head(config, head=Head("classes", tuple(config.id2label.values())), name="it")
+        require_answers(config, head=Head("classes", tuple(config.id2label.values())), name="it")
