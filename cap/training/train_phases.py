@@ -88,7 +88,7 @@ def say_what_it_would_do(ready: Ready, *, is_first: bool) -> None:
         is_first: Whether this process speaks for the run; no other one keeps a device busy.
     """
     prepared = prepare(ready)
-    n_steps = require_possible(ready, prepared)
+    n_steps = require_possible(ready, prepared, devices=ready.config.trainer.devices)
     dynamics, max_steps = planned_dynamics(ready, prepared, n_steps), ready.config.trainer.max_steps
     dynamics.say(ready.plan, max_steps=max_steps, prunes=not ready.pruner.keeps_zeros)
     if is_first:
@@ -99,7 +99,7 @@ def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | 
     """Run the phases."""
     with record.seconds.phase("data"):
         prepared = prepare(ready)
-    n_steps = require_possible(ready, prepared)
+    n_steps = require_possible(ready, prepared, devices=devices)
     callbacks = new_callbacks(
         ready,
         prepared,

@@ -49,7 +49,7 @@ def prepared(compose_config, overrides: list[str]):
 def look(compose_config, overrides: list[str]) -> int:
     from cap.training.planning import require_possible
 
-    return require_possible(*prepared(compose_config, overrides))
+    return require_possible(*prepared(compose_config, overrides), devices=1)
 
 
 @pytest.mark.parametrize(("overrides", "expected"), REFUSED.values(), ids=REFUSED)
@@ -66,9 +66,18 @@ def test_limits_that_leave_something_pass(compose_config, tiny_overrides, overri
     assert look(compose_config, [*tiny_overrides, *overrides]) > 0
 
 
-@pytest.mark.parametrize(("n_bytes", "fits"), [(3.0, True), (2.0, False)], ids=["room", "none beside the optimizer"])
+CARDS = {
+    "room": ([3.0], 1, True),
+    "none beside the optimizer": ([2.0], 1, False),
+    "a small one that the run does not take": ([3.0, 1.0], 1, True),
+    "a small one that it takes": ([3.0, 1.0], 2, False),
+    "which": ([1.0, 3.0], [1], True),
+}
+
+
+@pytest.mark.parametrize(("sizes", "devices", "fits"), CARDS.values(), ids=CARDS)
 def test_a_pass_on_a_gpu_has_what_student_and_optimizer_leave(
-    compose_config, tiny_overrides, monkeypatch, n_bytes, fits
+    compose_config, tiny_overrides, monkeypatch, sizes, devices, fits
 ):
     from types import SimpleNamespace
 
@@ -78,12 +87,12 @@ def test_a_pass_on_a_gpu_has_what_student_and_optimizer_leave(
     from cap.training.planning import require_possible
 
     run = prepared(compose_config, [*tiny_overrides, "pruning=second_order", "pruning.gradient_rows=4"])
-    size = SimpleNamespace(total_memory=int(n_bytes * 1024**3))
+    cards = [SimpleNamespace(total_memory=int(size * 1024**3)) for size in sizes]
     monkeypatch.setattr("cap.training.planning.takes_gpus", lambda accelerator: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: size)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
     if fits:
-        assert require_possible(*run) > 0
+        assert require_possible(*run, devices=devices) > 0
     else:
         with pytest.raises(InputError, match=r"and the GPU has beside the student and its optimizer 0\.00"):
-            require_possible(*run)
+            require_possible(*run, devices=devices)
