@@ -71,10 +71,14 @@ def _take_part(checked: Checked) -> bool:
 
 def _say_what_it_would_do(checked: Checked, *, is_first: bool) -> None:
     with first_import():
-        from cap.training import train_phases as phases  # takes seconds: after the verdict
+        from cap.formats.forecast import say_what_is_left  # takes seconds: after the verdict
+        from cap.training import train_phases as phases
 
     with phases.keeping_determinism():
-        phases.say_what_it_would_do(phases.make_ready(checked), is_first=is_first)
+        ready = phases.make_ready(checked)
+        prepared = phases.say_what_it_would_do(ready, is_first=is_first)
+    if is_first:
+        say_what_is_left(prepared.pretrained.model, ready.pruner, sparsity=checked.config.sparsity)
 
 
 def _train(attempt: found.Attempt, earlier: found.Earlier) -> float:
