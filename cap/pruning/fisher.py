@@ -161,6 +161,7 @@ def bytes_of_pass(
     block_size: int,
     *,
     is_global: bool = True,
+    on_host: bool = True,
     bytes_per_value: int = 4,
 ) -> int:
     """Say what the Fisher of some matrices takes at its peak, in bytes, beside the model and its activations.
@@ -170,6 +171,7 @@ def bytes_of_pass(
         n_kept: How many of these are kept.
         block_size: As in ``BlockFisher``.
         is_global: Whether the weights of all matrices are ranked together.
+        on_host: Whether they are ranked by the host's selection; that of an accelerator holds a copy more.
         bytes_per_value: Of the sums, and of gradients.
     """
     n_all, largest = sum(n_weights), max(n_weights, default=0)
@@ -179,11 +181,13 @@ def bytes_of_pass(
     waiting = _AT_ONCE * (sum(in_blocks) + max(in_blocks, default=0)) if block_size > 1 else 0
     passing = bytes_per_value * (n_all + waiting)
     # While costs are computed, themselves and what is factorised, or inverted; while weights make up for others, masks
-    # of before and after, too; while costs are ranked, two copies of them and a mask.
+    # of before and after, too; while costs are ranked, copies of them and a mask.
     part = _BYTES_OF_FLOAT64 * min(_ENTRIES, block_size * max(in_blocks, default=0))
     costing = bytes_per_value * n_all + (_COPIES if block_size > 1 else _COPIES_OF_DIAGONAL) * part
     moving = (bytes_per_value + 2) * n_all + (_COPIES * part if block_size > 1 else 0)
-    ranking = (bytes_per_value + 1) * n_all + 2 * bytes_per_value * (n_all if is_global else largest)
+    ranking = (bytes_per_value + 1) * n_all + (2 if on_host else 3) * bytes_per_value * (
+        n_all if is_global else largest
+    )
     return bytes_per_value * block_size * sum(in_blocks) + places + max(passing, costing, moving, ranking)
 
 

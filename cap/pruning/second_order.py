@@ -16,6 +16,7 @@ from cap.models.families import Prunable
 from cap.pruning.fisher import BlockFisher, bytes_of_pass
 from cap.pruning.masks import count_kept
 from cap.pruning.pruner import ImportancePass, Room
+from cap.pruning.selection import selects_on_host
 from cap.pruning.weights import Scope, WeightPruner
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,11 @@ class SecondOrder(WeightPruner):
         def needs(block_size: int) -> int:
             # Of all passes the first takes most, or the one after it: that has to know where the kept weights are.
             passes = (n_weights, [n - 1 for n in n_weights])
-            return max(self._bytes_of_pass(n_weights, n, block_size, room.bytes_per_value) for n in passes)
+            found = (
+                self._bytes_of_pass(n_weights, n, block_size, room.bytes_per_value, on_host=room.is_budget)
+                for n in passes
+            )
+            return max(found)
 
         needed = needs(self.block_size)
         if needed <= room.n_bytes:
@@ -124,9 +129,17 @@ class SecondOrder(WeightPruner):
             f"{' to a process' if room.is_budget else ''}; {', or '.join(ways)}"
         )
 
-    def _bytes_of_pass(self, n_weights: list[int], n_kept: list[int], block_size: int, bytes_per_value: int) -> int:
-        is_global = self.scope == "global" and self.pattern is None
-        return bytes_of_pass(n_weights, n_kept, block_size, is_global=is_global, bytes_per_value=bytes_per_value)
+    def _bytes_of_pass(
+        self, n_weights: list[int], n_kept: list[int], block_size: int, bytes_per_value: int, *, on_host: bool = True
+    ) -> int:
+        return bytes_of_pass(
+            n_weights,
+            n_kept,
+            block_size,
+            is_global=self.scope == "global" and self.pattern is None,
+            on_host=on_host,
+            bytes_per_value=bytes_per_value,
+        )
 
     @property
     def importance_pass(self) -> ImportancePass:
@@ -199,7 +212,11 @@ class SecondOrder(WeightPruner):
             log.info(
                 "second order: this pass takes %.2f GiB at its peak, for blocks of %d of %s weights",
                 self._bytes_of_pass(
-                    [mask.numel() for mask in masks.values()], n_kept, self.block_size, dtypes[0].itemsize
+                    [mask.numel() for mask in masks.values()],
+                    n_kept,
+                    self.block_size,
+                    dtypes[0].itemsize,
+                    on_host=all(selects_on_host(mask) for mask in masks.values()),
                 )
                 / BYTES_PER_GIB,
                 self.block_size,
