@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 from transformers import PreTrainedModel
 
 from cap.base.console import print_table
-from cap.base.errors import InputError, StoppedError
+from cap.base.errors import InputError, StoppedError, first_line
 from cap.base.kinds import KINDS
 from cap.config.check import Checked
 from cap.data.tasks import data_terms
@@ -48,7 +47,7 @@ from cap.training.preparation import Prepared
 from cap.training.resume.curves import cut_curves
 from cap.training.seconds import PhaseSeconds
 from cap.training.teacher import Teacher
-from cap.training.tracking import errors_of_wandb
+from cap.training.tracking import close_loggers, errors_of_wandb
 from cap.training.trainer import takes_gpus
 
 # A process that was killed with its grid may still be writing its last checkpoint in the folder.
@@ -282,18 +281,18 @@ class RunRecord:
         message = f"{type(error).__name__}: {error}".strip(": ")
         if is_interrupted:
             message = str(error) if isinstance(error, StoppedError) else "stopped from outside"
-        if self._is_complete:
-            # What stopped it came after the end: the record stands.
-            self._close(succeeded=True)
-            return
-        if self.is_first:
+        if self.is_first and not self._is_complete:  # else what stopped it came after the end: the record stands
             self._to_file(f"{status}: {message}")  # the door says it on the terminal
             try:
                 ended = {"status": status, "error": message, "warnings": self.warnings}
                 write_record(self.run_dir, self.content | ended | {"seconds": self.seconds.by_phase()})
             except (OSError, ValueError) as problem:
                 log.error("the record of this run could not be written, and still says interrupted: %s", problem)
-        self._close(succeeded=False, is_stopped=isinstance(error, StoppedError))
+        try:
+            is_stopped = isinstance(error, StoppedError) and not self._is_complete
+            self._close(succeeded=self._is_complete, is_stopped=is_stopped, is_last=True)
+        except Exception as problem:  # the error itself is what matters
+            log.error("what runs beside the run did not end as it should: %s", first_line(problem))
 
     def _to_file(self, message: str) -> None:
         if self._log_file is not None:
@@ -371,25 +370,23 @@ class RunRecord:
         for logger in self.loggers:
             logger.log_metrics({**final, "final/sparsity": self.content["sparsity"]["prunable"]}, self.content["steps"])
 
-    def _close(self, *, succeeded: bool, is_stopped: bool = False) -> None:
+    def _close(self, *, succeeded: bool, is_stopped: bool = False, is_last: bool = False) -> None:
+        """End what runs beside the run, and leave its folder; what an error cuts off, ``fail`` does once more."""
+        loggers, self.loggers = self.loggers, []
+        is_in_place = False
         try:
-            self._close_loggers(succeeded=succeeded, is_stopped=is_stopped)
+            close_loggers(loggers, ends_wandb=self.is_first, succeeded=succeeded, is_stopped=is_stopped)
         finally:
-            # Whatever a logger did: the next job of a multirun would write into this one's file.
+            # Whatever a tracker did: the next job of a multirun would write into this one's file.
             self._close_log()
-            if self._lock is not None:
-                if self._is_complete and self.is_replacement:
+            try:
+                if self._lock is not None and self._is_complete and self.is_replacement:
                     put_in_place(self.home)  # last, since loggers write into the folder until they are closed
-                self._lock.release()
-
-    def _close_loggers(self, *, succeeded: bool, is_stopped: bool) -> None:
-        for logger in self.loggers:
-            logger.finalize("success" if succeeded else "failed")
-        if self.is_first and (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
-            if is_stopped and "WANDB_SWEEP_ID" in os.environ:
-                wandb.run.mark_preempting()  # the sweep's next agent takes the run up again
-            # Otherwise the next job of a multirun would write into this one's W&B run.
-            wandb.finish(exit_code=0 if succeeded else 1)
+                is_in_place = True
+            finally:
+                if self._lock is not None and (is_in_place or is_last):
+                    self._lock.release()
+                    self._lock = None
 
     def _close_log(self) -> None:
         if self._log_file is not None:

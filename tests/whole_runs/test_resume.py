@@ -272,17 +272,17 @@ def test_run_whose_frozen_weights_have_changed_is_refused(compose_config, tmp_pa
 
 def test_signal_after_the_end_leaves_a_complete_run(compose_config, tiny_overrides, tmp_path, monkeypatch):
     from cap.base.errors import StoppedError
-    from cap.training.record import RunRecord
+    from cap.training import record as train_record
 
-    close, calls = RunRecord._close_loggers, []
+    close, calls = train_record.close_loggers, []
 
-    def with_signal(self, **options):
+    def with_signal(loggers, **options):
         calls.append(options)
         if len(calls) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        close(self, **options)
+        close(loggers, **options)
 
-    monkeypatch.setattr(RunRecord, "_close_loggers", with_signal)
+    monkeypatch.setattr(train_record, "close_loggers", with_signal)
     with pytest.raises(StoppedError):
         run(compose_config, tiny_overrides)
     assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "completed"
@@ -310,6 +310,28 @@ def test_logger_that_fails_at_the_end_keeps_neither_the_folder_nor_its_log(
         run(compose_config, [*tiny_overrides, "contrast=none", "logger=tensorboard"])
     assert json.loads(record.read_text())["status"] == "completed"
     assert not [h for h in logging.getLogger("cap").handlers if isinstance(h, logging.FileHandler)]
+    hold(tmp_path / "run").release()
+
+
+def test_tracker_that_fails_while_a_run_fails_does_not_hide_why(
+    compose_config, tiny_overrides, tmp_path, monkeypatch, caplog
+):
+    from cap.runs.folder import hold
+    from cap.training import record as train_record
+    from cap.training import train_phases
+
+    def fail(*arguments, **options):
+        raise OSError("made up: the tracker is gone")
+
+    def stop(*arguments):
+        raise ValueError("the reason")
+
+    monkeypatch.setattr(train_phases, "_finish", stop)
+    monkeypatch.setattr(train_record, "close_loggers", fail)
+    with pytest.raises(ValueError, match="the reason"):
+        run(compose_config, [*tiny_overrides, "contrast=none"])
+    assert "did not end as it should: made up: the tracker is gone" in caplog.text
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["error"] == "ValueError: the reason"
     hold(tmp_path / "run").release()
 
 
