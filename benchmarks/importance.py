@@ -158,7 +158,10 @@ def peak_of_pass(cfg: DictConfig, sparsity: float) -> dict[str, float]:
     return {"announced": announced / 1e9, "measured": found, "ratio": found / (announced / 1e9)}
 
 
-main = door(benchmark)
+main = door(
+    benchmark,
+    opening="python -m benchmarks.importance model=minilm\n\nTime a pass for importance beside a training step.",
+)
 
 if __name__ == "__main__":
     main()

@@ -297,7 +297,10 @@ def _compose(overrides: list[str]) -> DictConfig:
         return compose("train", overrides=overrides)
 
 
-main = door(benchmark)
+main = door(
+    benchmark,
+    opening="python -m benchmarks.step model=minilm\n\nTime a CAP step and a whole run beside plain fine-tuning.",
+)
 
 if __name__ == "__main__":
     main()

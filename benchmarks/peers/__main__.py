@@ -37,7 +37,10 @@ def benchmark(cfg: DictConfig) -> float:
     return between(results, *best(results)).mean
 
 
-main = door(benchmark)
+main = door(
+    benchmark,
+    opening="python -m benchmarks.peers task=sst2 data_dir=DIR model=minilm\n\nCompare with other tools.",
+)
 
 if __name__ == "__main__":
     main()

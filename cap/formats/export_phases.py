@@ -133,7 +133,7 @@ def _result(
         "command": command,
         "run": source.run.record["config_hash"],
         "reads": {"max_length": source.max_length, "stride": source.stride},
-        "environment": environment(),
+        "environment": environment(on_gpu=config.format == "semi_structured"),  # all others are checked on the CPU
         "data": {
             "source": rows.source,
             "fingerprint": rows.fingerprint,

@@ -79,15 +79,15 @@ class Admm(WeightPruner):
             module.register_buffer("anchor", torch.zeros_like(weight))  # z - u, which weights are pulled to
             module.register_buffer("is_in_copy", torch.ones_like(weight, dtype=torch.bool))  # where z is not 0
 
-    def check_steps(self, n_before_target: int) -> None:
-        """Refuse a target that comes before the first projection: nothing would have pulled the weights to it."""
-        if self.final_sparsity > 0 and n_before_target < self.interval:
-            raise ValueError(
-                f"pruning=admm pulls weights to their sparse copy from the first projection on, after "
-                f"pruning.interval={self.interval} optimizer steps, but the final sparsity is reached at step "
-                f"{n_before_target}; lower pruning.interval, or give the run more steps (trainer.max_epochs, "
-                f"trainer.max_steps)"
-            )
+    def doubt(self, n_before_target: int) -> str | None:
+        """Say it if the target comes before the first projection: nothing will have pulled the weights to it."""
+        if self.final_sparsity == 0 or n_before_target >= self.interval:
+            return None
+        return (
+            f"pruning=admm pulls weights to their sparse copy from the first projection on, after pruning.interval="
+            f"{self.interval} optimizer steps, but the final sparsity is reached at step {n_before_target}: this run "
+            f"only prunes. Lower pruning.interval, or give it more steps (trainer.max_epochs, trainer.max_steps)."
+        )
 
     def update_masks(self, sparsity: float) -> MaskCounts:
         """Move the masks once, at the final sparsity; the targets before that are passed over."""

@@ -149,15 +149,13 @@ class Pruner(ABC):
         """Split the way to a target into moves with a pass before each; the last one ends at the target."""
         return [sparsity]
 
-    def check_steps(self, n_before_target: int) -> None:  # noqa: B027 - most types need none
-        """Refuse a run that reaches its target before the pruner has done anything for it.
+    def doubt(self, n_before_target: int) -> str | None:
+        """Say what a run that reaches its target so early leaves undone; None if nothing.
 
         Args:
             n_before_target: Optimizer steps before the masks move to the final sparsity.
-
-        Raises:
-            ValueError: If it would; the message says what would work.
         """
+        return None
 
     def check_memory(self, prunable: Prunable, room: Room) -> None:  # noqa: B027 - most types need none
         """Refuse a pass over the training rows that would need more memory than there is.

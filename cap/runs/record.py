@@ -40,7 +40,8 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``gradient_shares``                by loss term: the norm of its gradient with respect to the encoder layers, over that
                                    of ``kd``, or of ``ce`` where there is no distillation, on the first batches of
                                    training (from half of the sparsity on where the student starts from the teacher;
-                                   for ``snc`` behind the first snapshot); absent where there is one term alone
+                                   for terms of snapshots once the student has gone on from the first one); absent
+                                   where there is one term alone
 ``steps``, ``seconds_per_step``    optimizer steps of the run, and the median time of one
 ``seconds``                        by phase: ``data``, ``teacher``, ``encode``, ``fit``, ``importance``,
                                    ``snapshots`` and ``gradients`` (during the fit, not counted in it), ``evaluate``,

@@ -25,13 +25,13 @@ _BYTES_PER_VALUE = 2  # encodings are float16
 _BYTES_FOR_OTHERS = 2 * BYTES_PER_GIB  # activations of the largest batches, CUDA's own: an allowance, measured nowhere
 
 
-def require_possible(checked: Ready, prepared: Prepared, *, devices: int | list[int]) -> int:
+def require_possible(checked: Ready, prepared: Prepared, *, devices: int | list[int] | None = None) -> int:
     """Check what the configuration alone could not say: the target against the model, the schedule against the rows.
 
     Args:
         checked: The configuration.
         prepared: Rows and the pre-trained model.
-        devices: How many the run takes, the first ones, or which.
+        devices: How many the run takes, the first ones, or which; None is as many as the configuration says.
 
     Returns:
         The optimizer steps of the run.
@@ -50,15 +50,10 @@ def require_possible(checked: Ready, prepared: Prepared, *, devices: int | list[
     )
     problems = [*checked.plan.problems(n_steps), *_problems_of_learning(checked, n_steps)]
     found = prunable(prepared.pretrained.model)
-    room, target_step = _room_of_a_pass(checked, prepared, devices), checked.plan.jumps(n_steps)[-1]
-    checks = (
-        partial(checked.pruner.check, found),
-        partial(checked.pruner.check_memory, found, room),
-        partial(checked.pruner.check_steps, target_step),
-    )
-    for check in checks:
+    check_memory = partial(checked.pruner.check_memory, room=_room_of_a_pass(checked, prepared, devices))
+    for check in (checked.pruner.check, check_memory):
         try:
-            check()
+            check(found)
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -103,12 +98,13 @@ def _n_batches(checked: Ready, prepared: Prepared) -> int:
     return -(-prepared.datamodule.n_train // (checked.config.batch_size * checked.n_processes))
 
 
-def _room_of_a_pass(checked: Ready, prepared: Prepared, devices: int | list[int]) -> Room:
+def _room_of_a_pass(checked: Ready, prepared: Prepared, devices: int | list[int] | None) -> Room:
     """Say what a pass over the training rows may hold: it lies where the student is, and beside it."""
     trainer = checked.config.trainer
     width = 8 if trainer.precision == "64-true" else 4  # Lightning converts the weights only when training begins
     if takes_gpus(trainer.accelerator):
-        places = range(min(devices, torch.cuda.device_count())) if isinstance(devices, int) else devices
+        taken = trainer.devices if devices is None else devices
+        places = range(min(taken, torch.cuda.device_count())) if isinstance(taken, int) else taken
         sizes = [torch.cuda.get_device_properties(place).total_memory for place in places]
         # Weights, their gradients and Adam's two averages stay; the rest is for activations and PyTorch itself.
         n_parameters = sum(parameter.numel() for parameter in prepared.pretrained.parameters())

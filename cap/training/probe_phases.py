@@ -98,7 +98,7 @@ def compare(comparison: Comparison, *, resolved: Any) -> dict[str, Any]:
     return {
         "key": comparison.key,
         "config": resolved,
-        "environment": environment(),
+        "environment": environment(on_gpu=comparison.computation.device.type == "cuda"),
         "tasks": {name: one.describe() for name, one in data.items()},
         "rows": [_row(subject, subjects, scores) for subject in subjects],
         "notes": comparison.notes,

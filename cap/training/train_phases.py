@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -37,6 +39,8 @@ from cap.training.resume.stop import stop
 from cap.training.teacher import chance_message, get_teacher
 from cap.training.trainer import fit
 from cap.training.trial import say_how_long
+
+log = logging.getLogger(__name__)
 
 _FOR_A_TEACHER = "Raise finetune.max_epochs or finetune.learning_rate, look at the labels, or give a teacher."
 
@@ -80,19 +84,30 @@ def run(ready: Ready, attempt: Attempt, earlier: Earlier, *, devices: int | list
         return _train(ready, attempt, record, devices=devices)
 
 
-def say_what_it_would_do(ready: Ready, *, is_first: bool) -> None:
+def say_what_it_would_do(ready: Ready, *, is_first: bool) -> Prepared:
     """Stop before anything is trained for good, or written but the tokenised rows.
 
     Args:
         ready: The configuration, with its pruning type.
         is_first: Whether this process speaks for the run; no other one keeps a device busy.
+
+    Returns:
+        What the run would start from.
     """
     prepared = prepare(ready)
-    n_steps = require_possible(ready, prepared, devices=ready.config.trainer.devices)
+    n_steps = require_possible(ready, prepared)
     dynamics, max_steps = planned_dynamics(ready, prepared, n_steps), ready.config.trainer.max_steps
     dynamics.say(ready.plan, max_steps=max_steps, prunes=not ready.pruner.keeps_zeros)
+    _say_doubt(ready, n_steps, log.warning)
     if is_first:
         say_how_long(ready, prepared, n_steps)
+    return prepared
+
+
+def _say_doubt(ready: Ready, n_steps: int, warn: Callable[[str], None]) -> None:
+    doubt = ready.pruner.doubt(ready.plan.jumps(n_steps)[-1])
+    if doubt is not None:
+        warn(doubt)
 
 
 def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | list[int]) -> Ended:
@@ -119,6 +134,7 @@ def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | 
     try:
         trainer.loggers = [*trainer.loggers, *record.start_loggers()]
         record.note_dynamics(planned_dynamics(ready, prepared, n_steps), prunes=not ready.pruner.keeps_zeros)
+        _say_doubt(ready, n_steps, record.warn)
         module = _fit(ready, prepared, record, trainer, begun.checkpoint)
         _note_fit(record, callbacks, trainer)
         score = _finish(module, prepared, record, trainer)

@@ -112,6 +112,13 @@ def test_weights_that_are_not_in_the_copy_come_closer_to_zero_than_by_the_loss_a
     assert share_of_what_goes(linears) < 0.1 * share_of_what_goes(free)
 
 
+@pytest.mark.parametrize(("n_before", "is_said"), [(INTERVAL - 1, True), (INTERVAL, False)])
+def test_a_target_before_the_first_projection_is_doubted(linears, n_before, is_said):
+    doubt = attached(linears).doubt(n_before)
+    assert (doubt is not None) == is_said
+    assert doubt is None or f"pruning.interval={INTERVAL} optimizer steps, but the final sparsity is" in doubt
+
+
 @pytest.mark.parametrize("scale", [1024.0, 1.0, None])
 def test_the_factor_of_a_loss_scaler_stays_on_the_pull(linears, scale):
     pruner = attached(linears, interval=1)

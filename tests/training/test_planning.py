@@ -22,18 +22,12 @@ REFUSED = {
         ["trainer.limit_val_batches=0.1"],
         "limit_val_batches must leave at least one of the",
     ),
-    "a target before the first projection": (
-        ["pruning=admm", "pruning.interval=5"],
-        "after pruning.interval=5 optimizer steps, but the final sparsity is reached at step 4; lower pruning.interval",
-    ),
 }
 ALLOWED = {
     "validations at the end of an epoch": ["trainer.val_check_interval=4"],
     "validations over the epochs": ["trainer.val_check_interval=5", "trainer.check_val_every_n_epoch=null"],
     "no validation": ["trainer.limit_val_batches=0", "trainer.val_check_interval=5"],
     "half of the batches": ["trainer.limit_train_batches=0.5"],
-    "a target at the first projection": ["pruning=admm", "pruning.interval=4"],
-    "nothing to project": ["pruning=admm", "sparsity=0"],
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 def _wait_for(processes: list[subprocess.Popen[bytes]], timeout: float) -> None:
     """Wait until all have ended, or one has failed: another one may wait for that for ever.
 
-    One that was killed has not failed: some programs kill themselves on purpose.
+    One that kills itself on purpose has not failed.
     """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         codes = [process.poll() for process in processes]
-        if None not in codes or any(code is not None and code > 0 for code in codes):
+        if None not in codes or any(code is not None and code not in (0, -signal.SIGKILL) for code in codes):
             return
         time.sleep(0.1)
     raise subprocess.TimeoutExpired(processes[0].args, timeout)
@@ -54,6 +55,9 @@ def run_two(program: str, folder: Path, *, timeout: float = 600) -> list[subproc
         for process in processes:
             process.kill()
             process.wait()
+    for rank, (process, path) in enumerate(zip(processes, outputs, strict=True)):
+        if process.returncode > 0:  # what the other one says has no end
+            raise AssertionError(f"rank {rank} failed:\n{path.read_text(encoding='utf-8')}")
     return [
         subprocess.CompletedProcess(command, process.returncode, path.read_text(encoding="utf-8"))
         for process, path in zip(processes, outputs, strict=True)

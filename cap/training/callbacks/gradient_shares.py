@@ -99,11 +99,14 @@ class GradientShares(Callback):
         except torch.OutOfMemoryError:
             if module.ranks.size > 1:  # the others wait in the middle of it
                 raise
-            log.warning("there is no memory to measure how hard each loss term pulls on the encoder; it is left out")
             self._has_no_room = True
+            self.warn(
+                "There was no memory to measure how hard each loss term pulls on the encoder; the rest is left out."
+            )
             return
+        finally:
+            self.seconds += time.perf_counter() - started
         self._norms[phase].append(norms)
-        self.seconds += time.perf_counter() - started
         if self._is_over(phase):
             self._tell()
 
@@ -112,11 +115,17 @@ class GradientShares(Callback):
         self._tell(is_over=True)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102 - Lightning's hook
-        return {"norms": self._norms, "seconds": self.seconds, "snapshot": self._snapshot}
+        return {
+            "norms": self._norms,
+            "seconds": self.seconds,
+            "snapshot": self._snapshot,
+            "has_no_room": self._has_no_room,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102 - Lightning's hook
         self._norms, self.seconds = state_dict["norms"], state_dict["seconds"]
-        self._snapshot = state_dict["snapshot"]
+        self._snapshot = state_dict.get("snapshot")  # checkpoints of older versions have none
+        self._has_no_room = state_dict.get("has_no_room", False)
 
     def _is_the_snapshot(self, step: int) -> bool:
         """Say whether the student has not gone on yet from its first snapshot."""
