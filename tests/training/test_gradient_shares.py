@@ -141,7 +141,11 @@ def test_a_second_term_is_set_beside_the_labels_without_a_teacher(compose_config
 
 
 SNAPSHOTS_LATE = {
-    "logits alone": (["contrast=none", "distill.snapshot_weight=1"], {"ce", "kd", "snapshot_kd"}),
+    # The first batches are over when the only snapshot comes.
+    "logits alone": (
+        ["contrast=none", "distill.snapshot_weight=1", "contrast.snapshot_count=1", "student_init=pretrained"],
+        {"ce", "kd", "snapshot_kd"},
+    ),
     "hidden states": (["contrast=none", "distill.hidden_weight=1"], {"ce", "kd", "hidden"}),
     "at the target": (["schedule.flat_after=0.85", "schedule.flat_before=0"], set(TERMS)),
     "dense": (["sparsity=0"], set(TERMS)),
