@@ -52,7 +52,7 @@ def logits_of(model: PreTrainedModel, *, pooling: Pooling = "first_token") -> Lo
 
 
 class LogitsOutput(NamedTuple):
-    """Hold logits, where nobody asks for a pooled vector."""
+    """Hold logits alone, without the pooled vector of an encoder."""
 
     logits: Tensor
 

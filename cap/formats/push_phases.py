@@ -215,7 +215,7 @@ def _base_card(settings: Mapping[str, Any]) -> Path | None:
         try:
             return Path(recorded_model(settings, named_in="the run's record").name_or_path) / CARD
         except InputError:
-            return None  # a package that was uninstalled since, or that nobody here chose
+            return None  # the package is gone, or conf/model does not name it
     if Path(name).is_dir():
         return Path(name) / CARD
     try:

@@ -271,7 +271,7 @@ time.sleep(60)
     owner.communicate(timeout=120)  # its worker holds the pipe until it ends, and writes to the disk before
 
     def has_ended() -> bool:
-        # Where nobody waits for processes that have lost their parent, a zombie stays.
+        # Where process 1 does not collect orphans, a zombie stays.
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
     deadline = time.monotonic() + 60
