@@ -55,9 +55,9 @@ def say_what_is_left(model: PreTrainedModel, pruner: Pruner, *, sparsity: float)
     """
     takes_parts_out = isinstance(pruner, Structured | Layers)
     if not takes_parts_out and not isinstance(pruner, WeightPruner):
-        return  # a type of a user's own: who knows what it takes out
+        return  # what a type of a user's own takes out is not known
     levels = sorted({*(_OF_PARTS if takes_parts_out else _OF_WEIGHTS), sparsity} - {0.0})
-    dense = copy.deepcopy(model).eval()
+    dense = copy.deepcopy(model).cpu().eval()  # timed steps may have left it on a GPU
     found = [left for level in levels if (left := what_is_left(dense, pruner, level)) is not None]
     how = (
         f"as smaller matrices, and how much faster one text of {_tokens(dense)} tokens is read on this CPU"
