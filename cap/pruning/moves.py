@@ -26,7 +26,7 @@ class MaskMoves:
         pruner: Owns the masks.
         plan: The schedule in fractions of a run.
         every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
-            the target and the last step always move them, so that the run ends on its target.
+            the target and a last step of another target always move them, so that the run ends on its target.
         measure: Runs the pass that a pruner ranks by, before each of its moves on the way to a target but the first,
             which the caller measures for.
         warn: Called with each warning for the record.
@@ -155,7 +155,9 @@ class MaskMoves:
             return False
         if self.pruner.is_monotone and target == self.target:
             return False
-        return step % self.every_n_steps == 0 or step >= self._n_steps - 1
+        # What is pruned in the last step has no steps to recover in; masks that are all that learns need none.
+        must_end = target != self.target or not self.pruner.trains_weights
+        return step % self.every_n_steps == 0 or (must_end and step >= self._n_steps - 1)
 
     def needs_pass(self, step: int) -> bool:
         """Say whether a pass over training rows has to run before the move of an optimizer step that has not begun."""

@@ -40,7 +40,7 @@ class PruningCallback(Callback):
         pruner: What ``cap.attach`` returned.
         plan: The schedule in fractions of a run, such as ``cap.Cubic(sparsity=0.9)``.
         every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
-            the target and the last step always move them, so that the run ends on its target.
+            the target and a last step of another target always move them, so that the run ends on its target.
         importance: Called before the masks move, for a pruner that ranks by a pass over training rows
             (``cap.Structured``, ``cap.SecondOrder``, ``cap.Layers``); it calls ``cap.measure_importance``.
         adds_regularizer: Give the scores the gradient of the pruner's regulariser; False where the module has it among
