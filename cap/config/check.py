@@ -32,7 +32,7 @@ from cap.config.rules import (
 )
 from cap.config.schema import ContrastConfig, TrainConfig
 from cap.config.typed import typed
-from cap.pruning.schedule import SchedulePlan
+from cap.pruning.schedule import SchedulePlan, stride_problem
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Checked:
         resolved: The same as plain containers, for the record.
         pruning: What the class of the pruning type is made with, and its name as ``_target_``.
         pruning_name: The pruning type, as in ``pruning=``.
-        every_n_steps: How often masks move.
+        every_n_steps: How often masks move; None for the jumps of the schedule alone.
         plan: The sparsity schedule in fractions of a run.
         notes: What a reader of the result must know of the configuration.
     """
@@ -59,7 +59,7 @@ class Checked:
     resolved: dict[str, Any]
     pruning: dict[str, Any]
     pruning_name: str
-    every_n_steps: int
+    every_n_steps: int | None
     plan: SchedulePlan
     notes: tuple[str, ...] = ()
 
@@ -109,11 +109,10 @@ def check(cfg: DictConfig) -> Checked:
             except ValueError as error:
                 problems.append(str(error))
         plan = _plan(resolved["schedule"], problems)
-    if not isinstance(every_n_steps, int) or every_n_steps < 1:
-        key = _key_typed(cfg, "pruning.every_n_steps")
-        problems.append(f"{key} must be a whole number of at least 1, got {every_n_steps!r}")
     problems += problems_of_freezes(freezes)
     if plan is not None:
+        if (problem := stride_problem(every_n_steps, plan)) is not None:
+            problems.append(f"{_key_typed(cfg, 'pruning.every_n_steps')} {problem}")
         problems += problems_of_kept_levels(config.keep_levels, pruning, plan, config.sparsity)
         problems += problems_of_steps(plan, config.trainer)
     problems += problems_of_trainer(config.trainer)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from cap.pruning.pruner import MaskCounts, Pruner
-from cap.pruning.schedule import SchedulePlan
+from cap.pruning.schedule import SchedulePlan, stride_problem
 from cap.pruning.targets import Schedule
 
 log = logging.getLogger(__name__)
@@ -26,13 +26,15 @@ class MaskMoves:
         pruner: Owns the masks.
         plan: The schedule in fractions of a run.
         every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
-            the target and a last step of another target always move them, so that the run ends on its target.
+            the target and a last step of another target always move them, so that the run ends on its target. None:
+            there alone, of a schedule with levels.
         measure: Runs the pass that a pruner ranks by, before each of its moves on the way to a target but the first,
             which the caller measures for.
         warn: Called with each warning for the record.
 
     Raises:
-        ValueError: If ``every_n_steps`` is below 1, or pruner and schedule name different sparsities.
+        ValueError: If ``every_n_steps`` is below 1, or None where sparsity rises gradually, or pruner and schedule name
+            different sparsities.
     """
 
     def __init__(
@@ -40,14 +42,14 @@ class MaskMoves:
         pruner: Pruner,
         plan: SchedulePlan,
         *,
-        every_n_steps: int = 1,
+        every_n_steps: int | None = 1,
         measure: Callable[[], None] | None = None,
         warn: Callable[[str], None] = log.warning,
     ) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"pruning.every_n_steps must be at least 1, got {every_n_steps}")
         if not isinstance(plan, SchedulePlan):
             raise ValueError(f"plan must be a schedule such as cap.Cubic(sparsity=0.9), got {plan!r}")
+        if (problem := stride_problem(every_n_steps, plan)) is not None:
+            raise ValueError(f"every_n_steps {problem}")
         final = pruner.final_sparsity
         if final is not None and not math.isclose(final, plan.sparsity):
             raise ValueError(
@@ -157,7 +159,9 @@ class MaskMoves:
             return False
         # What is pruned in the last step has no steps to recover in; masks that are all that learns need none.
         must_end = target != self.target or not self.pruner.trains_weights
-        return step % self.every_n_steps == 0 or (must_end and step >= self._n_steps - 1)
+        if must_end and step >= self._n_steps - 1:
+            return True
+        return self.every_n_steps is not None and step % self.every_n_steps == 0
 
     def needs_pass(self, step: int) -> bool:
         """Say whether a pass over training rows has to run before the move of an optimizer step that has not begun."""

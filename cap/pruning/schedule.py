@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from cap.pruning.targets import CubicSchedule, Schedule, StepSchedule, cubic, sparsity_problem
 
@@ -378,4 +378,18 @@ def _ten_point_levels(sparsity: float) -> tuple[float, ...]:
     return (*[level for level in tens if level < sparsity - 1e-9], sparsity)
 
 
-__all__ = ["Cubic", "OneShot", "SchedulePlan", "Stepwise", "held_level", "snapshot_steps"]
+def stride_problem(every_n_steps: Any, plan: SchedulePlan) -> str | None:
+    """Say what is wrong with a number of steps between two moves of the masks; None if it fits the schedule."""
+    if every_n_steps is None:
+        if plan.levels_reached is not None:
+            return None
+        return (
+            "is null, which moves masks at the jumps of the schedule alone, but this one rises in every step; set a "
+            "number of steps, or schedule.n_prunings"
+        )
+    if isinstance(every_n_steps, int) and not isinstance(every_n_steps, bool) and every_n_steps >= 1:
+        return None
+    return f"must be a whole number of at least 1, or null, got {every_n_steps!r}"
+
+
+__all__ = ["Cubic", "OneShot", "SchedulePlan", "Stepwise", "held_level", "snapshot_steps", "stride_problem"]

@@ -172,6 +172,18 @@ def test_so_many_prunings_move_the_masks_so_many_times_unless_scores_are_learned
     assert targets == (per_step if name == "movement" else list(plan.levels_reached))
 
 
+def test_masks_of_learned_scores_move_at_the_prunings_alone_where_asked(tiny_module, tmp_path):
+    from cap.pruning.movement import Movement
+    from cap.pruning.schedule import Cubic
+    from cap.training.callbacks.pruning import PruningCallback
+
+    plan = Cubic(sparsity=0.5, warmup=0.0, flat_before=0.2, flat_after=0.3, initial_sparsity=0.25, n_prunings=3)
+    module = tiny_module(Movement(score_learning_rate=1e-2, score_init="zero"))
+    targets = recorded_targets(module)
+    fit(module, tmp_path, [PruningCallback(module.pruner, plan, every_n_steps=None)], n_batches=10)
+    assert targets == list(plan.levels_reached)
+
+
 def test_masks_move_to_the_initial_sparsity_whatever_the_steps_between_moves(tiny_module, tmp_path):
     from cap.pruning.schedule import Cubic
     from cap.training.callbacks.pruning import PruningCallback

@@ -58,7 +58,7 @@ class PruningTrainerCallback(TrainerCallback):
         pruner: Pruner,
         plan: SchedulePlan,
         *,
-        every_n_steps: int = 1,
+        every_n_steps: int | None = 1,
         importance: Callable[[], None] | None = None,
         warn: Callable[[str], None] = log.warning,
     ) -> None:

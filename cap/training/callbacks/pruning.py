@@ -40,7 +40,8 @@ class PruningCallback(Callback):
         pruner: What ``cap.attach`` returned.
         plan: The schedule in fractions of a run, such as ``cap.Cubic(sparsity=0.9)``.
         every_n_steps: Move the masks every so many optimizer steps, >= 1; a jump of the sparsity, the step that reaches
-            the target and a last step of another target always move them, so that the run ends on its target.
+            the target and a last step of another target always move them, so that the run ends on its target. None:
+            there alone, of a schedule with levels.
         importance: Called before the masks move, for a pruner that ranks by a pass over training rows
             (``cap.Structured``, ``cap.SecondOrder``, ``cap.Layers``); it calls ``cap.measure_importance``.
         adds_regularizer: Give the scores the gradient of the pruner's regulariser; False where the module has it among
@@ -48,7 +49,8 @@ class PruningCallback(Callback):
         warn: Called with each warning for the record.
 
     Raises:
-        ValueError: If ``every_n_steps`` is below 1, or pruner and schedule name different sparsities.
+        ValueError: If ``every_n_steps`` is below 1, or None where sparsity rises gradually, or pruner and schedule name
+            different sparsities.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class PruningCallback(Callback):
         pruner: Pruner,
         plan: SchedulePlan,
         *,
-        every_n_steps: int = 1,
+        every_n_steps: int | None = 1,
         importance: Callable[[], None] | None = None,
         adds_regularizer: bool = True,
         warn: Callable[[str], None] = log.warning,
