@@ -5,6 +5,7 @@ Each function takes groups and a path and writes one PNG; with nothing to show n
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,7 +107,7 @@ def _draw_lines(ax: Axes, panel: tuple[str, str], lines: Sequence[Line]) -> None
             ax.errorbar(
                 [group.mean("reached") or 0.0 for group in groups],
                 [group.mean("score") or 0.0 for group in groups],
-                yerr=[group.deviation("score") or 0.0 for group in groups],
+                yerr=[math.nan if (spread := group.deviation("score")) is None else spread for group in groups],
                 color=line.colour,
                 marker=line.marker,
                 markersize=6.5,

@@ -73,9 +73,9 @@ def lines_of(groups: Sequence[Group]) -> list[Line]:
     prunings = sorted({group.first.pruning for group in groups})
     lines: list[Line] = []
     for label, variants in sorted(by_label.items()):
-        settings = [_line_settings(members[0].first, rows) for members in variants.values()]
-        for members, own in zip(variants.values(), settings, strict=True):
-            run, difference = members[0].first, distinguish(own, settings)
+        differences = distinguish([_line_settings(members[0].first, rows) for members in variants.values()])
+        for members, difference in zip(variants.values(), differences, strict=True):
+            run = members[0].first
             lines.append(
                 Line(
                     label=f"{label} ({difference})" if difference else label,

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,10 +124,13 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
             beside[group[0]] = {"weights": content_key(group[0].weights)[:8]} if len(parts) > 1 else {}
             groups.append(group)
     groups.sort(key=lambda group: (*map(str, _visible(group[0])[:3]), group[0].asked or 0.0, group[0].contrast))
-    looks = defaultdict(list)
+    looks: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for group in groups:
-        looks[_visible(group[0])].append({**group[0].identity, **beside[group[0]]})
-    return [Group(tuple(group), _note(group, beside[group[0]], looks[_visible(group[0])])) for group in groups]
+        looks[_visible(group[0])].append(group[0])
+    names: dict[Run, str] = {}
+    for firsts in looks.values():
+        names |= zip(firsts, distinguish([{**run.identity, **beside[run]} for run in firsts]), strict=True)
+    return [Group(tuple(group), _note(group[0], names[group[0]])) for group in groups]
 
 
 def _by_weights(runs: Sequence[Run]) -> list[list[Run]]:
@@ -140,12 +143,45 @@ def _by_weights(runs: Sequence[Run]) -> list[list[Run]]:
     return [*parts.values()]
 
 
-def distinguish(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """Name the settings that tell one configuration from others, the first few as ``key=value``."""
-    keys = dict.fromkeys(key for other in (settings, *others) for key in other)
-    differing = [key for key in keys if any(other.get(key) != settings.get(key) for other in others)]
-    named = [f"{key}={settings.get(key)}" for key in differing[:_MAX_DIFFERENCES]]
-    return ", ".join([*named, "..."] if len(differing) > _MAX_DIFFERENCES else named)
+def distinguish(alike: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name what tells each of several configurations from the others, as ``key=value``.
+
+    Values that more of them have than any other one are usual, and are not named: where nearly all differ from one in a
+    single key, that one has an empty name. Of many keys the rarest values are named, a few, or as many as no other has
+    together; dots stand for the rest.
+
+    Args:
+        alike: The settings of each, no two the same.
+
+    Returns:
+        A name each, no two the same.
+    """
+    keys = dict.fromkeys(key for settings in alike for key in settings)
+    values = {key: Counter(repr(settings.get(key)) for settings in alike) for key in keys}
+    unusual: list[dict[str, int]] = []
+    for settings in alike:
+        counts = {key: values[key][repr(settings.get(key))] for key in keys if len(values[key]) > 1}
+        unusual.append({key: count for key, count in counts.items() if not _is_usual(count, values[key])})
+    names = []
+    for settings, own in zip(alike, unusual, strict=True):
+        by_rarity = sorted(own, key=lambda key: own[key])
+        others = [other for other in alike if other is not settings]
+        named = by_rarity[:_MAX_DIFFERENCES]
+        while len(named) < len(own) and any(_shares(settings, other, named) for other in others):
+            named = by_rarity[: len(named) + 1]
+        words = [f"{key}={settings.get(key)}" for key in own if key in named]
+        names.append(", ".join([*words, "..."] if len(named) < len(own) else words))
+    return names
+
+
+def _is_usual(count: int, counts: Counter[str]) -> bool:
+    """Say whether a value that so many have is the one that most have, alone."""
+    (_, most), (_, second) = counts.most_common(2)
+    return count == most > second
+
+
+def _shares(settings: Mapping[str, Any], other: Mapping[str, Any], keys: Iterable[str]) -> bool:
+    return all(settings.get(key) == other.get(key) for key in keys)
 
 
 def cells(group: Group, columns: Sequence[Column] = COLUMNS) -> list[str]:
@@ -237,13 +273,13 @@ def _visible(run: Run) -> tuple[str, str, str, str, float | None]:
     return run.task, run.model, run.pruning, run.contrast, run.asked
 
 
-def _note(group: Sequence[Run], beside: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
-    rows, held_out = (group[0].settings.get(f"data.{key}") for key in ("max_eval_rows", "held_out_rows"))
+def _note(run: Run, name: str) -> str:
+    rows, held_out = (run.settings.get(f"data.{key}") for key in ("max_eval_rows", "held_out_rows"))
     parts = [
-        "smoke" if group[0].is_smoke else "",
+        "smoke" if run.is_smoke else "",
         f"scored on the first {rows} rows" if rows is not None and held_out is None else "",
         f"scored on {min(held_out, rows or held_out)} training rows held out" if held_out is not None else "",
-        distinguish({**group[0].identity, **beside}, alike),
+        name,
     ]
     return "; ".join(part for part in parts if part)
 

@@ -27,8 +27,13 @@ from cap.reports.differences import Difference
         ({1: 0.0, 2: 0.0}, "+0.00 ± 0.00 points (2 seeds, no difference)"),
         ({1: 0.8 - 0.7, 2: 0.7 - 0.6}, "+10.00 ± 0.00 points (2 seeds, no error known)"),  # apart by rounding
         ({1: 0.02}, "+2.00 points (one seed, from which nothing can be concluded)"),
+        # One digit would say 4.3 of both.
+        (
+            {1: 0.0230719, 2: 0.0230719, 3: 0.01},
+            "+1.87 ± 0.44 points (3 seeds, 4.29 standard errors, not clear below 4.30)",
+        ),
     ],
-    ids=["two seeds", "more", "less", "three seeds", "unclear", "none", "equal", "one seed"],
+    ids=["two seeds", "more", "less", "three seeds", "unclear", "none", "equal", "one seed", "nearly"],
 )
 def test_a_difference_is_judged_by_its_standard_error(by_seed, judged):
     assert Difference(by_seed).judged == judged

@@ -18,6 +18,7 @@ from cap.reports.tables import (
     NONE,
     cells,
     csv_text,
+    distinguish,
     escape_latex,
     escape_markdown,
     group_runs,
@@ -359,6 +360,45 @@ def test_rows_that_look_alike_say_which_settings_differ(tmp_path: Path) -> None:
     other["config"]["distill"]["weight"] = 0.0
     groups = group_runs(read(tmp_path, made_record(seed=1), other).runs)
     assert sorted(group.note for group in groups) == ["distill.weight=0.0", "distill.weight=0.9"]
+
+
+RECIPE = {"rate": 3e-4, "freeze": ["embeddings"], "rewind": "last", "first": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        # Each differs from the first in one setting, which is its name; the first has the usual ones alone.
+        (
+            [{}, {"rate": 6e-4}, {"freeze": []}, {"rewind": "none"}, {"first": 0.0}],
+            ["", "rate=0.0006", "freeze=[]", "rewind=none", "first=0.0"],
+        ),
+        # Of two neither is usual.
+        ([{}, {"rate": 6e-4}], ["rate=0.0003", "rate=0.0006"]),
+        # A key that one of them lacks.
+        ([{}, {}, {"seed": 1}], ["rows=1", "rows=2", "rows=3, seed=1"]),
+        # Of many keys those that few have, in the order of the configuration, and as many as it takes.
+        (
+            [{}, {}, {}, *({key: number for key in "abcd"} | {"e": number // 2} for number in range(4))],
+            None,
+        ),
+    ],
+    ids=["one change", "two", "missing", "many"],
+)
+def test_every_row_has_a_name_of_its_own(changes: list[dict[str, Any]], names: list[str] | None) -> None:
+    alike = [RECIPE | change for change in changes]
+    if names is None or names[0].startswith("rows"):
+        alike = [{"rows": number} | settings for number, settings in enumerate(alike, start=1)]
+    found = distinguish(alike)
+    assert len(set(found)) == len(found)
+    if names is not None:
+        assert found == names
+
+
+def test_a_name_grows_until_no_other_row_has_all_of_it() -> None:
+    usual = dict.fromkeys("abcde", 0)
+    alike = [usual, usual | {"f": 0}, usual | {"f": 1}, dict.fromkeys("abcde", 1), dict.fromkeys("abcd", 1) | {"e": 2}]
+    assert distinguish(alike) == ["", "f=0", "f=1", "a=1, b=1, e=1, ...", "a=1, b=1, e=2, ..."]
 
 
 def test_runs_on_other_rows_are_not_averaged(tmp_path: Path) -> None:
