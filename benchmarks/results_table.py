@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.bake_off.cells import read_cells
 from benchmarks.bake_off.pictures import plot_ablations, plot_arms, plot_sparsities
 from benchmarks.bake_off.summary import (
+    NOTHING,
     Arm,
     ablation_table,
     commands,
@@ -25,10 +26,12 @@ from benchmarks.bake_off.summary import (
 from benchmarks.peers import table as peers
 from cap.base.files import atomic_file, read_json
 from cap.reports.collect import Collection, collect, commits_of
+from cap.reports.differences import paired
 from cap.reports.export_table import EXPORT_HEADER, export_rows
 from cap.reports.published import published_for
 from cap.reports.run import Run
 from cap.reports.tables import COLUMNS, Column, cells, group_runs, markdown
+from cap.runs.reading import at
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "benchmarks/README.md", "docs/long_runs.md", "docs/method.md")
@@ -44,6 +47,7 @@ PEERS = ("<!-- peers: python -m benchmarks.results_table -->", "<!-- end of peer
 PUBLISHED = ("<!-- published: python -m benchmarks.results_table -->", "<!-- end of published -->")
 WITHOUT_TRAINING = ("<!-- without training: python -m benchmarks.results_table -->", "<!-- end of without training -->")
 TEACHERS = ("<!-- teachers: python -m benchmarks.results_table -->", "<!-- end of teachers -->")
+AGAIN = ("<!-- again: python -m benchmarks.results_table -->", "<!-- end of again -->")
 SEARCH = ("<!-- search: python -m benchmarks.results_table -->", "<!-- end of search -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
 TITLES = {"reached": "sparsity"}
@@ -225,6 +229,25 @@ def teachers_table(folder: Path) -> str:
     return markdown(["task", "length and learning rate", "teacher", "seeds"], lines) + (f"\n\n{said}" if said else "")
 
 
+def again_table(folder: Path) -> str:
+    """Make the table of runs of the bake-off that were made twice, a row a seed, and say how far they lie apart."""
+    arms, found = other_list(folder, "again")
+    first = {arm.first.base: arm.group for arm in bake_off(folder)[0] if arm.group and not arm.first.variant}
+    rows, said = [], []
+    for arm in arms:
+        group, before = arm.group, first.get(arm.first.base)
+        if group is None or before is None or (difference := paired(group, before)) is None:
+            continue
+        for run, earlier in ((a, b) for a in group.runs for b in before.runs if a.seed == b.seed):
+            made = [f"{one.score:.3f}, {at(one.record, 'environment', 'device')}" for one in (earlier, run)]
+            rows.append([arm.rows, f"{arm.pruning}, {arm.first.sparsity:g}", str(run.seed), *made])
+        said.append(f"Second minus first: {difference.judged}.")
+    if not rows:
+        return NOTHING
+    said += notes(arms, found)
+    return markdown(["task", "run", "seed", "first", "second"], rows) + f"\n\n{' '.join(said)}"
+
+
 def draw(root: Path = ROOT) -> None:
     """Draw the pictures of the bake-off beside its records, as far as there are any."""
     folder = root / "benchmarks"
@@ -264,6 +287,7 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         PUBLISHED: published_table,
         WITHOUT_TRAINING: lambda: without_training(folder),
         TEACHERS: lambda: teachers_table(folder),
+        AGAIN: lambda: again_table(folder),
         SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -40,17 +41,15 @@ def plot_arms(arms: Sequence[Arm], path: Path) -> Path | None:
     lines = {panel: list(dict.fromkeys(_line(arm) for arm in measured if arm.rows == panel)) for panel in panels}
     with mpl.rc_context(STYLE):
         n_lines = [len(lines[panel]) for panel in panels]
-        figure = Figure(figsize=(WIDTH, 1.0 + 0.3 * len(panels) + _LINE * sum(n_lines)), dpi=DPI)
-        # One axis for all: a line is as high in every panel, and a point as wide.
+        figure = Figure(figsize=(WIDTH, 1.0 + 0.5 * len(panels) + _LINE * sum(n_lines)), dpi=DPI)
+        # A line is as high in every panel; each task has its own axis, since its lead is.
         layout = figure.add_gridspec(len(panels), height_ratios=n_lines)
         axes: list[Axes] = []
         for row, panel in enumerate(panels):
-            ax = figure.add_subplot(layout[row], sharex=axes[0] if axes else None)
+            ax = figure.add_subplot(layout[row])
             _draw_arms(ax, [arm for arm in measured if arm.rows == panel], lines[panel])
             ax.set_title(panel, loc="left")
-            ax.tick_params(labelbottom=row == len(panels) - 1)
             axes.append(ax)
-        axes[0].set_xlim(left=min(0.0, *(height for arm in measured for height in _heights(arm))))
         metrics = {_metric(arm) for arm in measured}
         axes[-1].set_xlabel(f"{metrics.pop() if len(metrics) == 1 else 'score'} above the majority class (points)")
         handles = legend_handles(axes)
@@ -59,7 +58,7 @@ def plot_arms(arms: Sequence[Arm], path: Path) -> Path | None:
 
 
 def plot_ablations(arms: Sequence[Arm], path: Path) -> Path | None:
-    """Draw what one change from the recipe does to the score: a bar, a dot for each seed, the standard error.
+    """Draw what one change from the recipe does to the score: a bar for the mean, a dot for each seed.
 
     Args:
         arms: What was measured.
@@ -103,6 +102,9 @@ def plot_sparsities(trained: Sequence[Arm], untrained: Sequence[Arm], path: Path
     panels = list(dict.fromkeys(rows for rows, _, is_trained in lines if not is_trained))
     if not panels:
         return None
+    # A type that is only drawn trained, at one sparsity, hides others and compares with nothing.
+    both = {(rows, pruning) for rows, pruning, is_trained in lines if not is_trained}
+    lines = {key: arms for key, arms in lines.items() if key[:2] in both}
     names = sorted({pruning for rows, pruning, _ in lines if rows in panels})
     with mpl.rc_context(STYLE):
         figure, axes = grid(len(panels), panel_height=3.0, n_legend_lines=len(names) + 2)
@@ -126,7 +128,7 @@ def _draw_line(ax: Axes, arms: Sequence[Arm], number: int, *, is_trained: bool) 
     ax.errorbar(
         [arm.first.sparsity for arm in ordered],
         [statistics.fmean(values) for values in heights],
-        yerr=[statistics.stdev(values) if len(values) > 1 else 0.0 for values in heights],
+        yerr=[statistics.stdev(values) if len(values) > 1 else math.nan for values in heights],
         color=COLOURS[number % len(COLOURS)],
         marker=MARKERS[number % len(MARKERS)],
         markerfacecolor=None if is_trained else "white",
@@ -138,13 +140,26 @@ def _draw_line(ax: Axes, arms: Sequence[Arm], number: int, *, is_trained: bool) 
     )
 
 
+def _limits(arms: Sequence[Arm]) -> tuple[float, float]:
+    """Choose what the axis shows: all seeds of the arms half as high as the highest; others get an arrow."""
+    means = {arm: statistics.fmean(_heights(arm)) for arm in arms}
+    drawn = [arm for arm in arms if means[arm] >= max(means.values()) / 2]
+    shown = [height for arm in drawn or arms for whose in ("score", "teacher") for height in _heights(arm, whose)]
+    margin = 0.04 * (max(shown) - min(shown)) or 1.0
+    return min(shown) - margin, max(shown) + margin
+
+
 def _draw_arms(ax: Axes, arms: Sequence[Arm], lines: Sequence[str]) -> None:
+    limits = _limits(arms)
     both = {line for line in lines if sum(_line(arm) == line for arm in arms) > 1}
     for arm in arms:
         colour, marker, label = _LOOKS[arm.first.contrast]
         shift = 0.0 if _line(arm) not in both else -0.17 if arm.first.contrast == "cap" else 0.17
         place, heights = lines.index(_line(arm)) + shift, _heights(arm)
         mean = statistics.fmean(heights)
+        if mean < limits[0]:
+            ax.annotate(f"\N{LEFTWARDS ARROW} {mean:.1f}", (limits[0], place), va="center", fontsize=8, color=colour)
+            continue
         ax.plot([mean, mean], [place - 0.15, place + 0.15], color="black", linewidth=1.4, zorder=4)
         ax.plot(
             heights,
@@ -160,35 +175,32 @@ def _draw_arms(ax: Axes, arms: Sequence[Arm], lines: Sequence[str]) -> None:
         )
     _draw_teachers(ax, arms, is_upright=True)
     _dress(ax, lines)
+    ax.set_xlim(*limits)
 
 
 def _draw_teachers(ax: Axes, arms: Sequence[Arm], *, is_upright: bool = False) -> None:
-    heights = [height for arm in arms for height in _heights(arm, "teacher")]
+    # Arms share their teachers, a seed each: one that many learned from counts once.
+    heights = [*dict.fromkeys(pair for arm in arms for pair in _teachers(arm))]
     if heights:
         draw = ax.axvline if is_upright else ax.axhline
-        draw(statistics.fmean(heights), color=GREY, linestyle="-.", linewidth=1.2, label="teacher (mean)")
+        draw(
+            statistics.fmean(height for _, height in heights),
+            color=GREY,
+            linestyle="-.",
+            linewidth=1.2,
+            label="teacher (mean)",
+        )
 
 
 def _draw_ablations(ax: Axes, found: Sequence[tuple[Arm, Difference]]) -> None:
     for place, (_, difference) in enumerate(found):
-        error = difference.standard_error
-        ax.barh(
-            place,
-            100 * difference.mean,
-            0.6,
-            xerr=None if error is None else 100 * error,
-            color=BLUE,
-            alpha=0.55,
-            capsize=3,
-            error_kw={"linewidth": 1.0},
-            label="mean, standard error",
-        )
+        ax.barh(place, 100 * difference.mean, 0.6, color=BLUE, alpha=0.55, label="mean")
         values = [100 * value for value in difference.by_seed.values()]
         ax.plot(
             values, [place] * len(values), linestyle="none", marker="o", markersize=3.5, color="black", label="a seed"
         )
     ax.axvline(0.0, color="black", linewidth=0.8)
-    _dress(ax, [f"{arm.first.variant} ({_seeds(difference)})" for arm, difference in found])
+    _dress(ax, [f"{arm.change} ({_seeds(difference)})" for arm, difference in found])
     ax.set_xlabel(f"{_metric(found[0][0])} minus that of the recipe (points)")
 
 
@@ -207,8 +219,18 @@ def _seeds(difference: Difference) -> str:
 def _heights(arm: Arm, whose: str = "score") -> list[float]:
     """Give the scores of an arm above the majority class, in points."""
     runs = arm.group.runs if arm.group is not None else ()
-    pairs = [(number(getattr(run, whose)), _majority(run)) for run in runs]
-    return [100 * (score - majority) for score, majority in pairs if score is not None and majority is not None]
+    return [height for run in runs if (height := _height(run, whose)) is not None]
+
+
+def _teachers(arm: Arm) -> list[tuple[int | None, float]]:
+    """Give the seed of each teacher of an arm, and its height."""
+    runs = arm.group.runs if arm.group is not None else ()
+    return [(run.seed, height) for run in runs if (height := _height(run, "teacher")) is not None]
+
+
+def _height(run: Run, whose: str) -> float | None:
+    score, majority = number(getattr(run, whose)), _majority(run)
+    return None if score is None or majority is None else 100 * (score - majority)
 
 
 def _majority(run: Run) -> float | None:
@@ -221,7 +243,9 @@ def _metric(arm: Arm) -> str:
 
 
 def _line(arm: Arm) -> str:
-    return arm.setting if arm.first.variant else f"{arm.setting}, {arm.first.sparsity:g}"
+    # A control's words say what its sparsity, all or none, stands for.
+    is_said = arm.is_control and arm.first.variant
+    return arm.setting if is_said else f"{arm.setting}, {arm.first.sparsity:g}"
 
 
 def _ablation_panel(arm: Arm) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,11 @@ class Arm:
         """The pruning type, and what was done besides."""
         is_all_there_is = self.label.startswith(self.pruning) or (self.is_control and bool(self.first.variant))
         return self.label if is_all_there_is else f"{self.pruning}, {self.label}"
+
+    @property
+    def change(self) -> str:
+        """What differs from the recipe, which contrast does not where it is part of both."""
+        return self.first.variant if self.first.contrast == "none" else f"{self.first.variant}, both with contrast"
 
     @property
     def rows(self) -> str:
@@ -187,7 +192,7 @@ def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference, list[Arm]]]
 
 
 def beside_controls(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference]]:
-    """Compare every pruning type with each control that differs from it in its pruning type alone."""
+    """Compare every pruning type with each control that is run alike but for the type and its own settings."""
     found = []
     for control in (arm for arm in arms if arm.is_control and not arm.first.variant):
         for arm in arms:
@@ -208,7 +213,7 @@ def comparisons(arms: Sequence[Arm]) -> str:
             f"{contrast} {difference.judged}{left_out}"
         )
     for arm, difference in contrast_differences(arms):
-        said[f"{_place(arm)}, contrast minus none"].append(f"{arm.label} {difference.judged}")
+        said[f"{_place(arm)}, contrast minus none"].append(f"{arm.setting} {difference.judged}")
     for arm, difference in differences_at_equal_seconds(arms):
         said[f"{_place(arm)}, contrast minus none for about as many seconds"].append(f"{arm.label} {difference.judged}")
     for arm, difference in changes(arms):
@@ -217,15 +222,17 @@ def comparisons(arms: Sequence[Arm]) -> str:
             f"{arm.pruning}{contrast} {difference.judged}"
         )
     for arm, control, difference in beside_controls(arms):
-        said[f"{_place(arm)}, minus {control.label}"].append(f"{arm.label} {difference.judged}")
+        said[f"{_place(arm)}, minus {control.label}, each type with the scope that it has by itself"].append(
+            f"{arm.label} {difference.judged}"
+        )
     if not said:
         return ""
     lines = [f"- {compared}: {'; '.join(parts)}" for compared, parts in said.items()]
     return "\n".join(
         [
             "Differences of runs of one seed, on the same rows and of as many steps unless seconds are named, "
-            "mean \N{PLUS-MINUS SIGN} standard error. The highest of many is in part luck, for which "
-            "nothing here is corrected.",
+            "mean \N{PLUS-MINUS SIGN} standard error. Each is judged alone: of twenty one looks clear by chance, and "
+            "the highest of many is in part luck.",
             *lines,
         ]
     )
@@ -262,7 +269,7 @@ def ablations(arms: Sequence[Arm]) -> list[tuple[Arm, Difference]]:
 def ablation_table(arms: Sequence[Arm]) -> str:
     """Make the table of what one change from the recipe does."""
     rows = [
-        [arm.rows, f"{arm.first.sparsity:g}", arm.first.variant, str(difference), arm.seeds]
+        [arm.rows, f"{arm.first.sparsity:g}", arm.change, str(difference), arm.seeds]
         for arm, difference in ablations(arms)
     ]
     return markdown(["task", "sparsity", "one change", "minus the recipe", "seeds"], rows) if rows else NOTHING
@@ -284,7 +291,15 @@ def notes(arms: Sequence[Arm], found: Collection) -> list[str]:
     if n_done < len(listed):
         said.append(f"{n_done} of the {len(listed)} runs in the list have been made.")
     unreadable = [f"{left.path.name}: {left.reason}" for left in found.left_out]
-    return [*said, *about_runs, *unreadable]
+    return [*said, *about_runs, *_machines(in_arms), *unreadable]
+
+
+def _machines(runs: Iterable[Run]) -> list[str]:
+    """Say on what the runs were made, where it was not one machine: equal seeds then share less than all."""
+    made = Counter(str(at(run.record, "environment", "device") or "an unknown machine") for run in runs)
+    order = sorted(made.items(), key=lambda pair: (-pair[1], pair[0]))
+    listed = "; ".join(f"{machine} ({n})" for machine, n in order)
+    return [f"They were made on {len(made)} kinds of machine: {listed}."] if len(made) > 1 else []
 
 
 def commands(arms: Iterable[Arm]) -> str:

@@ -201,7 +201,8 @@ def test_controls_stay_in_a_brief_part_and_are_no_rivals(tmp_path):
     ]
     assert "magnitude minus movement" in part
     assert (
-        "- sst2, 8,000 rows, 0.9, minus random: magnitude -20.00 ± 0.00 points (2 seeds, no error known); "
+        "- sst2, 8,000 rows, 0.9, minus random, each type with the scope that it has by itself: "
+        "magnitude -20.00 ± 0.00 points (2 seeds, no error known); "
         "movement -30.00 ± 0.00 points (2 seeds, no error known)"
     ) in part.splitlines()
     assert part.splitlines()[-2].startswith("python -m cap.train task=sst2 pruning=magnitude sparsity=0.9 ")
@@ -257,7 +258,7 @@ def test_changes_from_the_recipe_are_compared_on_the_seeds_of_both(arms):
     assert list(found) == ["no rewind", "no floor"]  # the largest loss first
     assert found["no rewind"].by_seed == {1: pytest.approx(-0.1)}
     assert found["no floor"].by_seed == {1: pytest.approx(-0.01), 2: pytest.approx(0.0)}
-    assert "| no rewind | -10.00 points (one seed) | 1 of 3 |" in ablation_table(arms)
+    assert "| no rewind, both with contrast | -10.00 points (one seed) | 1 of 3 |" in ablation_table(arms)
 
 
 def test_without_records_everything_says_so(listed, tmp_path):
@@ -306,6 +307,54 @@ def test_the_picture_over_sparsity_has_a_line_for_each_type_with_and_without_tra
         "magnitude, the recipe": [[0.5, pytest.approx(30.0)], [0.9, pytest.approx(21.0)]],
         "magnitude, no training": [[0.9, pytest.approx(10.0)]],
     }
+
+
+def test_a_control_far_below_is_an_arrow_and_a_teacher_of_many_arms_counts_once(tmp_path, monkeypatch):
+    from benchmarks.bake_off import pictures
+    from benchmarks.bake_off.summary import read_arms
+
+    listed = cells_of(
+        tmp_path,
+        "defaults: {seeds: [1, 2], task: sst2, pruning: magnitude, sparsity: 0.9, contrast: none}\n"
+        "blocks:\n"
+        "  - {name: main, priority: 1, pruning: [magnitude, random]}\n"
+        "  - {name: zeroed, priority: 1, variants: {no floor: []}, shown: control}\n",
+    )
+    scores = {
+        "sst2_magnitude_0.9_none": [0.80, 0.60],  # the lower one is drawn although far from the higher
+        "sst2_random_0.9_none": [0.70],
+        "sst2_magnitude_0.9_none_no-floor": [0.50],
+    }
+    records = write_records(listed, tmp_path / "records", scores)
+    for path in records.glob("*_seed2.json"):
+        record = json.loads(path.read_text())
+        record["scores"]["teacher"]["accuracy"] = 0.80
+        path.write_text(json.dumps(record))
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: drawn.append(figure) or path)
+    pictures.plot_arms(read_arms(listed, records)[0], tmp_path / "a.png")
+    (ax,) = drawn[0].axes
+    assert [text.get_text() for text in ax.texts] == ["\N{LEFTWARDS ARROW} 0.0"]
+    left, right = ax.get_xlim()
+    assert 5 < left < 10 < 40 < right
+    dots = [line.get_xdata().tolist() for line in ax.lines if line.get_linestyle() == "None"]
+    assert dots == [pytest.approx([30.0, 10.0]), pytest.approx([20.0])]
+    (teacher,) = (line for line in ax.lines if line.get_label() == "teacher (mean)")
+    assert teacher.get_xdata()[0] == pytest.approx(35.0)  # 0.90 and 0.80, though three runs had the former
+
+
+def test_kinds_of_machine_are_named_where_there_are_several(listed, tmp_path):
+    from benchmarks.bake_off.summary import notes, read_arms
+
+    folder = write_records(listed, tmp_path / "records")
+    assert not [note for note in notes(*read_arms(listed, folder)) if "machine" in note]
+    path = folder / "sst2_movement_0.9_none_seed2.json"
+    record = json.loads(path.read_text())
+    record["environment"]["device"] = "an accelerator"
+    path.write_text(json.dumps(record))
+    (note,) = [note for note in notes(*read_arms(listed, folder)) if "machine" in note]
+    assert note.startswith("They were made on 2 kinds of machine: ")
+    assert note.endswith(" (8); an accelerator (1).")
 
 
 def test_other_commits_and_settings_are_noted(listed, tmp_path):
@@ -359,7 +408,10 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
     draw(tmp_path)
     assert {path.name for path in records.glob("*.png")} == {"arms.png", "ablation.png"}
     assert (untrained / "sparsities.png").is_file()
-    assert "| no floor | -0.50 ± 0.50 points (2 seeds) | 2 of 3 |" in (folder / "README.md").read_text()
+    assert (
+        "| no floor, both with contrast | -0.50 ± 0.50 points (2 seeds) | 2 of 3 |"
+        in (folder / "README.md").read_text()
+    )
     page = (tmp_path / "README.md").read_text()
     words = [
         "above\n",
@@ -369,6 +421,29 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
         "```\npython -m cap.train",
     ]
     assert [word in page for word in [*words, "below"]] == [True] * 6
+
+
+def test_runs_made_twice_are_compared_seed_by_seed(listed, tmp_path):
+    from benchmarks.bake_off.cells import read_cells
+    from benchmarks.results_table import again_table
+
+    (tmp_path / "again.yaml").write_text(
+        "defaults: {seeds: [1, 2, 3], task: sst2, pruning: movement, sparsity: 0.9, contrast: none}\n"
+        "blocks: [{name: again, priority: 1, variants: {once more: []}}]\n"
+    )
+    again = read_cells(tmp_path / "again.yaml")
+    assert again_table(tmp_path) == "No cell has a record yet."
+    write_records(listed, tmp_path / "records" / "bake_off")
+    scores = {"sst2_movement_0.9_none_once-more": [0.81, 0.78]}
+    write_records(again, tmp_path / "records" / "again", scores)
+    path = tmp_path / "records" / "again" / f"{again[1].name}.json"
+    record = json.loads(path.read_text())
+    record["environment"]["device"] = "an accelerator"
+    path.write_text(json.dumps(record))
+    table = again_table(tmp_path)
+    assert "| sst2, 8,000 rows | movement, 0.9 | 2 | 0.790, AMD EPYC, 2 threads | 0.780, an accelerator |" in table
+    assert "Second minus first: +0.00 ± 1.00 points (2 seeds, 0.0 standard errors" in table
+    assert "2 of the 3 runs in the list have been made." in table
 
 
 def test_teachers_are_compared_with_those_of_the_model(tmp_path):
