@@ -91,6 +91,7 @@ class Admm(WeightPruner):
 
     def update_masks(self, sparsity: float) -> MaskCounts:
         """Move the masks once, at the final sparsity; the targets before that are passed over."""
+        self.require_movable(sparsity)
         if self._is_pruned or not math.isclose(sparsity, self.final_sparsity):
             return MaskCounts(self.n_weights, self._n_pruned, self._n_pruned)
         return super().update_masks(sparsity)

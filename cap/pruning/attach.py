@@ -13,6 +13,7 @@ from cap.base.errors import InputError
 from cap.models.families import FAMILIES, Prunable, prunable
 from cap.pruning.parameters import kept_parameters, require_full_precision
 from cap.pruning.pruner import Pruner
+from cap.pruning.structured import Structured
 
 AnyPruner = TypeVar("AnyPruner", bound=Pruner)
 _ALL = (
@@ -89,7 +90,7 @@ def _family_linears(model: nn.Module) -> Prunable:
 
 
 def _named_linears(model: nn.Module, pruner: Pruner, linears: Mapping[str, nn.Linear]) -> Prunable:
-    if pruner.needs_levels:
+    if isinstance(pruner, Structured):
         raise InputError(
             f"{type(pruner).__name__} prunes heads and FFN units, which are known of transformers' encoders "
             f"({', '.join(FAMILIES)}), got linears; leave them out, or use a pruner of single weights"

@@ -64,6 +64,7 @@ class KeepZeros(WeightPruner):
 
     def update_masks(self, sparsity: float) -> MaskCounts:
         """Leave the masks as they are, whatever the target."""
+        self.require_movable(sparsity)
         return MaskCounts(self.n_weights, self._n_pruned, self._n_pruned)
 
 

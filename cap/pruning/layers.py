@@ -125,6 +125,10 @@ class Layers(Pruner):
         """Say which layers are kept, in order."""
         return [gate.is_kept for gate in self._gates]
 
+    def modules(self) -> list[nn.Module]:
+        """List the encoder layers."""
+        return self._layers()
+
     @property
     def is_on(self) -> bool:
         """Whether its gates are on a model."""
@@ -153,9 +157,21 @@ class Layers(Pruner):
         }
 
     def update_masks(self, sparsity: float) -> MaskCounts:
-        """Take out as many layers as a target asks for, and reset the measured importance."""
+        """Take out as many layers as a target asks for, and reset the measured importance.
+
+        Raises:
+            RunError: If nothing was measured, or what was is not finite.
+            ValueError: As ``require_movable``, or if more than one layer would go by what was measured once.
+        """
+        self.require_movable(sparsity)
         before = self._n_pruned()
         n_to_go = self._n_to_go(sparsity)
+        if self.importance == "loss" and n_to_go > 1:
+            raise ValueError(
+                f"cap.Layers(importance='loss') measures the loss again behind every layer that goes, got a target of "
+                f"{sparsity:g}, by which {n_to_go} would; move in parts: for part in pruner.parts_of({sparsity:g}): "
+                f"cap.measure_importance(pruner, model, batches, loss=...); pruner.update_masks(part)"
+            )
         for number in self._in_order(n_to_go)[:n_to_go]:
             self._gates[number].is_kept = False
         self.forget_importance()

@@ -33,8 +33,8 @@ class MaskMoves:
         warn: Called with each warning for the record.
 
     Raises:
-        ValueError: If ``every_n_steps`` is below 1, or None where sparsity rises gradually, or pruner and schedule name
-            different sparsities.
+        ValueError: If ``every_n_steps`` is below 1, or None where sparsity rises gradually; if pruner and schedule name
+            different sparsities, or the pruner needs levels and the schedule has none.
     """
 
     def __init__(
@@ -48,6 +48,11 @@ class MaskMoves:
     ) -> None:
         if not isinstance(plan, SchedulePlan):
             raise ValueError(f"plan must be a schedule such as cap.Cubic(sparsity=0.9), got {plan!r}")
+        if pruner.needs_levels and plan.level_starts(1) is None:
+            raise ValueError(
+                f"{type(pruner).__name__} prunes at levels with retraining in between, got {type(plan).__name__} that "
+                f"rises in every step; give cap.Stepwise, cap.OneShot, or cap.Cubic(n_prunings=...)"
+            )
         if (problem := stride_problem(every_n_steps, plan)) is not None:
             raise ValueError(f"every_n_steps {problem}")
         final = pruner.final_sparsity
@@ -73,6 +78,16 @@ class MaskMoves:
         """Say whether the last move had the schedule's last target."""
         return self.target >= self.plan.sparsity
 
+    def end(self) -> None:
+        """Warn if the steps are over and the target was not reached: the run had fewer than were planned."""
+        if not self.has_arrived:
+            self.warn(
+                f"The masks stop at a target of {self.target:.4f}, reached {self.reached:.4f}, and not at "
+                f"{self.plan.sparsity:g}: the schedule lies over {self._n_steps} optimizer steps, of which number "
+                f"{self._last_step + 1} was the last to begin. Give the callback n_steps, the steps that there are, or "
+                f"let the run go to its end."
+            )
+
     def begin(self, n_steps: int | float) -> None:
         """Lay the schedule over the steps of this run.
 
@@ -84,11 +99,7 @@ class MaskMoves:
         """
         if math.isinf(n_steps):
             raise ValueError("a schedule of sparsity needs the number of steps, got a run without end; set max_steps")
-        if not self.pruner.is_on:
-            raise ValueError(
-                f"{type(self.pruner).__name__} has no masks to move: they were never put on a model, or are folded; "
-                f"put those of a new pruner on the model first: cap.attach(model, pruner)"
-            )
+        self.pruner.require_movable(0.0)
         if self.pruner.keeps_zeros:
             self._begin_with_zeros()
         self._n_steps = int(n_steps)

@@ -113,6 +113,22 @@ def require_scores_learn(pruner: Pruner, optimizers: Iterable[Optimizer], *, war
         )
 
 
+def optimizer_of(pruner: Pruner, optimizers: Sequence[Optimizer]) -> Optimizer | None:
+    """Find the optimizer whose steps a pruner counts: the first that trains what the masks are on, or scores.
+
+    Args:
+        pruner: Its masks are on.
+        optimizers: Those of the run.
+
+    Returns:
+        None where there is one at most, or none trains anything of it.
+    """
+    if len(optimizers) < 2:
+        return None
+    own = {id(p) for module in pruner.modules() for p in module.parameters()} | own_parameters(pruner)
+    return next((one for one in optimizers if any(id(p) in own for g in one.param_groups for p in g["params"])), None)
+
+
 def add_regularizer(pruner: Pruner, optimizer: Optimizer, *, scale: float = 1.0) -> None:
     """Add the gradient of the pruner's regulariser to that of its scores, once per optimizer step.
 
@@ -131,6 +147,7 @@ __all__ = [
     "add_regularizer",
     "kept_parameters",
     "masked_weights",
+    "optimizer_of",
     "own_parameters",
     "parameter_groups",
     "require_full_precision",

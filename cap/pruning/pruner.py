@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from cap.models.families import Prunable
+from cap.pruning.targets import sparsity_problem
 
 MASK = ".parametrizations.weight."
 """Part of the names under which torch.nn.utils.parametrize keeps a weight that has a mask on, and the mask."""
 _ORIGINAL = f"{MASK}original"
+_ROUNDING = 1e-9
+"""What a schedule may exceed its own end by."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,49 @@ class Pruner(ABC):
         """Whether its masks are on a model: attached, and not folded yet."""
         return bool(self.masks)
 
+    def modules(self) -> list[nn.Module]:
+        """List what of the model the masks or gates are on; empty before ``attach``."""
+        return []
+
+    def require_on(self, model: nn.Module) -> None:
+        """Check that the masks are on the model that is about to train, not on another one or a copy's original.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        own = {id(module) for module in model.modules()}
+        elsewhere = sum(id(module) not in own for module in self.modules())
+        if elsewhere:
+            raise ValueError(
+                f"the masks of {type(self).__name__} must be on the model that is trained, but {elsewhere} of "
+                f"{len(self.modules())} modules that they are on are no part of it: was the model copied or made again "
+                f"after cap.attach? Attach a pruner to the model that the trainer gets"
+            )
+
+    def require_movable(self, sparsity: float) -> None:
+        """Check a move before it is made.
+
+        Args:
+            sparsity: The target.
+
+        Raises:
+            ValueError: If no model has the masks on, or this type cannot be meant to go to the target.
+        """
+        if not self.is_on:
+            raise ValueError(
+                f"{type(self).__name__} has no masks to move: they were never put on a model, or are folded; put those "
+                f"of a new pruner on the model first: cap.attach(model, pruner). To save a model on the way, "
+                f"pruner.folded_state(model) is its state as fold would leave it"
+            )
+        problem = sparsity_problem(sparsity)
+        if problem is None and self.final_sparsity is not None and sparsity > self.final_sparsity + _ROUNDING:
+            problem = (
+                f"{type(self).__name__} as it was made ends at a sparsity of {self.final_sparsity:g}, got a target of "
+                f"{sparsity:g}; pruner and schedule must end at one"
+            )
+        if problem is not None:
+            raise ValueError(problem)
+
     @property
     def mask_keys(self) -> dict[str, Tensor]:
         """What the masks follow from, by the same names, as bool and no larger than need be; equal where masks are."""
@@ -211,6 +257,9 @@ class Pruner(ABC):
 
         Returns:
             The counts before and after.
+
+        Raises:
+            ValueError: As ``require_movable``, which comes first.
         """
 
     @abstractmethod

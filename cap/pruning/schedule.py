@@ -381,7 +381,7 @@ def _ten_point_levels(sparsity: float) -> tuple[float, ...]:
 def stride_problem(every_n_steps: Any, plan: SchedulePlan) -> str | None:
     """Say what is wrong with a number of steps between two moves of the masks; None if it fits the schedule."""
     if every_n_steps is None:
-        if plan.levels_reached is not None:
+        if plan.level_starts(1) is not None:
             return None
         return (
             "is null, which moves masks at the jumps of the schedule alone, but this one rises in every step; set a "

@@ -65,6 +65,7 @@ class Structured(Pruner):
         self.final_sparsity: float = final_sparsity
         self._kinds: dict[Kind, list[GatedUnits]] = {}
         self._linears: dict[str, nn.Linear] = {}
+        self._n_seen = 0  # batches that were measured since the masks last moved
 
     @property
     def importance_pass(self) -> ImportancePass | None:
@@ -107,6 +108,7 @@ class Structured(Pruner):
 
     def forget_importance(self) -> None:
         """Zero what was measured; an order that was drawn once stays."""
+        self._n_seen = 0
         if self.importance != "random":
             for gated in self._gated():
                 gated.importance.zero_()
@@ -115,6 +117,7 @@ class Structured(Pruner):
         """Add up the absolute gradients of the gates, batch by batch."""
         for gated, gradient in zip(self._gated(), gradients, strict=True):
             gated.collect(gradient)
+        self._n_seen += 1
 
     def gate_parameters(self) -> list[nn.Parameter]:
         """List the gates, which only get a gradient during an importance pass."""
@@ -123,6 +126,10 @@ class Structured(Pruner):
     def auxiliary_parameters(self) -> list[nn.Parameter]:
         """List the gates: no optimizer may touch them."""
         return self.gate_parameters()
+
+    def modules(self) -> list[nn.Module]:
+        """List the linear layers of its units."""
+        return [*self._linears.values()]
 
     @property
     def is_on(self) -> bool:
@@ -145,8 +152,15 @@ class Structured(Pruner):
         """Prune units up to a target sparsity, and reset the measured importance.
 
         Raises:
-            RunError: If the importance of a unit is not finite.
+            RunError: If units are about to go and nothing was measured, or what was is not finite.
+            ValueError: As ``require_movable``.
         """
+        self.require_movable(sparsity)
+        if self.importance == "gradient" and self._n_seen == 0 and self._prunes_at(sparsity):
+            raise RunError(
+                "pruning=structured ranks by the gradients of training rows, got none since the masks last moved; call "
+                "cap.measure_importance(pruner, model, batches, loss=...) before each update_masks"
+            )
         broken = [number for number, gated in enumerate(self._gated()) if not bool(gated.importance.isfinite().all())]
         if broken:
             raise RunError(
@@ -193,6 +207,10 @@ class Structured(Pruner):
                     key = f"{names[id(linear)]}.bias"
                     state[key] = state[key] * gated.units.rows(gated.is_kept, linear)
         return state
+
+    def _prunes_at(self, sparsity: float) -> bool:
+        """Say whether a target asks for more units than have gone."""
+        return any(n_to_prune(sparsity, count.n) > count.n_pruned for count in self._counts().values())
 
     def _gated(self) -> list[GatedUnits]:
         return [gated for layers in self._kinds.values() for gated in layers]

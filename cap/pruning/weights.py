@@ -102,7 +102,11 @@ class WeightPruner(Pruner):
         """Return the parameter that holds the unmasked weight of a linear layer."""
         return self._weights[name].get_parameter("original")
 
+    def modules(self) -> list[nn.Module]:  # noqa: D102
+        return [*self._linears.values()]
+
     def update_masks(self, sparsity: float) -> MaskCounts:  # noqa: D102
+        self.require_movable(sparsity)
         before = self._n_pruned
         with torch.no_grad():
             new_masks = self._choose(sparsity)

@@ -230,7 +230,12 @@ def new_callbacks(
     starts_from_teacher = config.student_init == "teacher" or prepared.is_of_encodings
     needs_labels = wanted is not None and wanted.loss == "task"
     pruning = PruningCallback(
-        checked.pruner, checked.plan, every_n_steps=checked.every_n_steps, adds_regularizer=False, warn=warn
+        checked.pruner,
+        checked.plan,
+        every_n_steps=checked.every_n_steps,
+        may_go_on=True,
+        adds_regularizer=False,
+        warn=warn,
     )
     timer = StepTimer()
     return Callbacks(

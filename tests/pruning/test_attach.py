@@ -150,7 +150,54 @@ def test_masks_that_are_folded_are_missed_and_folding_again_changes_nothing(make
     assert again.keys() == folded.keys()
     assert all(torch.equal(again[name], value) for name, value in folded.items())
     with pytest.raises(ValueError, match=r"has no masks to move: .* or are folded"):
-        MaskMoves(pruner, cap.Cubic(sparsity=0.5)).begin(10)
+        MaskMoves(pruner, cap.OneShot(sparsity=0.5)).begin(10)
+    with pytest.raises(ValueError, match=r"or are folded; .* pruner.folded_state\(model\) is its state as fold would"):
+        pruner.update_masks(0.5)
+
+
+def test_masks_that_were_never_put_on_do_not_move():
+    with pytest.raises(ValueError, match="Magnitude has no masks to move: they were never put on a model"):
+        cap.Magnitude().update_masks(0.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "sparsity", "said"),
+    [
+        (cap.Magnitude, 90, r"lies in \[0, 1\), got 90; did you mean 0.9\?"),
+        (lambda: cap.Magnitude(pattern="2:4"), 0.6, "Magnitude as it was made ends at a sparsity of 0.5, got a target"),
+        (lambda: cap.Layers(final_sparsity=0.5), 0.75, "Layers as it was made ends at a sparsity of 0.5"),
+        (lambda: cap.Structured(final_sparsity=0.5, importance="random"), 0.9, "Structured as it was made ends at"),
+        (
+            lambda: cap.Admm(final_sparsity=0.5),
+            0.9,
+            "Admm as it was made ends at a sparsity of 0.5, got a target of 0.9",
+        ),
+    ],
+    ids=["percent", "pattern", "layers", "units", "admm"],
+)
+def test_a_target_that_cannot_be_meant_is_refused_and_moves_nothing(make, sparsity, said):
+    pruner = cap.attach(tiny_classifier(), make())
+    with pytest.raises(ValueError, match=said):
+        pruner.update_masks(sparsity)
+    assert all(bool(mask.all()) for mask in pruner.masks.values())
+
+
+@pytest.mark.parametrize("make", [cap.Magnitude, lambda: cap.Layers(final_sparsity=0.5)], ids=["weights", "layers"])
+def test_masks_on_another_model_than_the_one_that_is_trained_are_refused(make):
+    model = tiny_classifier()
+    pruner = cap.attach(model, make())
+    pruner.require_on(torch.nn.ModuleDict({"within": model}))
+    with pytest.raises(ValueError, match=r"must be on the model that is trained, but .* are no part of it"):
+        pruner.require_on(tiny_classifier())
+
+
+def test_units_want_a_schedule_with_levels():
+    from cap.pruning.moves import MaskMoves
+
+    pruner = cap.attach(tiny_classifier(), cap.Structured(final_sparsity=0.5, importance="random"))
+    with pytest.raises(ValueError, match="prunes at levels with retraining in between, got Cubic that rises in every"):
+        MaskMoves(pruner, cap.Cubic(sparsity=0.5))
+    MaskMoves(pruner, cap.Cubic(sparsity=0.5, n_prunings=2))
 
 
 @pytest.mark.parametrize("make", [cap.Magnitude, lambda: cap.Structured(final_sparsity=0.5, importance="random")])

@@ -42,7 +42,7 @@ def by_type(pruner: StaticScores) -> dict[str, list[str]]:
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.97])
 @pytest.mark.parametrize("family", ["bert", "modernbert", "gte"])
 def test_every_type_of_matrix_meets_the_target_to_the_weight(family: str, sparsity: float) -> None:
-    pruner = attached(family)
+    pruner = attached(family, final_sparsity=sparsity)
     pruner.update_masks(sparsity)
     masks = by_matrix(pruner, pruner.masks.__getitem__)
     n = {kind: sum(masks[name].numel() for name in names) for kind, names in by_type(pruner).items()}

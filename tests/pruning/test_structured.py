@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from transformers.models.gte import modeling_gte
 from transformers.models.modernbert import modeling_modernbert
 
+from cap.base.errors import RunError
 from cap.models.families import prunable
 from cap.pruning.masks import count_pruned_units, count_zeros, sparsity_fractions
 from cap.pruning.structured import Structured
@@ -60,6 +61,7 @@ def set_importance(pruner: Structured, seed: int = 0) -> None:
     for layers in pruner._kinds.values():
         for gated in layers:
             gated.importance.copy_(torch.rand(gated.units.n, generator=generator))
+    pruner._n_seen = 1
 
 
 def kept(pruner: Structured) -> dict[str, list[list[bool]]]:
@@ -404,9 +406,20 @@ def test_importance_goes_where_the_model_goes() -> None:
     assert {gated.importance.device.type for layers in pruner._kinds.values() for gated in layers} == {"meta"}
 
 
-def test_importance_that_is_not_finite_is_refused() -> None:
-    from cap.base.errors import RunError
+def test_units_do_not_go_by_their_size_where_nothing_was_measured() -> None:
+    model = tiny_classifier()
+    pruner = attached(model, 0.5)
+    pruner.update_masks(0.0)  # by which none goes
+    with pytest.raises(RunError, match="ranks by the gradients of training rows, got none since the masks last moved"):
+        pruner.update_masks(0.25)
+    observe(model, pruner, tiny_batch(), LABELS)
+    assert pruner.update_masks(0.25).n_pruned > 0
+    pruner.update_masks(0.25)  # and by this no other
+    with pytest.raises(RunError, match="got none since the masks last moved"):
+        pruner.update_masks(0.5)  # the ranking of another model, half as large
 
+
+def test_importance_that_is_not_finite_is_refused() -> None:
     pruner = attached(tiny_classifier())
     set_importance(pruner)
     next(iter(pruner._kinds.values()))[0].importance[0] = torch.nan

@@ -83,10 +83,11 @@ def trained(
 
 @pytest.mark.parametrize("name", cases(list(PRUNERS), daily=["movement", "structured", "layers"]))
 def test_target_is_met_and_a_resumed_run_ends_in_the_same_model(name, tmp_path):
-    model, callback, trainer = trained(tmp_path / "whole", PRUNERS[name]())
+    plan = cap.Cubic(sparsity=0.5, n_prunings=3 if name == "structured" else None)
+    model, callback, trainer = trained(tmp_path / "whole", PRUNERS[name](), plan=plan)
     # Dropout and the order of the rows are the trainer's to restore.
     again, other, _ = trained(
-        tmp_path / "resumed", PRUNERS[name](), checkpoint=tmp_path / "whole" / f"checkpoint-{HALF}"
+        tmp_path / "resumed", PRUNERS[name](), plan=plan, checkpoint=tmp_path / "whole" / f"checkpoint-{HALF}"
     )
     state = again.state_dict()
     assert [key for key, value in model.state_dict().items() if not torch.equal(value, state[key])] == []
@@ -241,6 +242,54 @@ def test_second_order_measures_before_its_masks_move(tmp_path):
 
     _, callback, _ = trained(tmp_path, pruner, plan=cap.OneShot(sparsity=0.5), importance=importance)
     assert callback.reached == 0.5
+
+
+def begun(pruner, model, plan, **options):
+    """Begin a run of one callback, and return what its hooks take."""
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    callback = cap.PruningTrainerCallback(pruner, plan, **options)
+    args, state = TrainingArguments("unused", use_cpu=True, report_to="none"), TrainerState(max_steps=N_STEPS)
+    optimizer = torch.optim.SGD(cap.parameter_groups(model, pruner, learning_rate=0.1), lr=0.1)
+    given = {"model": model, "optimizer": optimizer}
+    callback.on_train_begin(args, state, TrainerControl(), **given)
+    return callback, (args, state, TrainerControl()), given
+
+
+def test_masks_on_another_model_than_the_trainers_are_refused():
+    pruner = cap.attach(tiny_classifier(), cap.Magnitude())
+    with pytest.raises(ValueError, match="must be on the model that is trained"):
+        begun(pruner, tiny_classifier(), cap.Cubic(sparsity=0.5))
+
+
+def test_a_run_that_ends_before_its_target_is_warned_of():
+    model, said = tiny_classifier(), []
+    pruner = cap.attach(model, cap.Magnitude())
+    plan = cap.OneShot(sparsity=0.5, flat_before=0.5)
+    callback, arguments, given = begun(pruner, model, plan, warn=said.append, n_steps=100)
+    for step in range(N_STEPS):
+        arguments[1].global_step = step
+        callback.on_step_begin(*arguments, **given)
+    callback.on_train_end(*arguments, **given)
+    assert said == [
+        "The masks stop at a target of 0.0000, reached 0.0000, and not at 0.5: the schedule lies over 100 optimizer "
+        "steps, of which number 8 was the last to begin. Give the callback n_steps, the steps that there are, or let "
+        "the run go to its end."
+    ]
+
+
+def test_a_run_after_an_interrupted_one_observes_gradients_and_gives_the_names_back():
+    model = tiny_classifier("gte").train()
+    names = vars(model).get("_weight_conversions")
+    pruner = cap.attach(model, cap.FirstOrder())
+    begun(pruner, model, cap.Cubic(sparsity=0.5))  # an exception leaves it, and nothing ends it
+    callback, arguments, given = begun(pruner, model, cap.Cubic(sparsity=0.5))
+    model(**tiny_batch(), labels=torch.tensor([0, 1, 1])).loss.backward()
+    callback.on_pre_optimizer_step(*arguments, **given)
+    assert all(bool(pruner.importance(name).any()) for name in pruner.masks)
+    callback.on_train_end(*arguments, **given)
+    assert vars(model).get("_weight_conversions") == names
+    assert not any(p._post_accumulate_grad_hooks for p in pruner.auxiliary_parameters())
 
 
 def test_first_order_in_several_processes_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -111,6 +113,64 @@ def test_trainer_that_casts_the_weights_to_half_precision_is_refused(tmp_path):
     callback = cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5))
     with pytest.raises(InputError, match=r"4 of 4 are in half precision, .*precision='bf16-mixed', not 'bf16-true'"):
         fit(module, callback, tmp_path, precision="bf16-true")
+
+
+def test_masks_on_a_copy_of_the_model_are_refused(tmp_path):
+    module = Foreign(cap.Magnitude())
+    callback = cap.PruningCallback(module.pruner, cap.Cubic(sparsity=0.5))
+    module.net = copy.deepcopy(module.net)
+    with pytest.raises(ValueError, match="must be on the model that is trained, but 2 of 2 modules"):
+        fit(module, callback, tmp_path)
+
+
+class TwoLayers(Foreign):
+    """Take a step every so many batches, with an optimizer for each of its two layers."""
+
+    automatic_optimization = False
+    every = 4
+    order = (1, 0)
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(layer.parameters(), lr=1e-2) for layer in (self.net[0], self.net[2])]
+
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(super().training_step(batch, batch_idx))
+        if (batch_idx + 1) % self.every == 0:
+            for number in self.order:
+                self.optimizers()[number].step()
+                self.optimizers()[number].zero_grad()
+
+
+def test_a_module_that_optimizes_by_hand_says_how_many_steps_it_takes(tmp_path):
+    def sparsity(**options) -> tuple[float, list[str]]:
+        said: list[str] = []
+        module = TwoLayers(cap.Magnitude())
+        callback = cap.PruningCallback(
+            module.pruner, cap.OneShot(sparsity=0.5, flat_before=0.7), warn=said.append, **options
+        )
+        fit(module, callback, tmp_path, loader=rows(4 * 40))
+        return callback.reached, said
+
+    reached, (warning,) = sparsity()  # 40 are announced, and 20 counted
+    assert reached == 0.0
+    assert "the schedule lies over 40 optimizer steps, of which number 19 was the last to begin" in warning
+    assert sparsity(n_steps=20) == (0.5, [])
+    assert sparsity(may_go_on=True) == (0.0, [])
+
+
+def test_of_several_optimizers_one_counts(tmp_path):
+    class OfTheFirst(TwoLayers):
+        every = 1
+
+        def __init__(self, pruner):
+            super().__init__(cap.Random())
+            self.pruner.fold()
+            self.pruner = cap.attach(self.net, pruner, linears={"2": self.net[2]})
+
+    module = OfTheFirst(cap.Admm(final_sparsity=0.5, interval=2))
+    plan = cap.OneShot(sparsity=0.5, flat_before=0.8)
+    fit(module, cap.PruningCallback(module.pruner, plan, n_steps=2 * N_STEPS), tmp_path)
+    assert module.pruner.state_dict()["n_seen"] == 8  # of 10 batches, until the masks moved
 
 
 def test_first_order_observes_every_step(tmp_path):

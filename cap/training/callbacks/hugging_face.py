@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +47,12 @@ class PruningTrainerCallback(TrainerCallback):
         plan: The schedule in fractions of a run, such as ``cap.Cubic(sparsity=0.9)``.
         every_n_steps: As in ``cap.PruningCallback``.
         importance: Likewise.
+        n_steps: Optimizer steps of the run; None asks the trainer.
         warn: Called with each warning for the record.
 
     Raises:
-        ValueError: If ``every_n_steps`` is below 1, pruner and schedule name different sparsities, or the pruner ranks
-            by a pass over training rows and ``importance`` is None.
+        ValueError: As ``cap.PruningCallback``, or if the pruner ranks by a pass over training rows and ``importance``
+            is None.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class PruningTrainerCallback(TrainerCallback):
         *,
         every_n_steps: int | None = 1,
         importance: Callable[[], None] | None = None,
+        n_steps: int | None = None,
         warn: Callable[[str], None] = log.warning,
     ) -> None:
         require_a_pass(pruner, is_measured=importance is not None)
         self.pruner = pruner
         self.moves = MaskMoves(pruner, plan, every_n_steps=every_n_steps, measure=importance, warn=warn)
         self.importance = importance
+        self.n_steps = n_steps
         self.warn = warn
         self._gradients = _SetAside(pruner)
         self._names = _Names()
@@ -89,7 +93,7 @@ class PruningTrainerCallback(TrainerCallback):
             InputError: If the best checkpoint is to be loaded in the end, which may lie before the target; if a
                 checkpoint holds no masks, or others; if several processes train with a pruner that observes gradients;
                 or if one process trains on several devices with one of layers.
-            ValueError: If scores are in no optimizer.
+            ValueError: If scores are in no optimizer, or the masks are on another model.
         """
         if args.load_best_model_at_end:
             raise InputError(
@@ -108,8 +112,9 @@ class PruningTrainerCallback(TrainerCallback):
                 f"{args.world_size}; use one, cap.Movement, or Lightning's trainer"
             )
         require_full_precision(masked_weights(kwargs["model"]))
+        self.pruner.require_on(kwargs["model"])
         self._names.keep(kwargs["model"])
-        self.moves.begin(state.max_steps)
+        self.moves.begin(state.max_steps if self.n_steps is None else self.n_steps)
         if state.global_step > 0:
             self._resume(state)
         require_scores_learn(self.pruner, [kwargs["optimizer"]], warn=self.warn)
@@ -149,9 +154,10 @@ class PruningTrainerCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave the model's gradients and names alone again."""
+        """Leave the model's gradients and names alone again, and warn of a target that was not reached."""
         self._gradients.end()
         self._names.give_back()
+        self.moves.end()
 
     @cached_property
     def _state_key(self) -> str:
@@ -190,6 +196,10 @@ class _SetAside:
         return [p for p in self._pruner.auxiliary_parameters() if p.requires_grad]
 
     def begin(self) -> None:
+        # The trainer does not end a run that an exception has left: its hooks would take every gradient first.
+        if (before := _AT_WORK.get(self._pruner)) is not None:
+            before.end()
+        _AT_WORK[self._pruner] = self
         self._hooks = [p.register_post_accumulate_grad_hook(self._take) for p in self.parameters()]
 
     def put_back(self) -> None:
@@ -209,6 +219,12 @@ class _SetAside:
             parameter.grad = None
 
 
+_AT_WORK: WeakKeyDictionary[Pruner, _SetAside] = WeakKeyDictionary()
+"""Whose hooks are on what a pruner observes."""
+_NAMES: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+"""What models had that keep their own names, until a run ends: an interrupted one never does."""
+
+
 class _Names:
     """Let checkpoints have a model's own names: some families are written as their older files were called.
 
@@ -220,21 +236,19 @@ class _Names:
 
     def __init__(self) -> None:
         self._model: nn.Module | None = None
-        self._before: Any = None
 
     def keep(self, model: nn.Module) -> None:
-        if vars(model).get(self._KEY) == []:  # another pruner's callback has seen to it
-            return
-        self._model, self._before = model, vars(model).get(self._KEY)
-        vars(model)[self._KEY] = []
+        self._model = model
+        if model not in _NAMES:  # else another pruner's callback has seen to it, or one that never ended
+            _NAMES[model] = vars(model).get(self._KEY)
+            vars(model)[self._KEY] = []
 
     def give_back(self) -> None:
-        if self._model is None:
-            return
-        vars(self._model).pop(self._KEY)
-        if self._before is not None:
-            vars(self._model)[self._KEY] = self._before
-        self._model = self._before = None
+        if self._model is not None and self._model in _NAMES:
+            before = _NAMES.pop(self._model)
+            vars(self._model).pop(self._KEY)
+            if before is not None:
+                vars(self._model)[self._KEY] = before
 
 
 __all__ = ["PruningTrainerCallback"]

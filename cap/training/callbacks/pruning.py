@@ -17,6 +17,7 @@ from cap.pruning.moves import MaskMoves
 from cap.pruning.parameters import (
     add_regularizer,
     masked_weights,
+    optimizer_of,
     require_full_precision,
     require_scores_learn,
 )
@@ -44,6 +45,9 @@ class PruningCallback(Callback):
             there alone, of a schedule with levels.
         importance: Called before the masks move, for a pruner that ranks by a pass over training rows
             (``cap.Structured``, ``cap.SecondOrder``, ``cap.Layers``); it calls ``cap.measure_importance``.
+        n_steps: Optimizer steps of the run; None asks the trainer. It cannot know when a module that optimizes by hand
+            takes one, and counts those of several optimizers apart: then say how far ``trainer.global_step`` goes.
+        may_go_on: Whether a run that ends early is continued later, so that its sparsity needs no warning.
         adds_regularizer: Give the scores the gradient of the pruner's regulariser; False where the module has it among
             its losses.
         warn: Called with each warning for the record.
@@ -60,6 +64,8 @@ class PruningCallback(Callback):
         *,
         every_n_steps: int | None = 1,
         importance: Callable[[], None] | None = None,
+        n_steps: int | None = None,
+        may_go_on: bool = False,
         adds_regularizer: bool = True,
         warn: Callable[[str], None] = log.warning,
     ) -> None:
@@ -67,7 +73,10 @@ class PruningCallback(Callback):
         self.moves = MaskMoves(pruner, plan, every_n_steps=every_n_steps, measure=importance, warn=warn)
         self.importance = importance
         self.is_measured = importance is not None  # or by another callback, which then says so
+        self.n_steps = n_steps
+        self.may_go_on = may_go_on
         self.adds_regularizer = adds_regularizer
+        self._seen_by: Optimizer | None = None  # whose steps count, of several
         self._clipping: Callable[..., None] | None = None  # where the module has one beside its class
         self.warn = warn
 
@@ -95,10 +104,12 @@ class PruningCallback(Callback):
         """Lay the schedule over the steps of this run.
 
         Raises:
-            ValueError: If the number of steps is not known, or nobody measures the importance that the pruner ranks by.
+            ValueError: If the number of steps is not known, nobody measures the importance that the pruner ranks by, or
+                the masks are on another model.
         """
         require_a_pass(self.pruner, is_measured=self.is_measured)
-        self.moves.begin(trainer.estimated_stepping_batches)
+        self.pruner.require_on(pl_module)
+        self.moves.begin(trainer.estimated_stepping_batches if self.n_steps is None else self.n_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that whatever the masks follow is going to move, and stand behind the clipping of gradients.
@@ -109,11 +120,14 @@ class PruningCallback(Callback):
         """
         require_full_precision(masked_weights(pl_module))
         require_scores_learn(self.pruner, trainer.optimizers, warn=self.warn)
+        self._seen_by = optimizer_of(self.pruner, trainer.optimizers)
         self._stand_behind_clipping(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the module its own clipping back."""
+        """Give the module its own clipping back, and warn of a target that was not reached."""
         self._leave_clipping(pl_module)
+        if not self.may_go_on:
+            self.moves.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the module its own clipping back."""
@@ -133,11 +147,14 @@ class PruningCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let the pruner see the gradients of the whole step, and add those of its regulariser."""
-        if _is_own(self.pruner.observe_gradients):  # to ask for the scale is to wait for the device
+        is_seen = self._is_seen(optimizer)
+        if is_seen and _is_own(self.pruner.observe_gradients):  # to ask for the scale is to wait for the device
             self.pruner.observe_gradients(scale=loss_scale(trainer))
         if self.adds_regularizer:
             add_regularizer(self.pruner, optimizer, scale=_factor_left(trainer, optimizer) or 1.0)
-        if not pl_module.automatic_optimization:  # then the module itself has clipped, before it called the optimizer
+        if (
+            is_seen and not pl_module.automatic_optimization
+        ):  # then the module itself has clipped, before it called the optimizer
             self.pruner.adjust_gradients(scale=_factor_left(trainer, optimizer))
 
     def _stand_behind_clipping(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -148,9 +165,14 @@ class PruningCallback(Callback):
         @functools.wraps(clip)
         def clip_and_adjust(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
             clip(optimizer, *args, **kwargs)
-            self.pruner.adjust_gradients(scale=_factor_left(trainer, optimizer))
+            if self._is_seen(optimizer):
+                self.pruner.adjust_gradients(scale=_factor_left(trainer, optimizer))
 
         vars(pl_module)[_CLIPPING] = clip_and_adjust
+
+    def _is_seen(self, optimizer: Optimizer) -> bool:
+        """Say whether a step of this optimizer is one of the pruner's; Lightning may hand out a wrapper."""
+        return self._seen_by is None or optimizer.param_groups is self._seen_by.param_groups
 
     def _leave_clipping(self, pl_module: LightningModule) -> None:
         vars(pl_module).pop(_CLIPPING, None)
