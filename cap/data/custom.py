@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _RESERVED = ("label", "example_id")
 _LIST = re.compile(r"\[.*\]", re.DOTALL)
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+_NOTHING = ("nan", "none", "null", "na", "n/a", "<na>")
 # Whole numbers beyond this, or labels that hardly repeat, may be classes or not: the user has to say.
 _MOST_CLASSES = 100
 _FEW = 10
@@ -115,6 +117,7 @@ def custom_task(own: OwnFiles) -> Task:
     labels = task.labels
     if kind == "number":
         _require_spread(task, train, validation)
+    _doubt_empty_names(train, labels)
     meaning = f"{len(labels)} classes ({_shown(labels)})" if labels else "numbers"
     if label_type is None and kind == "classes" and len(labels) > _FEW and all(map(is_whole_number, labels)):
         log.warning(
@@ -256,6 +259,18 @@ def _refuse_written_lists(*files: LabelColumn) -> None:
             )
 
 
+def _doubt_empty_names(train: LabelColumn, labels: tuple[str, ...]) -> None:
+    """Warn of classes whose name stands for no label in other programs."""
+    odd = [name for name in labels if name.lower() in _NOTHING]
+    if odd and len(odd) < len(labels):
+        log.warning(
+            "task=custom: %s learned as a class, %d rows of %s; leave the cell empty where there is no label",
+            ", ".join(f"{name!r} is" for name in odd),
+            sum(train.counts[name] for name in odd),
+            train.where,
+        )
+
+
 def _inferred_kind(train: LabelColumn, validation: LabelColumn) -> Kind:
     if train.given or validation.given:
         return "classes"
@@ -265,6 +280,13 @@ def _inferred_kind(train: LabelColumn, validation: LabelColumn) -> Kind:
     if all(are_floating) or (any(are_floating) and not all(map(is_whole_number, counts))):
         return "number"
     words = [name for name in counts if not _DECIMAL.fullmatch(name)]
+    with_comma = [name for name in words if _COMMA.fullmatch(name)]
+    if with_comma and len(with_comma) == len(words) and len(words) > 1:
+        odd = train if words[0] in train.counts else validation
+        raise InputError(
+            f"numbers are written with a point, got the label {odd.place(words[0])}; write 1.5 for 1,5, or set "
+            "task.label_type=classes if these are class names"
+        )
     n_rows = counts.total()
     n_numbers = n_rows - sum(counts[word] for word in words)
     if words and n_numbers > _MOSTLY * n_rows:

@@ -13,7 +13,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cap.base.cache import CacheEntry
 from cap.base.errors import InputError
@@ -28,7 +28,7 @@ from cap.data.metrics import split_suffixes
 from cap.data.sampler import LengthGroupedBatchSampler, representative_rows
 from cap.data.sources import Rows
 from cap.data.tasks import Task
-from cap.data.tokens import FORMAT, NO_LABEL, TokenRows
+from cap.data.tokens import FORMAT, NO_LABEL, TokenRows, require_embedded
 
 
 class CapDataModule(LightningDataModule):
@@ -171,6 +171,10 @@ class CapDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:  # noqa: D102 - Lightning's hook
         _ = self._tokens
+
+    def require_embedded(self, config: PretrainedConfig) -> None:
+        """Check that a model has an embedding for every token, see ``cap.data.tokens.require_embedded``."""
+        require_embedded(self._tokens.values(), self._tokenizer, config)
 
     def transfer_batch_to_device(  # noqa: D102 - Lightning's hook
         self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int

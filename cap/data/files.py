@@ -259,9 +259,12 @@ def _read_delimited(file: Path, parsing: pa.csv.ParseOptions) -> pa.Table:
             raise
         number, n_expected, n_found, text = ragged.groups()
         rule = "put it in quotation marks" if parsing.delimiter == "," else "replace it by a space"
+        advice = f"where the {_DELIMITERS[parsing.delimiter]} is part of a text, {rule}"
+        if int(n_found) < int(n_expected) and parsing.delimiter == "\t":
+            advice = "a tsv holds no line breaks within a text: replace them by spaces, or write csv, jsonl or parquet"
         raise ValueError(
             f"row {int(number) - 2} (counted from 0 after the header, empty lines left out) has {n_found} columns in "
-            f"place of {n_expected}: {text!r}; where the {_DELIMITERS[parsing.delimiter]} is part of a text, {rule}"
+            f"place of {n_expected}: {text!r}; {advice}"
         ) from error
 
 

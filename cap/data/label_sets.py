@@ -65,6 +65,8 @@ def label_sets_task(tables: Mapping[str, pa.Table], own: OwnFiles, *, texts: tup
             f"task.label_type says what single labels are, got {own.label_type} where column {label} holds a list in "
             f"every row; leave it out, or write one label a row"
         )
+    for where, table in tables.items():
+        _refuse_marks(table, label, where)
     (trained, train), (validated, validation) = tables.items()
     names = read_sets(train, label, trained, may_be_empty=own.keep_unlabelled)
     labels = given_names(train, label) or in_order(names.flatten().unique().to_pylist())
@@ -94,6 +96,25 @@ def label_sets_task(tables: Mapping[str, pa.Table], own: OwnFiles, *, texts: tup
         ", ".join(task.metrics),
     )
     return task
+
+
+def _refuse_marks(table: pa.Table, column: str, where: str) -> None:
+    """Refuse 0 and 1 for each label in place of the labels that a text has: 0 and 1 would be the labels.
+
+    Raises:
+        InputError: If all rows have equally many of them, two at least.
+    """
+    lists = table.column(column)
+    if given_names(table, column) or pa.types.is_string(lists.type.value_type):
+        return
+    flat = pc.list_flatten(lists).drop_null()
+    lengths = pc.unique(pc.list_value_length(lists).drop_null()).to_pylist()
+    if len(lengths) == 1 and lengths[0] > 1 and {float(value) for value in flat.unique().to_pylist()} <= {0.0, 1.0}:
+        raise InputError(
+            f"column {column} must hold a list of the labels that a text has, got {lengths[0]} marks of 0 and 1 in "
+            f"every row of {where}, one for each label; write the names where a mark is 1, or their numbers: [1, 2] "
+            f"for [0, 1, 1]"
+        )
 
 
 def read_sets(table: pa.Table, column: str, where: str, *, may_be_empty: bool = False) -> pa.ListArray:

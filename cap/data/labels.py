@@ -72,7 +72,9 @@ class LabelColumn:
         """Show a label as it is written in its first row."""
         value = self._examples[name]
         row = pc.index(self._values, pa.scalar(value, self._values.type)).as_py()
-        return f"{value!r} in row {row} (counted from 0) of {self.where}"
+        shown = repr(value) if class_name(value) == name else f"{name} ({value!r})"
+        shown = f"{name} (a boolean)" if isinstance(value, bool) else shown
+        return f"{shown} in row {row} (counted from 0) of {self.where}"
 
     def _filled(self, column: str) -> pa.ChunkedArray:
         """Return the labels that are there."""

@@ -6,7 +6,7 @@ import copy
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from cap.base.errors import InputError
 from cap.base.files import GrowingArray
@@ -30,6 +30,7 @@ NO_LABEL = -100
 """Stands in place of a missing label: what torch's cross-entropy ignores, and no class."""
 FORMAT = 1
 """Part of every cache key: raise it when the files change their meaning."""
+_NUMBERED = ("input_ids", "token_type_ids")
 _ROWS_PER_CALL = 2000
 # Below this a bar would be gone before it was seen.
 _ROWS_WORTH_A_BAR = 20_000
@@ -57,6 +58,32 @@ def check_tokenizer(
         raise InputError(
             f"max_length counts the tokens of one example, which must hold {room_for}, and must lie between "
             f"{shortest} and what the model reads ({tokenizer.model_max_length}), got {max_length}"
+        )
+
+
+def require_embedded(splits: Iterable[TokenRows], tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """Check that a model has an embedding for every number that its tokenizer has given.
+
+    Args:
+        splits: The tokens of all rows.
+        tokenizer: What made them.
+        config: The model's.
+
+    Raises:
+        InputError: If it lacks one: the first batch with such a token would fail, in the middle of a run.
+    """
+    found, n_types = [*splits], getattr(config, "type_vocab_size", None) or 0
+    highest, of_type = (max((split.highest(name) for split in found), default=-1) for name in _NUMBERED)
+    if highest >= config.vocab_size:
+        raise InputError(
+            f"the model must have an embedding for every token, got {config.vocab_size:,} and the token "
+            f"{tokenizer.convert_ids_to_tokens(highest)!r} with the number {highest:,}: tokens were added to the "
+            f"tokenizer alone; call model.resize_token_embeddings(len(tokenizer)) and save both again"
+        )
+    if 0 < n_types <= of_type:
+        raise InputError(
+            f"the model must have an embedding for every token type, got {n_types} and the type {of_type} from its "
+            f"tokenizer; take token_type_ids out of model_input_names in tokenizer_config.json"
         )
 
 
@@ -182,6 +209,11 @@ class TokenRows(Dataset[dict[str, Tensor]]):
         part.n_labelled = None
         return part
 
+    def highest(self, name: str) -> int:
+        """Return the largest number in a column of tokens; -1 where there is none."""
+        column = self._columns.get(name)
+        return -1 if column is None or len(column[0]) == 0 else int(column[0].max())
+
     def __len__(self) -> int:
         return len(self.lengths)
 
@@ -215,5 +247,6 @@ __all__ = [
     "check_tokenizer",
     "flatten",
     "read_array",
+    "require_embedded",
     "write_arrays",
 ]

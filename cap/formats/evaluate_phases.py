@@ -181,6 +181,7 @@ def read_rows(config: EvaluateConfig, task: Task, loaded: Loaded) -> Data:
         cache_dir=Path(config.cache_dir),
     )
     module.setup()
+    module.require_embedded(load_config(loaded.source))
     return Data(rows, module)
 
 

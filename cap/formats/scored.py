@@ -71,7 +71,8 @@ def require_answers(config: PretrainedConfig, *, head: Head, name: str) -> None:
     if problem is not None:
         raise InputError(
             f"model_dir must hold a model that was trained for {KINDS[head.kind].problem_type} as this task is, got "
-            f"{name} for {problem}; give another model, or the rows that it was trained on"
+            f"{name} for {problem}; give the task.label_type that it was trained with, another model, or the rows that "
+            f"it was trained on"
         )
 
 

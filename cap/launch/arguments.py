@@ -32,6 +32,7 @@ def as_overrides(arguments: Sequence[str], known: Collection[str], schema: type 
     W&B's own entry, and, where the sweep's command is not known, hyphens before each key. The groups are dropped then.
     They were composed from the rest of the same command, and what comes back through JSON need not be what went in: 1
     for 1.0 is one batch to Lightning, not all of them.
+    Where a key takes a text, a name of digits stays as it was typed: Hydra would make 20240601 of 2024_06_01.
 
     Args:
         arguments: The command line, without the program.
@@ -42,7 +43,8 @@ def as_overrides(arguments: Sequence[str], known: Collection[str], schema: type 
         The command line that Hydra reads.
     """
     split = [_split(argument) for argument in arguments]
-    never_null = set(_never_null(schema))
+    never_null = {key for key, kinds in _kinds(schema) if type(None) not in kinds and Any not in kinds}
+    texts = {key for key, kinds in _kinds(schema) if str in kinds}
     is_taken_up = _is_whole({key for key, _ in split}, known)
     read: list[str] = []
     for argument, (key, value) in zip(arguments, split, strict=True):
@@ -53,7 +55,10 @@ def as_overrides(arguments: Sequence[str], known: Collection[str], schema: type 
             continue
         literal = _literal(value)
         if not isinstance(literal, dict):
-            parts = [_read(part, can_be_null=key not in never_null) for part in _choices(value)]
+            given = _choices(value)
+            if key in texts:
+                given = [_spell(part) if _is_respelt(part) else part for part in given]
+            parts = [_read(part, can_be_null=key not in never_null) for part in given]
             read.append(f"{key}={','.join(parts)}")
         elif not is_taken_up:
             read += [f"{name}={_spell(leaf)}" for name, leaf in _leaves(literal, key)]
@@ -72,13 +77,19 @@ def _is_whole(keys: set[str], known: Collection[str]) -> bool:
     return _OF_WANDB in keys or (bool(groups) and groups <= keys)
 
 
-def _never_null(schema: type, prefix: str = "") -> Iterator[str]:
-    """List the keys whose type leaves null out."""
+def _kinds(schema: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """List the keys, each with the types that it takes."""
     for name, kind in get_type_hints(schema).items():
         if is_dataclass(kind) and isinstance(kind, type):
-            yield from _never_null(kind, f"{prefix}{name}.")
-        elif kind is not Any and type(None) not in get_args(kind):
-            yield f"{prefix}{name}"
+            yield from _kinds(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", get_args(kind) or (kind,)
+
+
+def _is_respelt(value: str) -> bool:
+    """Say whether Hydra would read a text as a number that is written in another way: 2024_06_01, 1.10, 1e3."""
+    literal = _literal(value)
+    return isinstance(literal, int | float) and not isinstance(literal, bool) and str(literal) != value
 
 
 def _choices(value: str) -> list[str]:

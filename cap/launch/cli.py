@@ -254,9 +254,12 @@ def _explain_grammar(argument: str, said: str) -> str:
         return f"a key is set as KEY=VALUE, without blanks around the equals sign, got {argument!r}"
     key, _, value = argument.partition("=")
     reason, *_ = said.splitlines()
+    is_list = value.startswith("[") and value.endswith("]")
+    entries = ",".join(f"'{entry.strip()}'" for entry in value[1:-1].split(","))
+    quoted = f"[{entries}]" if is_list else f"'{value}'"
     return (
-        f"{argument!r} cannot be read, Hydra says: {reason}; close what is open, or put a value with such characters "
-        f"in quotes of its own, \"{key}='{value}'\""
+        f"{argument!r} cannot be read, Hydra says: {reason}; close what is open, or put "
+        f'{"what has" if is_list else "a value with"} such characters in quotes of its own, "{key}={quoted}"'
     )
 
 

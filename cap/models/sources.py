@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,14 +178,24 @@ def errors_of(source: ModelSource) -> Iterator[None]:
     """Turn what transformers says of a model that it cannot load into what is required and what to do.
 
     Raises:
-        InputError: In place of errors of files, values and safetensors.
+        InputError: In place of errors of files, values, safetensors and pickles.
     """
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = first_line(error)
+    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        is_pickle = isinstance(error, pickle.UnpicklingError | EOFError | RuntimeError)
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        # What torch says of a file that it cannot read advises to run whatever it holds.
+        reason = "a file of weights that is damaged, or a pointer of git lfs" if is_pickle else first_line(error)
+        if source.is_folder and (wanted := _missing_library(Path(source.name_or_path))):
+            raise InputError(
+                f"the {source.role} {source.label!r} has a tokenizer that only {wanted} reads; install it: "
+                f"pip install {wanted} protobuf, or save a tokenizer.json beside it where that is installed: "
+                f"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            ) from error
         if source.is_folder:
             raise InputError(
                 f"the {source.role} must be a whole folder saved by transformers, got {source.label!r} ({reason}); "
@@ -199,6 +211,12 @@ def errors_of(source: ModelSource) -> Iterator[None]:
             f"the Hub cache, got {source.label!r} ({reason}). Either give a FOLDER, or run "
             f"`hf download {source.label}` once where there is a network, and take the folder HF_HOME along"
         ) from error
+
+
+def _missing_library(folder: Path) -> str | None:
+    """Name the library that a tokenizer without tokenizer.json needs; None if it is there, or needs none."""
+    needs_one = any(folder.glob("*.model")) and not (folder / "tokenizer.json").is_file()
+    return "sentencepiece" if needs_one and find_spec("sentencepiece") is None else None
 
 
 def _is_path(name: str) -> bool:

@@ -159,6 +159,7 @@ def prepare(checked: Checked) -> Prepared:
         pin_memory=takes_gpus(config.trainer.accelerator),
     )
     datamodule.setup()
+    datamodule.require_embedded(model_config)
     notes = notes_on_rows(task, rows, datamodule.n_full(), max_length=config.max_length)
     if rows.has_held_out:
         notes += _notes_on_held_out(rows, task, is_given=given is not None)

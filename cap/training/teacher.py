@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _LUCK = 0.05
 """What is right by luck of answers that no rule gets right, tags or spans say."""
+_OTHER_SCORE = ", or a score in which the majority class counts as others do, 'task.metrics=[macro_f1,accuracy]'"
 FORMAT = 1
 """Part of every cache key: raise it when the same settings come to train another teacher."""
 _WEIGHTS = "model.safetensors"
@@ -220,7 +221,7 @@ def _given_teacher(given: GivenTeacher, prepared: Prepared, trainer: Trainer) ->
     if _at_chance(scores, prepared):
         raise InputError(
             f"teacher must know the task, but {given.label} is at chance level: {chance_message(scores, prepared)}; "
-            f"give one fine-tuned on this task, or teacher=auto"
+            f"give one fine-tuned on this task, or teacher=auto{_OTHER_SCORE if prepared.task.name == 'custom' else ''}"
         )
     return Teacher(model, scores, given.label)
 
@@ -330,12 +331,14 @@ def is_at_chance(score: float, majority: float, n_rows: int, *, is_correlation: 
         n_rows: Validation rows.
         is_correlation: Whether the score is a correlation, which of two things that have nothing to do with each other
             has a standard deviation of 1 / sqrt(n_rows). A fraction has that of as many draws with the majority's
-            probability: 0.05 at least, where nothing is right by rule and some by luck, and 0.95 at most.
+            probability: 0.05 at least, where nothing is right by rule and some by luck.
 
     Returns:
-        True if the score is not two standard errors above the majority's.
+        True if the score is not two standard errors above the majority's; all right is no chance, however many that is.
     """
-    chance = min(max(majority, _LUCK), 1 - _LUCK)
+    if score <= majority or score >= 1:
+        return score <= majority
+    chance = max(majority, _LUCK)
     deviation = 1.0 if is_correlation else math.sqrt(chance * (1 - chance))
     return score <= majority + 2 * deviation / math.sqrt(n_rows)
 

@@ -33,6 +33,27 @@ def test_comments_before_a_sentence_are_no_words(tmp_path):
     assert read(tmp_path, "#\tO\nNew York\tB-LOC\n")[0]["tokens"] == ["#", "New York"]
 
 
+def test_a_comment_of_as_many_words_as_columns_is_no_word_either(tmp_path):
+    text = "# doc1\nThe DET\n# NOUN\n\n# doc2\n# NOUN\nsign NOUN\n"
+    assert read(tmp_path, text) == [
+        {"tokens": ["The", "#"], "tags": ["DET", "NOUN"]},
+        {"tokens": ["#", "sign"], "tags": ["NOUN", "NOUN"]},
+    ]
+    # Neither separator nor number of columns follows from it.
+    assert read(tmp_path, "# my data set of names\n\nNew York\tB-LOC\n") == [
+        {"tokens": ["New York"], "tags": ["B-LOC"]}
+    ]
+
+
+def test_words_that_are_counted_are_refused(tmp_path):
+    text = "# text = It is\n1\tIt\tPRON\t_\n2\tis\tAUX\tSpaceAfter=No\n\n1\tNo\tINTJ\t_\n"
+    with pytest.raises(
+        InputError, match=r"the first column counts the words of every sentence, as in CoNLL-U: '1 It PR"
+    ):
+        read(tmp_path, text)
+    assert read(tmp_path, "1\tX\tO\n\n1\tX\tO\n") == [{"tokens": ["1"], "tags": ["O"]}] * 2  # nothing is counted
+
+
 def test_words_hold_spaces_where_tabs_part_the_columns(tmp_path):
     assert read(tmp_path, "\ufeffNew York\tB-LOC\r\nis\tO\r\n") == [
         {"tokens": ["New York", "is"], "tags": ["B-LOC", "O"]}

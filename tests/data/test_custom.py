@@ -301,6 +301,19 @@ def test_many_whole_numbers_are_classes_if_the_user_says_so(write) -> None:
     assert len(task_of(write([*range(150)]), label_type="classes").labels) == 150
 
 
+def test_numbers_with_a_decimal_comma_are_no_classes(write) -> None:
+    labels = ["1,5", "2,0", "3", "-3,5"] * 5
+    with pytest.raises(InputError, match=r"written with a point, got the label '1,5' in row 0 .*; write 1\.5 for 1,5"):
+        task_of(write(labels, suffix="csv"))
+    assert len(task_of(write(labels, suffix="csv"), label_type="classes").labels) == 4
+
+
+def test_a_class_whose_name_is_none_is_warned_of(write, caplog) -> None:
+    assert task_of(write(["ham", "spam", "NaN"] * 5, suffix="csv")).labels == ("NaN", "ham", "spam")
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("task=custom: 'NaN' is learned as a class, 5 rows of data_dir file train.csv; leave the")
+
+
 @pytest.mark.parametrize("odd", ["n/a", "nan", "1,5"])
 def test_a_few_words_among_numbers_look_like_damage(write, odd: str) -> None:
     labels = ["1", "2", "3"] * 10 + [odd]

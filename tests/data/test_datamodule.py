@@ -155,6 +155,33 @@ def test_a_tokenizer_without_token_types_gives_none(make_data: MakeData, tokeniz
     assert sorted(batch) == ["attention_mask", "example_id", "input_ids", "labels"]
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"vocab_size": 8},
+            r"got 8 and the token '.+' with the number \d+: tokens were added to the tokenizer alone",
+        ),
+        (
+            {"vocab_size": 1000, "type_vocab_size": 1},
+            r"token type, got 1 and the type 1 from its tokenizer; take token",
+        ),
+        ({"vocab_size": 1000, "type_vocab_size": 0}, None),
+        ({"vocab_size": 1000, "type_vocab_size": 2}, None),
+    ],
+    ids=["tokens", "types", "no types", "enough"],
+)
+def test_a_model_without_an_embedding_for_a_token_is_refused(make_data: MakeData, config, said) -> None:
+    from transformers import PretrainedConfig
+
+    data, model = make_data(), PretrainedConfig(**config)
+    if said is None:
+        data.require_embedded(model)
+    else:
+        with pytest.raises(InputError, match=said):
+            data.require_embedded(model)
+
+
 @pytest.mark.parametrize("seed", [3, 4])
 def test_the_seed_fixes_the_order(make_data: MakeData, seed: int) -> None:
     order = ids(make_data(seed=3).train_dataloader())

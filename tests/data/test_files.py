@@ -87,6 +87,13 @@ def test_a_ragged_row_is_named_with_its_number(tmp_path: Path, name: str, conten
         read(tmp_path, name, content)
 
 
+def test_a_line_break_in_a_tsv_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"has 1 columns in place of 2: '\"a'; a tsv holds no line breaks within a text"
+    ):
+        read(tmp_path, "train.tsv", 'text\tlabel\n"a\nb"\tx\n')
+
+
 def test_a_ragged_row_far_down_keeps_its_number(tmp_path: Path) -> None:
     rows = ["a quiet sentence of some length,x\n"] * 100_000
     with pytest.raises(InputError, match=r"row 100000 \(counted from 0"):

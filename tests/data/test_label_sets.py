@@ -109,6 +109,14 @@ def test_what_is_no_list_of_labels_is_refused(tmp_path, train, validation, keys,
         task_of(tmp_path, train, validation, **keys)
 
 
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_marks_of_every_label_are_refused(tmp_path, kind):
+    marks = [[kind(0), kind(1), kind(1)], [kind(1), kind(0), kind(0)]]
+    with pytest.raises(InputError, match=r"got 3 marks of 0 and 1 in every row .*; write the names where a mark is 1"):
+        task_of(tmp_path, marks, marks)
+    assert task_of(tmp_path, [[0, 1], [1]], [[0], [1]]).labels == ("0", "1")  # of different lengths they are labels
+
+
 def test_rows_without_a_list_are_kept_apart_from_those_with_an_empty_one(tmp_path):
     task = task_of(tmp_path, [*GOOD, None], GOOD, keep_unlabelled=True)
     rows = rows_of(tmp_path, task, keep_unlabelled=True)

@@ -90,6 +90,7 @@ def run_door(monkeypatch, tmp_path, capsys):
         (["sparsity=0,9"], "'sparsity=[0,9]', and -m starts a run for each; a number takes a point, sparsity=0.9\n"),
         (["output_dir=a(b"], "error: 'output_dir=a(b' cannot be read, Hydra says: no viable"),
         (["output_dir=a(b"], """in quotes of its own, "output_dir='a(b'"\n"""),
+        (["task.text_columns=[Größe,text]"], """in quotes of its own, "task.text_columns=['Größe','text']"\n"""),
         (["lr=1e-4"], "error: there is no key 'lr'; here it is learning_rate\n"),
         (["gpus=2"], "error: there is no key 'gpus'; here it is trainer.devices\n"),
         (["num_train_epochs=3"], "error: there is no key 'num_train_epochs'; here it is trainer.max_epochs\n"),
@@ -122,6 +123,25 @@ def test_bad_input_to_the_probe_is_one_message_and_exit_code_2(run_door, argumen
     assert expected in stderr
     assert stderr.count("error: ") == 1
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("output_dir=2024_06_01", "output_dir='2024_06_01'"),
+        ("output_dir=1.10", "output_dir='1.10'"),
+        ("task.label_column=1e3", "task.label_column='1e3'"),
+        ("output_dir=20240601", "output_dir=20240601"),
+        ("data_dir=null", "data_dir=null"),
+        ("seed=1_0,2", "seed=1_0,2"),
+        ("learning_rate=1e-4", "learning_rate=1e-4"),
+    ],
+)
+def test_a_name_of_digits_stays_as_it_was_typed(typed, read):
+    from cap.launch.arguments import as_overrides
+    from cap.launch.cli import known_keys
+
+    assert as_overrides([typed], known_keys()) == [read]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 import types
@@ -303,6 +304,29 @@ def test_damaged_weights_are_refused(base_folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError):
         load(base_folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", b"", b"PK\x03\x04 no archive"],
+    ids=["pointer", "empty", "archive"],
+)
+def test_a_damaged_pickle_is_refused_without_advice_to_run_it(base_folder: Path, content: bytes) -> None:
+    (base_folder / "model.safetensors").unlink()
+    (base_folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(InputError, match=r"a file of weights that is damaged, or a pointer of git lfs"):
+        load(base_folder)
+
+
+def test_a_tokenizer_that_needs_sentencepiece_says_so(tmp_path: Path) -> None:
+    config = {"model_type": "deberta-v2", "vocab_size": 10}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "DebertaV2Tokenizer"}))
+    (tmp_path / "spm.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    with pytest.raises(
+        InputError, match=r"has a tokenizer that only sentencepiece reads; install it: pip install sent"
+    ):
+        load_tokenizer(ModelSource(str(tmp_path), "folder"))
 
 
 @pytest.fixture

@@ -89,6 +89,10 @@ def test_checkpoint_that_would_train_another_teacher_gets_one_of_its_own(
         (0.43, 0.0, 20, True, True),
         (0.43, 0.0, 20, False, False),
         (0.09, 0.0, 20, False, True),
+        (0.996, 0.97, 200, False, False),
+        (0.985, 0.97, 200, False, True),
+        (1.0, 0.99, 100, False, False),
+        (1.0, 1.0, 100, False, True),
     ],
     ids=[
         "majority",
@@ -99,6 +103,10 @@ def test_checkpoint_that_would_train_another_teacher_gets_one_of_its_own(
         "correlation of few",
         "tags of few rows",
         "some tags by luck",
+        "nearly all one class",
+        "hardly more than it",
+        "all right",
+        "one class alone",
     ],
 )
 def test_chance_level_is_two_standard_errors_above_the_majority(score, majority, n_rows, is_correlation, expected):
