@@ -193,6 +193,17 @@ def test_a_level_is_ranked_before_its_snapshot_is_taken_and_pruned_afterwards(
     ]
 
 
+def test_a_run_of_admm_that_only_prunes_says_so_in_its_record(compose_config, tiny_overrides, caplog):
+    from cap.train import train
+
+    admm = ["pruning=admm", "pruning.interval=1000"]
+    _, _, record = run(compose_config, [*tiny_overrides, *admm])
+    assert any("this run only prunes. Lower pruning.interval" in warning for warning in record["warnings"])
+    caplog.clear()
+    train(compose_config(*tiny_overrides, *admm, "dry_run=true"))
+    assert "this run only prunes. Lower pruning.interval" in caplog.text
+
+
 def test_a_target_that_cannot_be_met_is_refused_before_anything_is_trained(compose_config, tiny_overrides, tmp_path):
     from cap.base.errors import InputError
 

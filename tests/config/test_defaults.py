@@ -29,6 +29,7 @@ SHARED = {
         "snapshot_count",
     ],
     "pruning": ["scope", "every_n_steps"],
+    "trainer": ["gradient_clip_val"],
 }
 
 

@@ -5,6 +5,20 @@ import contextlib
 import pytest
 
 
+@pytest.mark.parametrize(
+    ("visible", "given"), [(["a-b", "c-d"], "GPU-c-d"), (["GPU-a", "GPU-b"], "GPU-b"), (["MIG-a", "MIG-b"], "MIG-b")]
+)
+def test_a_leased_device_has_the_name_that_cuda_knows(monkeypatch, visible, given):
+    from cap.launch import devices
+
+    monkeypatch.setattr(devices, "visible_devices", lambda: visible)
+    monkeypatch.setattr(devices, "lease", lambda n, names: contextlib.nullcontext([1]))
+    trainer = type("T", (), {"accelerator": "gpu", "devices": 1})
+    checked = type("Checked", (), {"config": type("C", (), {"trainer": trainer})})
+    with devices.leased_devices(checked, is_grid=True) as leased:
+        assert leased.names == [given]
+
+
 @pytest.mark.parametrize("is_used", [True, False], ids=["used", "not used"])
 @pytest.mark.parametrize("error", [None, RuntimeError], ids=["ended", "failed"])
 def test_a_leased_gpu_is_left_without_memory_if_it_was_used(monkeypatch, is_used, error):

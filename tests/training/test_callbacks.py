@@ -124,6 +124,41 @@ def test_masks_follow_optimizer_steps_not_batches(tiny_module, tmp_path):
     assert targets == [0.1, 0.2]  # step 0 asks for nothing
 
 
+def test_a_level_is_scored_on_the_rows_of_all_processes(tiny_module, tmp_path, monkeypatch):
+    from cap.training.callbacks import scores as callbacks
+    from cap.training.callbacks.pruning import PruningCallback
+    from cap.training.parallel.ranks import ranks_of
+
+    seen = []
+    monkeypatch.setattr(
+        callbacks, "evaluate", lambda *given, **keys: seen.append(keys["ranks"]) or ({"accuracy": 0.5}, None)
+    )
+    module, plan = tiny_module(structured(importance="random")), levels()
+    pruning = PruningCallback(module.pruner, plan)
+    callback = callbacks.ScoreCallback(pruning, plan=plan, loaders=dict, share=lambda: 1.0, metric="accuracy")
+
+    class Validates(Callback):
+        """Let the trainer have validation rows while a step begins, and not when its epoch ends."""
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            trainer.limit_val_batches = 1
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.limit_val_batches = 0
+
+    trainer = fit(module, tmp_path, [Validates(), callback, pruning], n_batches=8)
+    assert seen
+    assert seen == [ranks_of(trainer)] * len(seen)
+
+
+def test_losses_are_logged_as_often_as_the_trainer_asks(tiny_module, tmp_path):
+    fit(tiny_module(), tmp_path, [], n_batches=7, log_every_n_steps=3)
+    lines = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    rows = [dict(zip(columns, line.split(","), strict=True)) for line in lines[1:]]
+    assert [row["step"] for row in rows if row["loss/total"]] == ["2", "5"]
+
+
 @pytest.mark.parametrize(("every", "expected"), [(2, [0.2, 0.4]), (3, [0.3, 0.4]), (10, [0.4])])
 def test_masks_move_every_n_steps_and_at_the_last_one(tiny_module, tmp_path, every, expected):
     from cap.training.callbacks.pruning import PruningCallback

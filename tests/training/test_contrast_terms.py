@@ -36,6 +36,23 @@ def terms():
     )
 
 
+@pytest.mark.parametrize("is_training", [True, False])
+def test_anchors_are_dropped_out_in_training_alone(terms, is_training) -> None:
+    import dataclasses
+
+    from cap.training.parallel.ranks import ALONE
+
+    pooled, batch = torch.randn(3, DIM, generator=torch.Generator().manual_seed(0)), {"example_id": torch.arange(3)}
+
+    def unsupervised(dropout: float) -> list[float]:
+        terms.settings = dataclasses.replace(terms.settings, anchor_dropout=dropout, extra_examples=0)
+        torch.manual_seed(1)
+        found = terms.of_batch(pooled, batch, ALONE, ALONE.share(3), is_training=is_training)
+        return [float(value) for _, value in found]
+
+    assert (unsupervised(0.5) != unsupervised(0.0)) is is_training
+
+
 def test_extra_examples_are_shared_out_over_the_encodings_of_a_bank(terms, monkeypatch) -> None:
     from cap.training import contrast
     from cap.training.parallel.ranks import ALONE

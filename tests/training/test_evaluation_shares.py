@@ -53,6 +53,25 @@ def metrics() -> dict[str, TaskMetrics]:
     return {"matched": TaskMetrics(task), "mismatched": TaskMetrics(task, suffix="_mismatched")}
 
 
+def test_a_teacher_that_was_given_is_scored_on_the_rows_of_all_processes(model: PooledModel) -> None:
+    from types import SimpleNamespace
+
+    from cap.training import teacher
+
+    def of(ranks) -> dict[str, float]:
+        part = PARTS["two"][ranks.rank]
+        rows = SimpleNamespace(eval_dataloaders=lambda rank, size: loaders(part, is_first=ranks.is_first))
+        trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU, ranks=ranks))
+        prepared = SimpleNamespace(datamodule=rows, metrics=metrics)
+        return teacher._scores(copy.deepcopy(model), prepared, trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher, "ranks_of", lambda trainer: trainer.strategy.ranks)
+        both = run_ranks(2, of)
+    alone, _ = evaluate(model, loaders(PARTS["one"][0], is_first=True), metrics(), device=CPU, description="alone")
+    assert both == [alone, alone]
+
+
 def score(model: PooledModel, parts: list[list[int]]) -> list[tuple[dict[str, float], bool]]:
     return run_ranks(
         len(parts),

@@ -50,6 +50,36 @@ def test_teacher_is_shared_by_runs_that_would_train_the_same(compose_config, tin
     assert len(list((tmp_path / "cache" / "teachers").glob("[!.]*"))) == (1 if is_same else 2)
 
 
+def test_scores_of_other_validation_rows_are_kept_apart(compose_config, tiny_overrides, tmp_path):
+    from cap.finetune import finetune
+
+    for rows in ([], ["data.max_eval_rows=8"], []):
+        finetune(compose_config(*tiny_overrides, "finetune.max_steps=1", *rows))
+    (folder,) = (tmp_path / "cache" / "teachers").glob("[!.]*")
+    assert len(list(folder.glob("scores-*.json"))) == 2
+
+
+def test_a_teacher_is_trained_as_its_key_says(compose_config, tiny_overrides, monkeypatch):
+    from cap.finetune import finetune
+    from cap.training import teacher
+
+    seen = {}
+    real_module, real_trainer = teacher.CapModule, teacher.build_trainer
+    monkeypatch.setattr(
+        teacher, "CapModule", lambda *given, **keys: seen.update(module=keys) or real_module(*given, **keys)
+    )
+    monkeypatch.setattr(
+        teacher, "build_trainer", lambda options, **keys: seen.update(options=options) or real_trainer(options, **keys)
+    )
+    own = ["finetune.max_steps=2", "finetune.learning_rate=3e-4", "finetune.weight_decay=0.25", "finetune.warmup=0.5"]
+    finetune(compose_config(*tiny_overrides, *own))
+    optimisation = seen["module"]["optimisation"]
+    assert (optimisation.learning_rate, optimisation.weight_decay, optimisation.warmup) == (3e-4, 0.25, 0.5)
+    distill = seen["module"]["distill"]
+    assert (distill.weight, distill.ce_weight) == (0.0, 1.0)  # the labels alone
+    assert (seen["options"]["max_steps"], seen["options"]["gradient_clip_val"]) == (2, 1.0)
+
+
 def with_other_dropout(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.4}))

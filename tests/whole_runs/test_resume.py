@@ -89,7 +89,8 @@ def assert_same_run(resumed: Path, whole: Path) -> None:
     weights = Path("model") / "model.safetensors"
     assert (resumed / weights).read_bytes() == (whole / weights).read_bytes()
     records = [json.loads((folder / "record.json").read_text()) for folder in (whole, resumed)]
-    assert records[0]["levels"] == records[1]["levels"]
+    for key in ("levels", "kept", "steps"):
+        assert records[0].get(key) == records[1].get(key), key
     assert records[0]["scores"] == records[1]["scores"]
     assert records[0].get("gradient_shares") == records[1].get("gradient_shares")
     assert records[0]["warnings"] == records[1]["warnings"]
