@@ -1,8 +1,9 @@
-"""``python -m benchmarks.make_data DIR``: writes ``DIR/sst2_8k``, the rows of the bake-off that are a part of SST-2.
+"""``python -m benchmarks.make_data DIR``: writes ``DIR/sst2_8k`` and ``DIR/sst2_others``, parts of SST-2.
 
-They are 8,000 of SST-2's 67,349 training rows in an order of their own (``sst2_8k.txt``) and all 872 validation rows.
-What is written is compared with the fingerprint that the committed records hold. SST-2 itself comes from the Hub or its
-cache, or from a folder with ``train.*`` and ``validation.*`` in the Hub's order: ``--sst2 FOLDER``.
+The first are the rows of the bake-off: 8,000 of SST-2's 67,349 training rows in an order of their own (``sst2_8k.txt``)
+and all 872 validation rows. The second are 20,000 other training rows, whose texts are none of those, to score what was
+trained on the first. What is written is compared with fingerprints. SST-2 itself comes from the Hub or its cache, or
+from a folder with ``train.*`` and ``validation.*`` in the Hub's order: ``--sst2 FOLDER``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from datasets import Dataset
 
 from cap.base.errors import InputError
@@ -23,6 +25,12 @@ NAME = "sst2_8k"
 NUMBERS = Path(__file__).with_name(f"{NAME}.txt")
 FINGERPRINT = "87ffb43c3a3bba99"
 """Of these rows, as ``data.fingerprint`` in the records of the bake-off."""
+
+
+OTHERS = "sst2_others"
+FINGERPRINT_OF_OTHERS = "c32faeeaab3646fc"
+"""Of the 20,000 rows, see ``write_others``."""
+_N_OTHERS = 20_000
 
 
 def write(folder: Path, *, sst2: Path | None = None, numbers: Path = NUMBERS, fingerprint: str = FINGERPRINT) -> Path:
@@ -40,12 +48,8 @@ def write(folder: Path, *, sst2: Path | None = None, numbers: Path = NUMBERS, fi
     Raises:
         InputError: If it exists, if SST-2 is not there, or if its rows are others.
     """
-    target = folder / NAME
-    if target.exists():
-        raise InputError(
-            f"{target} must not be there yet, since nothing is overwritten; remove it or name another folder"
-        )
-    chosen = [int(number) for number in numbers.read_text(encoding="utf-8").split()]
+    target = _new(folder / NAME)
+    chosen = _numbers(numbers)
     source = _read(sst2)
     train = source.splits["train"]
     if train.num_rows <= max(chosen):
@@ -56,13 +60,74 @@ def write(folder: Path, *, sst2: Path | None = None, numbers: Path = NUMBERS, fi
     with atomic_folder(target) as temporary:
         for split, rows in (("train", train.select(chosen)), ("validation", source.splits["validation"])):
             cast(Dataset, rows).select_columns(["sentence", "label"]).to_parquet(temporary / f"{split}.parquet")
-        found = _read(temporary).fingerprint
-        if found != fingerprint:
-            raise InputError(
-                f"the rows must have the fingerprint {fingerprint} of the committed records, got {found}; take SST-2 "
-                "as the Hub has it, in that order"
-            )
+        _require(_read(temporary).fingerprint, fingerprint)
     return target
+
+
+def write_others(
+    folder: Path,
+    *,
+    sst2: Path | None = None,
+    numbers: Path = NUMBERS,
+    n_rows: int = _N_OTHERS,
+    fingerprint: str = FINGERPRINT_OF_OTHERS,
+) -> Path:
+    """Write other training rows, as validation rows: many enough to tell two models apart that differ in few answers.
+
+    Most are phrases, some of sentences that others of the 8,000 are phrases of, as SST-2's training rows are: they are
+    unseen, and easier than the validation rows.
+
+    Args:
+        folder: Gets a folder ``sst2_others``.
+        sst2: As in ``write``.
+        numbers: Those of the rows that are learned from.
+        n_rows: How many are drawn.
+        fingerprint: What the rows must have.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        InputError: As ``write``.
+    """
+    target = _new(folder / OTHERS)
+    source, learned = _read(sst2), _numbers(numbers)
+    texts = [text.strip() for text in source.splits["train"]["sentence"]]
+    known = {texts[number] for number in learned} | {text.strip() for text in source.splits["validation"]["sentence"]}
+    first = {text: number for number, text in reversed([*enumerate(texts)])}
+    unseen = sorted(number for text, number in first.items() if text not in known)
+    if len(unseen) < n_rows:
+        raise InputError(f"SST-2 must have {n_rows:,} other texts, got {len(unseen):,}; give all of it")
+    chosen = [unseen[place] for place in np.random.default_rng(0).permutation(len(unseen))[:n_rows]]
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(target) as temporary:
+        rows = cast(Dataset, source.splits["train"].select(chosen))
+        rows.select_columns(["sentence", "label"]).to_parquet(temporary / "validation.parquet")
+        found = load_rows(
+            get_task("sst2"), data_dir=temporary, max_train_rows=None, max_eval_rows=None, needs_training=False
+        )
+        _require(found.fingerprint, fingerprint)
+    return target
+
+
+def _new(target: Path) -> Path:
+    if target.exists():
+        raise InputError(
+            f"{target} must not be there yet, since nothing is overwritten; remove it or name another folder"
+        )
+    return target
+
+
+def _numbers(file: Path) -> list[int]:
+    return [int(number) for number in file.read_text(encoding="utf-8").split()]
+
+
+def _require(found: str, fingerprint: str) -> None:
+    if found != fingerprint:
+        raise InputError(
+            f"the rows must have the fingerprint {fingerprint} of the committed records, got {found}; take SST-2 "
+            "as the Hub has it, in that order"
+        )
 
 
 def _read(data_dir: Path | None) -> Rows:
@@ -77,7 +142,9 @@ def main() -> None:
     parser.add_argument("--sst2", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     try:
-        print(write(arguments.folder, sst2=arguments.sst2))
+        if not (arguments.folder / NAME).exists() or (arguments.folder / OTHERS).exists():
+            print(write(arguments.folder, sst2=arguments.sst2))
+        print(write_others(arguments.folder, sst2=arguments.sst2))
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from error

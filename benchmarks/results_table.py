@@ -23,6 +23,7 @@ from benchmarks.bake_off.summary import (
     read_arms,
     summary_table,
 )
+from benchmarks.other_rows import other_rows_table
 from benchmarks.peers import table as peers
 from cap.base.files import atomic_file, read_json
 from cap.reports.collect import Collection, collect, commits_of
@@ -47,6 +48,7 @@ PEERS = ("<!-- peers: python -m benchmarks.results_table -->", "<!-- end of peer
 PUBLISHED = ("<!-- published: python -m benchmarks.results_table -->", "<!-- end of published -->")
 WITHOUT_TRAINING = ("<!-- without training: python -m benchmarks.results_table -->", "<!-- end of without training -->")
 TEACHERS = ("<!-- teachers: python -m benchmarks.results_table -->", "<!-- end of teachers -->")
+OTHER_ROWS = ("<!-- other rows: python -m benchmarks.results_table -->", "<!-- end of other rows -->")
 AGAIN = ("<!-- again: python -m benchmarks.results_table -->", "<!-- end of again -->")
 SEARCH = ("<!-- search: python -m benchmarks.results_table -->", "<!-- end of search -->")
 # The text below the table names model and metric; sparsity is the one that was reached.
@@ -288,6 +290,9 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         WITHOUT_TRAINING: lambda: without_training(folder),
         TEACHERS: lambda: teachers_table(folder),
         AGAIN: lambda: again_table(folder),
+        OTHER_ROWS: lambda: other_rows_table(
+            bake_off(folder)[0], other_list(folder, "again")[0], folder / "records" / "other_rows"
+        ),
         SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }

@@ -61,6 +61,40 @@ def test_a_part_of_sst2_is_refused(sst2, tmp_path):
         write(tmp_path / "all", sst2=sst2)
 
 
+def test_other_rows_are_new_texts_of_training(sst2, tmp_path):
+    import pyarrow.parquet as pq
+
+    from benchmarks.make_data import write_others
+
+    lines = (sst2 / "train.jsonl").read_text().splitlines()
+    repeated = ["train text 4 ", "validation text 1", "train text 0"]  # learned from, validated, and there before
+    lines += [json.dumps({"sentence": text, "label": 0, "idx": 9}) for text in repeated]
+    (sst2 / "train.jsonl").write_text("\n".join(lines))
+    numbers = tmp_path / "numbers.txt"
+    with pytest.raises(InputError, match="must have 4 other texts, got 3; give all of it"):
+        write_others(tmp_path / "all", sst2=sst2, numbers=numbers, n_rows=4)
+    with pytest.raises(InputError, match="must have the fingerprint c32faeeaab3646fc of the committed records"):
+        write_others(tmp_path / "all", sst2=sst2, numbers=numbers, n_rows=3)
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    order = [3, 0, 2]
+    rows = [{"sentence": f"train text {row}", "label": row % 2} for row in order]
+    (expected / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = scored_fingerprint(expected)
+    folder = write_others(tmp_path / "all", sst2=sst2, numbers=numbers, n_rows=3, fingerprint=found)
+    assert pq.read_table(folder / "validation.parquet").to_pylist() == rows
+    with pytest.raises(InputError, match="sst2_others must not be there yet"):
+        write_others(tmp_path / "all", sst2=sst2, numbers=numbers, n_rows=3)
+
+
+def scored_fingerprint(folder: Path) -> str:
+    from cap.data.sources import load_rows
+    from cap.data.tasks import get_task
+
+    rows = load_rows(get_task("sst2"), data_dir=folder, max_train_rows=None, max_eval_rows=None, needs_training=False)
+    return rows.fingerprint
+
+
 def test_the_numbers_are_8000_different_ones_and_the_fingerprint_that_of_the_records():
     from benchmarks.make_data import FINGERPRINT, NUMBERS
 
