@@ -155,6 +155,10 @@ def test_a_tokenizer_without_token_types_gives_none(make_data: MakeData, tokeniz
     assert sorted(batch) == ["attention_mask", "example_id", "input_ids", "labels"]
 
 
+def _validation(data: CapDataModule) -> list:
+    return [batch for loader in data.eval_dataloaders().values() for batch in loader]
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -175,6 +179,10 @@ def test_a_model_without_an_embedding_for_a_token_is_refused(make_data: MakeData
     from transformers import PretrainedConfig
 
     data, model = make_data(), PretrainedConfig(**config)
+    highest = max(int(batch["input_ids"].max()) for batch in (*data.train_dataloader(), *_validation(data)))
+    data.require_embedded(PretrainedConfig(vocab_size=highest + 1))
+    with pytest.raises(InputError, match=f"got {highest} and the token '.+' with the number {highest}: tokens were"):
+        data.require_embedded(PretrainedConfig(vocab_size=highest))
     if said is None:
         data.require_embedded(model)
     else:

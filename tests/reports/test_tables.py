@@ -399,6 +399,10 @@ def test_a_name_grows_until_no_other_row_has_all_of_it() -> None:
     usual = dict.fromkeys("abcde", 0)
     alike = [usual, usual | {"f": 0}, usual | {"f": 1}, dict.fromkeys("abcde", 1), dict.fromkeys("abcd", 1) | {"e": 2}]
     assert distinguish(alike) == ["", "f=0", "f=1", "a=1, b=1, e=1, ...", "a=1, b=1, e=2, ..."]
+    # The first three of the last but one are those of the row behind it, and its last one is another's.
+    first, other = {"a": 1, "b": 1, "c": 1, "d": 1}, {"a": 1, "b": 1, "c": 1, "e": 1}
+    names = distinguish([usual, usual | {"f": 0}, usual | {"f": 1}, usual | {"d": 1}, usual | first, usual | other])
+    assert names[-2] == "a=1, b=1, c=1, d=1"
 
 
 def test_runs_on_other_rows_are_not_averaged(tmp_path: Path) -> None:

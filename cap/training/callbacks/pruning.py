@@ -165,8 +165,7 @@ class PruningCallback(Callback):
         @functools.wraps(clip)
         def clip_and_adjust(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
             clip(optimizer, *args, **kwargs)
-            if self._is_seen(optimizer):
-                self.pruner.adjust_gradients(scale=_factor_left(trainer, optimizer))
+            self.pruner.adjust_gradients(scale=_factor_left(trainer, optimizer))
 
         vars(pl_module)[_CLIPPING] = clip_and_adjust
 
