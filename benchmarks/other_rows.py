@@ -92,12 +92,13 @@ def other_rows_table(arms: Sequence[Arm], again: Sequence[Arm], records: Path = 
         arm: {found[cell.name]["seed"]: found[cell.name]["score"] for cell in arm.cells if cell.name in found}
         for arm in (*again, *arms)
     }
-    recipes = {arm.first.base: by_arm[arm] for arm in again}
+    # Of whatever pruning type: the recipe is that of the list's own.
+    recipes = {_place(arm): by_arm[arm] for arm in again}
     rows = []
     for arm, scores in sorted(by_arm.items(), key=lambda pair: -_mean(pair[1])):
         if not scores:
             continue
-        base = recipes.get(arm.first.base, {})
+        base = recipes.get(_place(arm), {})
         shared = {seed: value - base[seed] for seed, value in scores.items() if seed in base and arm not in again}
         difference = Difference(shared).judged if shared else NONE
         contrast = "none" if arm.first.contrast == "none" else "all three"
@@ -106,6 +107,10 @@ def other_rows_table(arms: Sequence[Arm], again: Sequence[Arm], records: Path = 
     if not rows:
         return NOTHING
     return markdown(["run", "contrast", "accuracy on 20,000 other rows", "minus the recipe", "seeds"], rows)
+
+
+def _place(arm: Arm) -> tuple[str, float, str]:
+    return arm.first.task, arm.first.sparsity, arm.first.contrast
 
 
 def _mean(scores: dict[int, float]) -> float:

@@ -13,6 +13,7 @@ blocks:
   - {name: main, priority: 1}
   - {name: change, priority: 1, shown: ablation, variants: {no rewind: [a=1]}}
   - {name: contrast, priority: 1, contrast: cap}
+  - {name: type, priority: 1, pruning: random}
 """
 AGAIN = """
 defaults: {seeds: [1, 2], task: sst2_8k, pruning: magnitude, sparsity: 0.9, contrast: none}
@@ -24,6 +25,7 @@ SCORES = {
     "sst2_8k_magnitude_0.9_none_no-rewind_seed1": 0.81,
     "sst2_8k_magnitude_0.9_none_no-rewind_seed2": 0.84,
     "sst2_8k_magnitude_0.9_cap_seed1": 0.85,
+    "sst2_8k_random_0.9_none_seed2": 0.72,
 }
 
 
@@ -47,6 +49,7 @@ def test_the_table_pairs_runs_of_one_machine_by_seed(tmp_path):
         "| magnitude, no rewind, 0.9 | none | 0.8250 ± 0.0212 | "
         "+1.50 ± 0.50 points (2 seeds, 3.0 standard errors, not clear below 12.7) | 2 |",
         "| magnitude, the recipe again, 0.9 | none | 0.8100 ± 0.0141 | \N{EN DASH} | 2 |",
+        "| random, 0.9 | none | 0.7200 | -10.00 points (one seed, from which nothing can be concluded) | 1 |",
     ]
 
 
