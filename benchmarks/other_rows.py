@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -114,14 +115,11 @@ def _place(arm: Arm) -> tuple[str, float, str]:
 
 
 def _mean(scores: dict[int, float]) -> float:
-    return sum(scores.values()) / len(scores) if scores else 0.0
+    return statistics.fmean(scores.values()) if scores else 0.0
 
 
 def _spread(scores: dict[int, float]) -> str:
-    if len(scores) < 2:
-        return ""
-    variance = sum((value - _mean(scores)) ** 2 for value in scores.values()) / (len(scores) - 1)
-    return f" \N{PLUS-MINUS SIGN} {variance**0.5:.4f}"
+    return f" \N{PLUS-MINUS SIGN} {statistics.stdev(scores.values()):.4f}" if len(scores) > 1 else ""
 
 
 def main() -> None:

@@ -112,9 +112,7 @@ def check(cfg: DictConfig) -> Checked:
     problems += problems_of_freezes(freezes)
     if plan is not None:
         if (problem := stride_problem(every_n_steps, plan)) is not None:
-            key = _key_typed(cfg, "pruning.every_n_steps")
-            # A key that this one follows is a number by itself, and has no null.
-            problems.append(f"{key} {problem if key.endswith('every_n_steps') else problem.replace(', or null', '')}")
+            problems.append(f"{_key_typed(cfg, 'pruning.every_n_steps')} {problem}")
         problems += problems_of_kept_levels(config.keep_levels, pruning, plan, config.sparsity)
         problems += problems_of_steps(plan, config.trainer)
     problems += problems_of_trainer(config.trainer)

@@ -389,7 +389,7 @@ def stride_problem(every_n_steps: Any, plan: SchedulePlan) -> str | None:
         )
     if isinstance(every_n_steps, int) and not isinstance(every_n_steps, bool) and every_n_steps >= 1:
         return None
-    return f"must be a whole number of at least 1, or null, got {every_n_steps!r}"
+    return f"must be a whole number of at least 1, got {every_n_steps!r}"
 
 
 __all__ = ["Cubic", "OneShot", "SchedulePlan", "Stepwise", "held_level", "snapshot_steps", "stride_problem"]

@@ -79,8 +79,8 @@ def message_of(compose_config, *overrides: str) -> str:
             ["distill.snapshot_weight=1", "schedule=stepwise", "contrast.snapshot_count=0"],
             "distils from snapshots, which need contrast.snapshot_count > 0, got 0; change that",
         ),
-        (["pruning.every_n_steps=0"], "pruning.every_n_steps must be a whole number of at least 1, or null, got 0"),
-        (["pruning.every_n_steps=true"], "pruning.every_n_steps must be a whole number of at least 1, or null, got Tr"),
+        (["pruning.every_n_steps=0"], "pruning.every_n_steps must be a whole number of at least 1, got 0"),
+        (["pruning.every_n_steps=true"], "pruning.every_n_steps must be a whole number of at least 1, got Tr"),
         (
             ["pruning.every_n_steps=null"],
             "pruning.every_n_steps is null, which moves masks at the jumps of the schedule alone, but this one rises",
