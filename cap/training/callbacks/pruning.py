@@ -104,8 +104,8 @@ class PruningCallback(Callback):
         """Lay the schedule over the steps of this run.
 
         Raises:
-            ValueError: If the number of steps is not known; if the pruner ranks by a pass and ``importance`` is None; if
-                the masks are on another model.
+            ValueError: If the number of steps is not known; if the pruner ranks by a pass and ``importance`` is None;
+                if the masks are on another model.
         """
         require_a_pass(self.pruner, is_measured=self.is_measured)
         self.pruner.require_on(pl_module)
