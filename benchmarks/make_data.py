@@ -1,19 +1,20 @@
 """``python -m benchmarks.make_data DIR``: writes ``DIR/sst2_8k`` and ``DIR/sst2_others``, parts of SST-2.
 
 The first are the rows of the bake-off: 8,000 of SST-2's 67,349 training rows in an order of their own (``sst2_8k.txt``)
-and all 872 validation rows. The second are 20,000 other training rows, whose texts are none of those, to score what was
-trained on the first. What is written is compared with fingerprints. SST-2 itself comes from the Hub or its cache, or
-from a folder with ``train.*`` and ``validation.*`` in the Hub's order: ``--sst2 FOLDER``.
+and all 872 validation rows. The second are 3,475 other training rows that share no five words in a row with those, nor
+with each other, to score what was trained on the first. What is written is compared with fingerprints. SST-2 itself
+comes from the Hub or its cache, or from a folder with ``train.*`` and ``validation.*`` in the Hub's order:
+``--sst2 FOLDER``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from datasets import Dataset
 
 from cap.base.errors import InputError
@@ -28,9 +29,11 @@ FINGERPRINT = "87ffb43c3a3bba99"
 
 
 OTHERS = "sst2_others"
-FINGERPRINT_OF_OTHERS = "c32faeeaab3646fc"
-"""Of the 20,000 rows, see ``write_others``."""
-_N_OTHERS = 20_000
+FINGERPRINT_OF_OTHERS = "a6e846201de62bb7"
+"""Of the 3,475 rows, see ``write_others``."""
+_SHORTEST = 8
+_RUN = 5
+"""Words in a row that tell where a phrase was taken from: one validation row of 18 shares as many by chance."""
 
 
 def write(folder: Path, *, sst2: Path | None = None, numbers: Path = NUMBERS, fingerprint: str = FINGERPRINT) -> Path:
@@ -69,19 +72,17 @@ def write_others(
     *,
     sst2: Path | None = None,
     numbers: Path = NUMBERS,
-    n_rows: int = _N_OTHERS,
     fingerprint: str = FINGERPRINT_OF_OTHERS,
 ) -> Path:
-    """Write other training rows, as validation rows: many enough to tell two models apart that differ in few answers.
+    """Write other training rows, as validation rows: more of them tell two models apart that differ in few answers.
 
-    Most are phrases, some of sentences that others of the 8,000 are phrases of, as SST-2's training rows are: they are
-    unseen, and easier than the validation rows.
+    SST-2's training rows are sentences and phrases of them, so that of rows that are merely others a third lie inside
+    one of the 8,000, and as many hold one: ``unseen`` leaves them out.
 
     Args:
         folder: Gets a folder ``sst2_others``.
         sst2: As in ``write``.
         numbers: Those of the rows that are learned from.
-        n_rows: How many are drawn.
         fingerprint: What the rows must have.
 
     Returns:
@@ -91,14 +92,13 @@ def write_others(
         InputError: As ``write``.
     """
     target = _new(folder / OTHERS)
-    source, learned = _read(sst2), _numbers(numbers)
-    texts = [text.strip() for text in source.splits["train"]["sentence"]]
-    known = {texts[number] for number in learned} | {text.strip() for text in source.splits["validation"]["sentence"]}
-    first = {text: number for number, text in reversed([*enumerate(texts)])}
-    unseen = sorted(number for text, number in first.items() if text not in known)
-    if len(unseen) < n_rows:
-        raise InputError(f"SST-2 must have {n_rows:,} other texts, got {len(unseen):,}; give all of it")
-    chosen = [unseen[place] for place in np.random.default_rng(0).permutation(len(unseen))[:n_rows]]
+    source = _read(sst2)
+    texts = source.splits["train"]["sentence"]
+    chosen = unseen(texts, [*(texts[number] for number in _numbers(numbers)), *source.splits["validation"]["sentence"]])
+    if not chosen:
+        raise InputError(
+            f"SST-2 must have texts that were not learned from, got none in {len(texts):,}; give all of it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as temporary:
         rows = cast(Dataset, source.splits["train"].select(chosen))
@@ -108,6 +108,36 @@ def write_others(
         )
         _require(found.fingerprint, fingerprint)
     return target
+
+
+def unseen(texts: Sequence[str], known: Iterable[str], *, shortest: int = _SHORTEST, run: int = _RUN) -> list[int]:
+    """Choose texts that share no run of words with a known one, nor with each other.
+
+    Longer texts come first, so that of a sentence and its phrases the sentence is chosen. What is chosen has nothing in
+    common, and counts as so many rows as there are.
+
+    Args:
+        texts: Of words with spaces between them.
+        known: Texts that were learned or chosen from.
+        shortest: Words that a text has at least.
+        run: So many words in a row must not be shared.
+
+    Returns:
+        The chosen texts' numbers, rising.
+    """
+    words = [tuple(text.split()) for text in texts]
+    taken = {found for text in known for found in _runs(tuple(text.split()), run)}
+    chosen = []
+    for number in sorted(range(len(texts)), key=lambda number: (-len(words[number]), number)):
+        runs = _runs(words[number], run)
+        if len(words[number]) >= shortest and taken.isdisjoint(runs):
+            taken |= runs
+            chosen.append(number)
+    return sorted(chosen)
+
+
+def _runs(words: tuple[str, ...], length: int) -> set[tuple[str, ...]]:
+    return {words[start : start + length] for start in range(len(words) - length + 1)}
 
 
 def _new(target: Path) -> Path:

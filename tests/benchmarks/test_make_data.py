@@ -61,30 +61,50 @@ def test_a_part_of_sst2_is_refused(sst2, tmp_path):
         write(tmp_path / "all", sst2=sst2)
 
 
-def test_other_rows_are_new_texts_of_training(sst2, tmp_path):
+def test_unseen_texts_share_no_run_of_words_with_known_ones_nor_with_each_other():
+    from benchmarks.make_data import unseen
+
+    texts = [
+        "a b c d",  # of a known one
+        "e f g",
+        "x e f g h ",  # longer than what lies in it
+        "e f",  # short
+        "x y a b",  # of two words in a row a third is new
+        "m n o",
+        "m n o",  # there before
+    ]
+    assert unseen(texts, ["z a b c d"], shortest=3, run=3) == [2, 4, 5]
+    assert unseen(texts, ["z a b c d"], shortest=4, run=3) == [2, 4]
+    assert unseen(texts, ["z a b c d"], shortest=3, run=2) == [2, 5]
+
+
+def test_other_rows_are_unseen_texts_of_training(sst2, tmp_path):
     import pyarrow.parquet as pq
 
     from benchmarks.make_data import write_others
 
-    lines = (sst2 / "train.jsonl").read_text().splitlines()
-    repeated = ["train text 4 ", "validation text 1", "train text 0"]  # learned from, validated, and there before
-    lines += [json.dumps({"sentence": text, "label": 0, "idx": 9}) for text in repeated]
-    (sst2 / "train.jsonl").write_text("\n".join(lines))
+    def words(first: int) -> str:
+        return " ".join(str(number) for number in range(first, first + 8))
+
+    new = [{"sentence": words(100), "label": 1}, {"sentence": words(200), "label": 0}]
+    lines = [json.dumps(row | {"idx": 9}) for row in [*new, {"sentence": words(300), "label": 1}]]
     numbers = tmp_path / "numbers.txt"
-    with pytest.raises(InputError, match="must have 4 other texts, got 3; give all of it"):
-        write_others(tmp_path / "all", sst2=sst2, numbers=numbers, n_rows=4)
-    with pytest.raises(InputError, match="must have the fingerprint c32faeeaab3646fc of the committed records"):
-        write_others(tmp_path / "all", sst2=sst2, numbers=numbers, n_rows=3)
+    with pytest.raises(InputError, match="must have texts that were not learned from, got none in 6; give all of it"):
+        write_others(tmp_path / "all", sst2=sst2, numbers=numbers)
+    with (sst2 / "train.jsonl").open("a") as file:
+        file.write("\n" + "\n".join(lines))
+    numbers.write_text("4 8")  # the last one is learned from
+    with pytest.raises(InputError, match="must have the fingerprint a6e846201de62bb7 of the committed records"):
+        write_others(tmp_path / "all", sst2=sst2, numbers=numbers)
+    assert list((tmp_path / "all").iterdir()) == []
     expected = tmp_path / "expected"
     expected.mkdir()
-    order = [3, 0, 2]
-    rows = [{"sentence": f"train text {row}", "label": row % 2} for row in order]
-    (expected / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (expected / "validation.jsonl").write_text("\n".join(map(json.dumps, new)))
     found = scored_fingerprint(expected)
-    folder = write_others(tmp_path / "all", sst2=sst2, numbers=numbers, n_rows=3, fingerprint=found)
-    assert pq.read_table(folder / "validation.parquet").to_pylist() == rows
+    folder = write_others(tmp_path / "all", sst2=sst2, numbers=numbers, fingerprint=found)
+    assert pq.read_table(folder / "validation.parquet").to_pylist() == new
     with pytest.raises(InputError, match="sst2_others must not be there yet"):
-        write_others(tmp_path / "all", sst2=sst2, numbers=numbers, n_rows=3)
+        write_others(tmp_path / "all", sst2=sst2, numbers=numbers)
 
 
 def scored_fingerprint(folder: Path) -> str:
