@@ -5,6 +5,7 @@ The rows are those of ``python -m cap.report benchmarks/records``, with fewer co
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.bake_off.summary import (
     ablation_table,
     commands,
     comparisons,
+    machine,
     notes,
     page_part,
     read_arms,
@@ -27,12 +29,11 @@ from benchmarks.other_rows import other_rows_table
 from benchmarks.peers import table as peers
 from cap.base.files import atomic_file, read_json
 from cap.reports.collect import Collection, collect, commits_of
-from cap.reports.differences import paired
+from cap.reports.differences import Difference
 from cap.reports.export_table import EXPORT_HEADER, export_rows
 from cap.reports.published import published_for
 from cap.reports.run import Run
 from cap.reports.tables import COLUMNS, Column, cells, group_runs, markdown
-from cap.runs.reading import at
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "benchmarks/README.md", "docs/long_runs.md", "docs/method.md")
@@ -199,7 +200,8 @@ def published_table() -> str:
 
 def bake_off(folder: Path) -> tuple[list[Arm], Collection]:
     """Read the list and the records of the bake-off."""
-    return read_arms(read_cells(folder / "bake_off.yaml"), folder / "records" / "bake_off")
+    names = ("bake_off", "again")
+    return read_arms(read_cells(folder / "bake_off.yaml"), *(folder / "records" / name for name in names))
 
 
 def other_list(folder: Path, name: str) -> tuple[list[Arm], Collection]:
@@ -232,22 +234,24 @@ def teachers_table(folder: Path) -> str:
 
 
 def again_table(folder: Path) -> str:
-    """Make the table of runs of the bake-off that were made twice, a row a seed, and say how far they lie apart."""
-    arms, found = other_list(folder, "again")
-    first = {arm.first.base: arm.group for arm in bake_off(folder)[0] if arm.group and not arm.first.variant}
+    """Make the table of runs of the bake-off that were made on two machines, and say how far they lie apart."""
     rows, said = [], []
-    for arm in arms:
-        group, before = arm.group, first.get(arm.first.base)
-        if group is None or before is None or (difference := paired(group, before)) is None:
-            continue
-        for run, earlier in ((a, b) for a in group.runs for b in before.runs if a.seed == b.seed):
-            made = [f"{one.score:.3f}, {at(one.record, 'environment', 'device')}" for one in (earlier, run)]
-            rows.append([arm.rows, f"{arm.pruning}, {arm.first.sparsity:g}", str(run.seed), *made])
-        said.append(f"Second minus first: {difference.judged}.")
-    if not rows:
-        return NOTHING
-    said += notes(arms, found)
-    return markdown(["task", "run", "seed", "first", "second"], rows) + f"\n\n{' '.join(said)}"
+    for arm in bake_off(folder)[0]:
+        by_seed: dict[int | None, list[Run]] = defaultdict(list)
+        for run in arm.group.runs if arm.group else ():
+            by_seed[run.seed].append(run)
+        twice = {seed: runs[:2] for seed, runs in by_seed.items() if seed is not None and len(runs) > 1}
+        name = f"{arm.setting}, {arm.first.sparsity:g}{', with contrast' * (arm.first.contrast != 'none')}"
+        for seed, runs in twice.items():
+            rows.append([arm.rows, name, str(seed), *(f"{run.score:.3f}, {machine(run)}" for run in runs)])
+        differences = {
+            seed: second.score - first.score
+            for seed, (first, second) in twice.items()
+            if first.score is not None and second.score is not None
+        }
+        if differences:
+            said.append(f"{name}, second minus first: {Difference(differences).judged}.")
+    return markdown(["task", "run", "seed", "first", "second"], rows) + f"\n\n{' '.join(said)}" if rows else NOTHING
 
 
 def draw(root: Path = ROOT) -> None:
@@ -290,9 +294,7 @@ def tables(root: Path, page: str) -> list[tuple[tuple[str, str], str]]:
         WITHOUT_TRAINING: lambda: without_training(folder),
         TEACHERS: lambda: teachers_table(folder),
         AGAIN: lambda: again_table(folder),
-        OTHER_ROWS: lambda: other_rows_table(
-            bake_off(folder)[0], other_list(folder, "again")[0], folder / "records" / "other_rows"
-        ),
+        OTHER_ROWS: lambda: other_rows_table(bake_off(folder)[0], folder / "records" / "other_rows"),
         SEARCH: lambda: search_table(read_json(results / "search_97.json")),
         COST: lambda: cost_table(*(read_json(results / f"{name}_minilm.json") for name in ("step", "importance"))),
     }

@@ -51,7 +51,7 @@ def plot_arms(arms: Sequence[Arm], path: Path) -> Path | None:
             ax.set_title(panel, loc="left")
             axes.append(ax)
         metrics = {_metric(arm) for arm in measured}
-        axes[-1].set_xlabel(f"{metrics.pop() if len(metrics) == 1 else 'score'} above the majority class (points)")
+        axes[-1].set_xlabel(f"{metrics.pop() if len(metrics) == 1 else 'score'} above the majority class (points)", loc="right")
         handles = legend_handles(axes)
         figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=3)
         return save(figure, path)
@@ -76,7 +76,7 @@ def plot_ablations(arms: Sequence[Arm], path: Path) -> Path | None:
         figure, axes = grid(len(panels), panel_height=0.7 + _LINE * max(3, n_lines), n_legend_lines=1)
         for panel, ax in zip(panels, axes, strict=True):
             _draw_ablations(ax, [pair for pair in found if _ablation_panel(pair[0]) == panel])
-            ax.set_title(panel)
+            ax.set_title(panel, loc="right")  # beside long names the axis is narrow
         handles = legend_handles(axes)
         figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2)
         return save(figure, path)
@@ -201,7 +201,7 @@ def _draw_ablations(ax: Axes, found: Sequence[tuple[Arm, Difference]]) -> None:
         )
     ax.axvline(0.0, color="black", linewidth=0.8)
     _dress(ax, [f"{arm.change} ({_seeds(difference)})" for arm, difference in found])
-    ax.set_xlabel(f"{_metric(found[0][0])} minus that of the recipe (points)")
+    ax.set_xlabel(f"{_metric(found[0][0])} minus that of the recipe (points)", loc="right")
 
 
 def _dress(ax: Axes, names: Sequence[str]) -> None:

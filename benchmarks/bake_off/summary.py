@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bake_off.cells import Cell
-from cap.reports.collect import Collection, collect
-from cap.reports.differences import Difference, paired
+from cap.reports.collect import Collection, collect, commits_of
+from cap.reports.differences import Difference
 from cap.reports.run import Run
 from cap.reports.tables import NONE, Column, Group, cells, group_runs, markdown
 from cap.runs.reading import at
@@ -33,7 +34,7 @@ class Arm:
 
     Args:
         cells: In the list, at least one.
-        group: The runs, by seed; None if there is none.
+        group: The runs, by seed; of a seed several if they were made on several machines. None if there is none.
     """
 
     cells: tuple[Cell, ...]
@@ -73,10 +74,16 @@ class Arm:
         return task if count is None else f"{task}, {count:,} rows"
 
     @property
+    def n_seeds(self) -> int:
+        """How many seeds have a run."""
+        return len({run.seed for run in self.group.runs}) if self.group else 0
+
+    @property
     def seeds(self) -> str:
-        """How many seeds there are of those in the list."""
-        n = self.group.seeds if self.group else 0
-        return str(n) if self.is_complete else f"{n} of {len(self.cells)}"
+        """How many seeds there are of those in the list, and how many runs if they are more."""
+        n, runs = self.n_seeds, len(self.group.runs) if self.group else 0
+        found = str(n) if self.is_complete else f"{n} of {len(self.cells)}"
+        return found if runs == n else f"{found} ({runs} runs)"
 
     @property
     def is_control(self) -> bool:
@@ -86,33 +93,42 @@ class Arm:
     @property
     def is_complete(self) -> bool:
         """Say whether all of its cells have a record."""
-        return self.group is not None and self.group.seeds == len(self.cells)
+        return self.n_seeds == len(self.cells)
 
 
-def read_arms(listed: Sequence[Cell], records: Path) -> tuple[list[Arm], Collection]:
-    """Put the records of a folder to the cells of a list.
+def read_arms(listed: Sequence[Cell], *folders: Path) -> tuple[list[Arm], Collection]:
+    """Put the records of folders to the cells of a list.
 
     Args:
         listed: The cells.
-        records: The folder of small records; need not exist.
+        folders: Of small records; need not exist. A cell that was run on several machines has a record in several.
 
     Returns:
         The arms by priority and in the list's order, those without records included; and all that was read.
     """
-    has_records = records.is_dir() and any(records.glob("*.json"))
-    found = collect([records]) if has_records else Collection((), (), ())
-    by_name = {run.path.stem: run for run in found.runs}
+    found = _read(folders)
     # A record of other overrides is none of the cell that has its name now, see ``Places.is_done``.
+    by_name: dict[str, list[Run]] = defaultdict(list)
     cells_of = {cell.name: cell for cell in listed}
-    by_name = {name: run for name, run in by_name.items() if name in cells_of and _is_of(run, cells_of[name])}
+    for run in found.runs:
+        if run.path.stem in cells_of and _is_of(run, cells_of[run.path.stem]):
+            by_name[run.path.stem].append(run)
     by_arm: dict[str, list[Cell]] = defaultdict(list)
     for cell in listed:
         by_arm[cell.arm].append(cell)
     arms = []
     for cells_of_arm in by_arm.values():
-        runs = [by_name[cell.name] for cell in cells_of_arm if cell.name in by_name]
+        runs = [run for cell in cells_of_arm for run in by_name[cell.name]]
         arms.append(Arm(tuple(cells_of_arm), Group(tuple(runs)) if runs else None))
     return arms, found
+
+
+def _read(folders: Iterable[Path]) -> Collection:
+    """Read each folder by itself: what was run again on another machine is no copy."""
+    found = [collect([folder]) for folder in folders if folder.is_dir() and any(folder.glob("*.json"))]
+    runs = tuple(run for one in found for run in one.runs)
+    copies = [note for one in found for note in one.notes if "is the same run as" in note]
+    return Collection(runs, tuple(left for one in found for left in one.left_out), (*copies, *commits_of(runs)))
 
 
 def _is_of(run: Run, cell: Cell) -> bool:
@@ -180,14 +196,14 @@ def winners(arms: Sequence[Arm]) -> list[tuple[Arm, Arm, Difference, list[Arm]]]
             rivals[_apart_from(arm, "pruning")].append((arm, arm.group))
     found = []
     for compared in rivals.values():
-        most = max(group.seeds for _, group in compared)
+        most = max(arm.n_seeds for arm, _ in compared)
         order = sorted(
-            (pair for pair in compared if pair[1].seeds == most), key=lambda pair: -(pair[1].mean("score") or 0.0)
+            (pair for pair in compared if pair[0].n_seeds == most), key=lambda pair: -(pair[1].mean("score") or 0.0)
         )
         if len(order) > 1:
             (first, _), (second, _) = order[:2]
             if (difference := _difference(first, second)) is not None:
-                found.append((first, second, difference, [arm for arm, group in compared if group.seeds < most]))
+                found.append((first, second, difference, [arm for arm, _ in compared if arm.n_seeds < most]))
     return found
 
 
@@ -230,26 +246,39 @@ def comparisons(arms: Sequence[Arm]) -> str:
     lines = [f"- {compared}: {'; '.join(parts)}" for compared, parts in said.items()]
     return "\n".join(
         [
-            "Differences of runs of one seed, on the same rows and of as many steps unless seconds are named, "
-            "mean \N{PLUS-MINUS SIGN} standard error. Each is judged alone: of twenty one looks clear by chance, and "
-            "the highest of many is in part luck.",
+            "Differences of runs of one seed and one machine, on the same rows and of as many steps unless seconds are "
+            "named, mean \N{PLUS-MINUS SIGN} standard error. Each is judged alone: of twenty one looks clear by "
+            "chance, and the highest of many is in part luck.",
             *lines,
         ]
     )
 
 
 def _difference(arm: Arm, base: Arm | None, *, of_equal_steps: bool = True) -> Difference | None:
-    """Compare two arms on the seeds that both have, of runs on the same rows; None where there is none."""
+    """Compare two arms on the seeds that both have; None where no two runs can be compared.
+
+    Runs of two machines differ by more than most changes do (``benchmarks/records/again``): only runs of one are
+    compared. A seed that both were run with on several counts once, by its mean.
+    """
     if arm.group is None or base is None or base.group is None:
         return None
-    alike = {run.seed: _compared(run, with_steps=of_equal_steps) for run in base.group.runs}
-    runs = [run for run in arm.group.runs if alike.get(run.seed) == _compared(run, with_steps=of_equal_steps)]
-    return paired(Group(tuple(runs)), base.group) if runs else None
+    scores = {_compared(run, with_steps=of_equal_steps): run.score for run in base.group.runs}
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for run in arm.group.runs:
+        other = scores.get(_compared(run, with_steps=of_equal_steps))
+        if run.seed is not None and run.score is not None and other is not None:
+            by_seed[run.seed].append(run.score - other)
+    return Difference({seed: statistics.fmean(found) for seed, found in by_seed.items()}) if by_seed else None
 
 
 def _compared(run: Run, *, with_steps: bool) -> tuple[object, ...]:
     """Return what must be equal of two runs that are compared."""
-    return at(run.record, "data", "fingerprint"), run.record.get("steps") if with_steps else None
+    return (
+        run.seed,
+        machine(run),
+        at(run.record, "data", "fingerprint"),
+        run.record.get("steps") if with_steps else None,
+    )
 
 
 def _apart_from(arm: Arm, *axes: str) -> tuple[object, ...]:
@@ -281,22 +310,26 @@ def notes(arms: Sequence[Arm], found: Collection) -> list[str]:
     for arm in arms:
         if arm.group is not None and len(group_runs(arm.group.runs)) > 1:
             said.append(f"{arm.first.arm}: its seeds were run with different settings.")
-    about_runs = [note for note in found.notes if "commit" in note or "is the same run as" in note]
     listed = [cell for arm in arms for cell in arm.cells]
     in_arms = {run for arm in arms if arm.group is not None for run in arm.group.runs}
     others = [run.path.stem for run in found.runs if run not in in_arms]
     if others:
         said.append(f"Left out, since the list has no such run: {', '.join(others)}.")
-    n_done = sum(arm.group.seeds for arm in arms if arm.group is not None)
+    n_done = sum(arm.n_seeds for arm in arms)
     if n_done < len(listed):
         said.append(f"{n_done} of the {len(listed)} runs in the list have been made.")
     unreadable = [f"{left.path.name}: {left.reason}" for left in found.left_out]
-    return [*said, *about_runs, *_machines(in_arms), *unreadable]
+    return [*said, *found.notes, *_machines(in_arms), *unreadable]
+
+
+def machine(run: Run) -> str:
+    """Say on what a run was made."""
+    return str(at(run.record, "environment", "device") or "an unknown machine")
 
 
 def _machines(runs: Iterable[Run]) -> list[str]:
     """Say on what the runs were made, where it was not one machine: equal seeds then share less than all."""
-    made = Counter(str(at(run.record, "environment", "device") or "an unknown machine") for run in runs)
+    made = Counter(machine(run) for run in runs)
     order = sorted(made.items(), key=lambda pair: (-pair[1], pair[0]))
     listed = "; ".join(f"{machine} ({n})" for machine, n in order)
     return [f"They were made on {len(made)} kinds of machine: {listed}."] if len(made) > 1 else []
@@ -353,9 +386,9 @@ __all__ = [
     "comparisons",
     "contrast_differences",
     "differences_at_equal_seconds",
+    "machine",
     "notes",
     "page_part",
-    "paired",
     "read_arms",
     "summary_table",
     "winners",

@@ -423,27 +423,57 @@ def test_pages_get_the_table_and_pictures_lie_beside_the_records(listed, tmp_pat
     assert [word in page for word in [*words, "below"]] == [True] * 6
 
 
-def test_runs_made_twice_are_compared_seed_by_seed(listed, tmp_path):
-    from benchmarks.bake_off.cells import read_cells
+def made_on(folder: Path, device: str) -> Path:
+    """Say of all records of a folder that another machine made them."""
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        record["environment"]["device"] = device
+        path.write_text(json.dumps(record))
+    return folder
+
+
+def test_runs_of_two_machines_are_in_one_row_and_compared_by_machine(listed, tmp_path):
+    from benchmarks.bake_off.summary import ablations, page_part, read_arms
     from benchmarks.results_table import again_table
 
-    (tmp_path / "again.yaml").write_text(
-        "defaults: {seeds: [1, 2, 3], task: sst2, pruning: movement, sparsity: 0.9, contrast: none}\n"
-        "blocks: [{name: again, priority: 1, variants: {once more: []}}]\n"
-    )
-    again = read_cells(tmp_path / "again.yaml")
     assert again_table(tmp_path) == "No cell has a record yet."
-    write_records(listed, tmp_path / "records" / "bake_off")
-    scores = {"sst2_movement_0.9_none_once-more": [0.81, 0.78]}
-    write_records(again, tmp_path / "records" / "again", scores)
-    path = tmp_path / "records" / "again" / f"{again[1].name}.json"
-    record = json.loads(path.read_text())
-    record["environment"]["device"] = "an accelerator"
-    path.write_text(json.dumps(record))
-    table = again_table(tmp_path)
-    assert "| sst2, 8,000 rows | movement, 0.9 | 2 | 0.790, AMD EPYC, 2 threads | 0.780, an accelerator |" in table
-    assert "Second minus first: +0.00 ± 1.00 points (2 seeds, 0.0 standard errors" in table
-    assert "2 of the 3 runs in the list have been made." in table
+    first = {"sst2_movement_0.9_cap": [0.80, 0.79], "sst2_movement_0.9_cap_no-rewind": [0.85]}
+    second = {"sst2_movement_0.9_cap": [0.81, 0.74], "sst2_movement_0.9_cap_no-rewind": [0.85, 0.80]}
+    folders = [tmp_path / "records" / name for name in ("bake_off", "again")]
+    write_records(listed, folders[0], first)
+    made_on(write_records(listed, folders[1], second), "an accelerator")
+    arms, found = read_arms(listed, *folders, tmp_path / "none")
+    assert found.left_out == ()
+    part = page_part(arms, found)
+    assert "| 0.785 ± 0.031 |" in part  # all four runs
+    assert "2 of 3 (4 runs) |" in part
+    # 0.05 and 0.04 with the first seed, 0.06 with the second: a seed counts once.
+    ((_, difference),) = ablations(arms)
+    assert difference.by_seed == pytest.approx({1: 0.045, 2: 0.06})
+    rows, change, one_seed = (
+        "sst2, 8,000 rows",
+        "movement, no rewind, 0.9, with contrast",
+        "one seed, from which nothing",
+    )
+    assert again_table(tmp_path).splitlines()[2:] == [
+        f"| {rows} | movement, 0.9, with contrast | 1 | 0.800, AMD EPYC, 2 threads | 0.810, an accelerator |",
+        f"| {rows} | movement, 0.9, with contrast | 2 | 0.790, AMD EPYC, 2 threads | 0.740, an accelerator |",
+        f"| {rows} | {change} | 1 | 0.850, AMD EPYC, 2 threads | 0.850, an accelerator |",
+        "",
+        "movement, 0.9, with contrast, second minus first: -2.00 ± 3.00 points (2 seeds, 0.7 standard errors, not "
+        f"clear below 12.7). {change}, second minus first: +0.00 points ({one_seed} can be concluded).",
+    ]
+
+
+def test_runs_of_other_machines_alone_are_not_compared(listed, tmp_path):
+    from benchmarks.bake_off.summary import ablations, read_arms
+
+    plain, change = "sst2_movement_0.9_cap", "sst2_movement_0.9_cap_no-rewind"
+    write_records(listed, tmp_path / "here", {plain: [0.80]})
+    made_on(write_records(listed, tmp_path / "there", {change: [0.85]}), "an accelerator")
+    assert ablations(read_arms(listed, tmp_path / "here", tmp_path / "there")[0]) == []
+    made_on(tmp_path / "here", "an accelerator")
+    assert len(ablations(read_arms(listed, tmp_path / "here", tmp_path / "there")[0])) == 1
 
 
 def test_teachers_are_compared_with_those_of_the_model(tmp_path):
