@@ -41,7 +41,7 @@ class Unlabelled:
         rows: The text columns.
         source: Where they come from, for the record; never an absolute path.
         n_repeated: Rows that were left out because training has their texts already.
-        n_validated: Rows whose texts are among the validation rows, too.
+        n_validated: Rows that were left out because their texts are those of validation rows.
     """
 
     rows: Dataset

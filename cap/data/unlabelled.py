@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 def with_unlabelled(
     rows: Rows, task: Task, *, file: Path | None, max_rows: int | None, keep_unlabelled: bool = False
 ) -> Rows:
-    """Add the rows of a file to the training rows without a label, and leave out texts that training has already.
+    """Add the rows of a file to the training rows without a label.
+
+    Texts that training has already are left out, and those of validation rows, held-out ones among them: what the
+    teacher answers to these would be learned, and their score would be none of unseen texts.
 
     Args:
         rows: Of the task; those without a label that were found among the training rows come first.
@@ -43,32 +46,29 @@ def with_unlabelled(
         parts.append(_read(file, task))
     if not parts:
         return rows
+    validated = {text for split in task.validation_splits for text in _texts(task, rows.splits[split])}
     known = set(_texts(task, rows.splits["train"]))
-    tables, n_repeated = [], 0
+    tables, n_repeated, n_validated = [], 0, 0
     for part in parts:
         texts = _texts(task, part.rows)
-        is_new = pa.array([text not in known for text in texts], pa.bool_())
+        is_new = pa.array([text not in known and text not in validated for text in texts], pa.bool_())
         tables.append(part.rows.data.table.filter(is_new))
-        n_repeated += len(texts) - tables[-1].num_rows
+        n_repeated += sum(text in known for text in texts)
+        n_validated += sum(text in validated and text not in known for text in texts)
         known.update(texts)  # the file may hold the training rows again, those without a label too
     found = Dataset(pa.concat_tables(tables).slice(0, max_rows))
     source = " and ".join(part.source for part in parts)
     log.info(
-        "rows without a label from %s: %s; training has the texts of %s others already",
+        "rows without a label from %s: %s; left out are %s whose texts training has already, and %s whose texts are "
+        "those of validation rows",
         source,
         f"{found.num_rows:,}",
         f"{n_repeated:,}",
+        f"{n_validated:,}",
     )
     if found.num_rows == 0:
-        log.warning("no row without a label is left: training has the texts of all rows of %s already", source)
+        log.warning("no row without a label is left: training or validation has the texts of all rows of %s", source)
         return dataclasses.replace(rows, unlabelled=None)
-    n_validated = _count_validated(task, rows, found)
-    if n_validated:
-        log.warning(
-            "%s rows without a label have the texts of validation rows: the student learns what the teacher answers "
-            "to these, so that its score is no longer that of unseen texts",
-            f"{n_validated:,}",
-        )
     return dataclasses.replace(rows, unlabelled=Unlabelled(found, source, n_repeated, n_validated))
 
 
@@ -96,11 +96,6 @@ def _read(file: Path, task: Task) -> Unlabelled:
 
 def _texts(task: Task, rows: Dataset) -> list[tuple[str, ...]]:
     return list(zip(*(rows.data.column(name).to_pylist() for name in task.text_columns), strict=True))
-
-
-def _count_validated(task: Task, rows: Rows, found: Dataset) -> int:
-    validated = {text for split in task.validation_splits for text in _texts(task, rows.splits[split])}
-    return sum(text in validated for text in _texts(task, found))
 
 
 __all__ = ["with_unlabelled"]

@@ -11,8 +11,8 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``seed``                           the seed of everything random
 ``data``                           ``source``, ``fingerprint``, ``n_rows`` by split: ``{"train": n, ...}``;
                                    ``unlabelled``, if there are rows without a label: their ``source`` and
-                                   ``fingerprint``, ``n_repeated`` (left out: training has their texts already) and
-                                   ``n_validated`` (with texts of validation rows);
+                                   ``fingerprint``, and how many were left out since training has their texts
+                                   (``n_repeated``) or validation rows have (``n_validated``);
                                    ``files``: SHA-256 by name of the files of a ``data_dir``
 ``model``, ``pooling``             where the pre-trained model comes from; how every encoding of the run is pooled:
                                    ``pooler``, ``first_token`` or ``mean``

@@ -24,13 +24,14 @@ QQP = {"question1": ["cat", "dog", "mat"], "question2": ["one", "two", "one"], "
 # The first row is a training row; the second shares one of its texts only.
 MORE = {"question1": ["cat", "cat", "house"], "question2": ["one", "two", "three"], "label": [1, 7, None]}
 NEW = {"question1": ["cat", "house"], "question2": ["two", "three"]}
+VALIDATED = QQP | {"question1": ["red", "blue", "green"]}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, write_split) -> Path:
     """Give three training and three other validation rows."""
     write_split(tmp_path / "pairs", "train", QQP)
-    write_split(tmp_path / "pairs", "validation", QQP | {"question1": ["red", "blue", "green"]})
+    write_split(tmp_path / "pairs", "validation", VALIDATED)
     return tmp_path / "pairs"
 
 
@@ -65,7 +66,7 @@ def test_a_file_needs_no_label_column(tmp_path, folder, write_split) -> None:
 def test_texts_that_training_has_are_left_out_and_counted(tmp_path, folder, write_split, caplog) -> None:
     caplog.set_level(logging.INFO, logger="cap")
     assert load(folder, write_split(tmp_path, "more", MORE)).unlabelled.n_repeated == 1
-    assert "from file more.parquet: 2; training has the texts of 1 others already" in caplog.text
+    assert "from file more.parquet: 2; left out are 1 whose texts training has already, and 0 " in caplog.text
 
 
 def test_training_rows_that_are_not_used_are_no_training_rows(folder) -> None:
@@ -84,9 +85,13 @@ def test_nothing_left_is_said_and_is_as_if_there_were_none(folder, caplog) -> No
     assert "no row without a label is left" in caplog.text
 
 
-def test_texts_of_validation_rows_are_kept_counted_and_said(folder, caplog) -> None:
-    assert load(folder, folder / "validation.parquet").unlabelled.n_validated == 3
-    assert "3 rows without a label have the texts of validation rows" in caplog.text
+def test_texts_of_validation_rows_are_left_out_and_counted(tmp_path, folder, write_split, caplog) -> None:
+    caplog.set_level(logging.INFO, logger="cap")
+    assert load(folder, folder / "validation.parquet").unlabelled is None
+    assert "left out are 0 whose texts training has already, and 3 whose texts are those of validation" in caplog.text
+    more = {name: [*MORE[name], *VALIDATED[name]] for name in ("question1", "question2")}
+    unlabelled = load(folder, write_split(tmp_path, "more", more)).unlabelled
+    assert (unlabelled.n_repeated, unlabelled.n_validated, unlabelled.rows.num_rows) == (1, 3, 2)
 
 
 def test_the_rows_of_the_task_are_what_they_were(tmp_path, folder, write_split) -> None:
