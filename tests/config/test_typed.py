@@ -1,0 +1,29 @@
+"""Keys that only a plus gets past the schema."""
+
+from __future__ import annotations
+
+import pytest
+
+from cap.base.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("+trainer.benchmark=true", r"no key 'trainer\.benchmark', and a plus adds none; .* trainer\.max_epochs"),
+        ("+sparsty=0.5", r"no key 'sparsty', and a plus adds none; the nearest known ones are sparsity"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(compose_config, added, said):
+    from cap.config.check import check
+
+    with pytest.raises(InputError, match=said):
+        check(compose_config(added, "+finetune.note=1"))
+    with pytest.raises(InputError, match=r"no key 'finetune\.note'"):
+        check(compose_config(added, "+finetune.note=1"))
+
+
+def test_parts_without_a_schema_take_what_their_class_takes(compose_config):
+    from cap.config.check import check
+
+    assert check(compose_config("+logger.wandb.group=a")).resolved["logger"]["wandb"]["group"] == "a"
