@@ -38,6 +38,8 @@ from cap.runs.reading import at
 RECORDS = ROOT / "benchmarks" / "records" / "other_rows"
 TEACHER = "teacher_"
 """Before a teacher's key: the name of its record."""
+_SMALLEST = 1e-7
+"""What a label has at least, near float32's resolution at 1: a single sure mistake is not to outweigh all rows."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def score(model: Path, data_dir: Path, *, cache_dir: Path) -> dict[str, Any]:
 
 
 def kept(evaluation: Path, fingerprint: str = FINGERPRINT_OF_OTHERS) -> dict[str, Any]:
-    """Read what to keep of an evaluation: its score, and which rows were right, see ``write_bits``.
+    """Read what to keep of an evaluation: score, log loss (nats), and which rows were right, see ``write_bits``.
 
     Raises:
         InputError: If the rows are others.
@@ -113,12 +115,15 @@ def kept(evaluation: Path, fingerprint: str = FINGERPRINT_OF_OTHERS) -> dict[str
             f"({found['data']['fingerprint']} in place of {fingerprint})"
         )
     with (evaluation / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        right = [row["label"] == row["prediction"] for row in csv.DictReader(file)]
+        rows = [*csv.DictReader(file)]
+    right = [row["label"] == row["prediction"] for row in rows]
+    of_labels = [max(float(row[f"p_{row['label']}"]), _SMALLEST) for row in rows]
     return {
         "n_rows": found["data"]["n_rows"]["validation"],
         "fingerprint": found["data"]["fingerprint"],
         "majority": found["scores"]["majority"]["accuracy"],
         "score": found["scores"]["model"]["accuracy"],
+        "log_loss": -statistics.fmean(math.log(probability) for probability in of_labels),
         "weights": found["weights"],
         "scored": {key: found["environment"][key] for key in ("git_commit", "device")},
         "right": write_bits(right),
@@ -206,13 +211,23 @@ def other_rows_table(arms: Sequence[Arm], records: Path = RECORDS) -> str:
                 scores.name,
                 scores.contrast,
                 _with_spread([record["score"] for record in scores.by_seed.values()]),
-                _with_spread(share) if share else NONE,
+                _with_spread(share, 3) if share else NONE,
+                _with_spread([record["log_loss"] for record in scores.by_seed.values()], 3),
                 difference[0].judged if difference else NONE,
                 f"{100 * difference[1]:.2f}" if difference else NONE,
                 str(len(scores.by_seed)),
             ]
         )
-    header = ["run", "contrast", "accuracy", "above majority", "minus the recipe", "error over rows", "seeds"]
+    header = [
+        "run",
+        "contrast",
+        "accuracy",
+        "above majority",
+        "log loss",
+        "minus the recipe",
+        "error over rows",
+        "seeds",
+    ]
     return markdown(header, rows) if rows else NOTHING
 
 
@@ -244,9 +259,9 @@ def _right(record: dict[str, Any]) -> np.ndarray:
     return read_bits(record["right"], record["n_rows"]).astype(float)
 
 
-def _with_spread(values: Sequence[float]) -> str:
-    spread = f" \N{PLUS-MINUS SIGN} {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{spread}"
+def _with_spread(values: Sequence[float], digits: int = 4) -> str:
+    spread = f" \N{PLUS-MINUS SIGN} {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
 def main() -> None:

@@ -51,7 +51,9 @@ def plot_arms(arms: Sequence[Arm], path: Path) -> Path | None:
             ax.set_title(panel, loc="left")
             axes.append(ax)
         metrics = {_metric(arm) for arm in measured}
-        axes[-1].set_xlabel(f"{metrics.pop() if len(metrics) == 1 else 'score'} above the majority class (points)", loc="right")
+        axes[-1].set_xlabel(
+            f"{metrics.pop() if len(metrics) == 1 else 'score'} above the majority class (points)", loc="right"
+        )
         handles = legend_handles(axes)
         figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=3)
         return save(figure, path)

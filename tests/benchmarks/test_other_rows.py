@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def record_of(right: str) -> dict:
     from benchmarks.other_rows import write_bits
 
     bits = [digit == "1" for digit in right]
-    return {"n_rows": len(bits), "majority": 0.5, "score": sum(bits) / len(bits), "right": write_bits(bits)}
+    found = {"majority": 0.5, "score": sum(bits) / len(bits), "log_loss": 0.5 + 0.1 * bits[-1]}
+    return {"n_rows": len(bits), "right": write_bits(bits), **found}
 
 
 @pytest.fixture
@@ -65,14 +67,14 @@ def test_the_table_pairs_runs_by_seed_and_counts_rows(table):
     none = "\N{EN DASH}"
     # Rows of no rewind minus the recipe, means over seeds: 0.5, 1 and eight zeros.
     assert table() == [
-        f"| second_order, 0.5 | none | 1.0000 | 2.5000 | {none} | {none} | 1 |",
-        f"| teacher, 4 epochs at 1e-4 | {none} | 0.7000 | {none} | {none} | {none} | 1 |",
-        "| second_order, no rewind, 0.9 | none | 0.7000 ± 0.0000 | 1.0000 ± 0.0000 | "
+        f"| second_order, 0.5 | none | 1.0000 | 2.500 | 0.600 | {none} | {none} | 1 |",
+        f"| teacher, 4 epochs at 1e-4 | {none} | 0.7000 | {none} | 0.500 | {none} | {none} | 1 |",
+        "| second_order, no rewind, 0.9 | none | 0.7000 ± 0.0000 | 1.000 ± 0.000 | 0.500 ± 0.000 | "
         "+15.00 ± 5.00 points (2 seeds, 3.0 standard errors, not clear below 12.7) | 10.67 | 2 |",
-        f"| second_order, 0.9 | none | 0.5500 ± 0.0707 | 0.2500 ± 0.3536 | {none} | {none} | 2 |",
-        "| second_order, 0.9 | all three | 0.4000 | -0.5000 | "
+        f"| second_order, 0.9 | none | 0.5500 ± 0.0707 | 0.250 ± 0.354 | 0.500 ± 0.000 | {none} | {none} | 2 |",
+        "| second_order, 0.9 | all three | 0.4000 | -0.500 | 0.500 | "
         "-10.00 points (one seed, from which nothing can be concluded) | 10.00 | 1 |",
-        "| random, 0.9 | none | 0.1000 | -2.0000 | "
+        "| random, 0.9 | none | 0.1000 | -2.000 | 0.600 | "
         "-40.00 points (one seed, from which nothing can be concluded) | 22.11 | 1 |",
     ]
 
@@ -133,10 +135,14 @@ def test_of_an_evaluation_the_right_rows_are_kept_and_other_rows_refused(tmp_pat
     }
     (tmp_path / "record.json").write_text(json.dumps(record))
     right = [True, False, *[True] * 6, False]
-    lines = [f"{row},positive,{'positive' if is_right else 'negative'},0.5" for row, is_right in enumerate(right)]
-    (tmp_path / "predictions.csv").write_text("\n".join(["example_id,label,prediction,p_positive", *lines]))
+    lines = [f"{row},positive,{'positive,0.75' if is_right else 'negative,0.5'}" for row, is_right in enumerate(right)]
+    lines[0] = "0,negative,negative,1.0"  # sure of it: the label has 1e-7 at least
+    (tmp_path / "predictions.csv").write_text(
+        "\n".join(["example_id,label,prediction,p_positive,p_negative", *(f"{line},0.0" for line in lines)])
+    )
     found = kept(tmp_path, "f")
     assert read_bits(found.pop("right"), 9).tolist() == right
+    assert found.pop("log_loss") == pytest.approx(-(math.log(1e-7) + 6 * math.log(0.75) + 2 * math.log(0.5)) / 9)
     assert found == {
         "n_rows": 9,
         "fingerprint": "f",
