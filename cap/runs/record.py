@@ -24,7 +24,9 @@ not know. Scores, sparsities and retentions are fractions; nothing is ever NaN o
 ``levels``                         list of ``{"step", "target", "sparsity", "scores": {metric: x}, "share",
                                    "precision"}``: validations, ends of levels, and the end of the run; each of a share
                                    of the rows in a precision, the end of all rows in float32
-``teacher``                        its ``name``, and ``was_cached``: made by an earlier run
+``teacher``                        its ``name``, and ``was_cached``: made by an earlier run; of classes ``certainty``,
+                                   the mean probability of its answers to training rows, and ``certainty_softened``,
+                                   the same at the temperature of distillation
 ``retention``                      pruned / teacher, or null; ``retention_reason`` then says why
 ``retention_above_majority``       (pruned - majority) / (teacher - majority), or null with its ``..._reason``
 ``sparsity``                       ``asked``, and reached, as a fraction of ``prunable``, ``encoder``, ``model`` weights

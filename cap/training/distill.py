@@ -26,6 +26,7 @@ from cap.objectives.memory import Memory, moved
 from cap.training.parallel.ranks import Ranks, Share
 
 HiddenForm = Literal["pooled", "tokens"]
+_N_OF_CERTAINTY = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,23 @@ def teacher_term(output: EncoderOutput, batch: Mapping[str, Tensor], *, distill:
     return _logit_term(output.logits, memory.teacher_logits(host_ids(batch)), batch, distill)
 
 
+def certainty(memory: Memory, n_examples: int, *, temperature: float) -> float:
+    """Average what the teacher gives the class that it answers with, over the examples that are learned from.
+
+    Args:
+        memory: Holds its logits, one class of several for each example.
+        n_examples: How many there are; 10,000 at equal distances stand for more.
+        temperature: Divides the logits.
+
+    Returns:
+        A probability. Near 1 the answers say little more than labels, and distillation gives little more than these
+        (arXiv:1503.02531).
+    """
+    chosen = torch.linspace(0, n_examples - 1, min(n_examples, _N_OF_CERTAINTY), dtype=torch.float64).long()
+    logits = memory.teacher_logits(chosen).double() / temperature
+    return float(logits.softmax(dim=-1).amax(dim=-1).mean())
+
+
 def noise_of(example_id: Int64[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
     """Draw noise for the encodings of some examples: normal, of length 1 in the mean of squares.
 
@@ -189,4 +207,13 @@ def share_of_rows(batch: Mapping[str, Tensor], share: Share, ranks: Ranks) -> Sh
     return ranks.share(len(places(batch, "is_word")))
 
 
-__all__ = ["Distill", "distillation_terms", "label_rows", "logit_rows", "noise_of", "share_of_rows", "teacher_term"]
+__all__ = [
+    "Distill",
+    "certainty",
+    "distillation_terms",
+    "label_rows",
+    "logit_rows",
+    "noise_of",
+    "share_of_rows",
+    "teacher_term",
+]

@@ -221,6 +221,10 @@ class RunRecord:
         self.content["teacher"] = {"name": teacher.label, "was_cached": was_cached}
         self.write_interim()
 
+    def note_certainty(self, plain: float, softened: float) -> None:
+        """Write down how sure the teacher is of its answers to training rows, without and with a temperature."""
+        self.content["teacher"] |= {"certainty": plain, "certainty_softened": softened}
+
     def note_kept(self, kept: list[dict[str, Any]]) -> None:
         """Write down which models are kept so far, whatever becomes of the run."""
         self.content["kept"] = list(kept)

@@ -25,6 +25,7 @@ from cap.training.assembly import (
     new_module,
     new_trainer,
 )
+from cap.training.distill import certainty
 from cap.training.evaluation import evaluate
 from cap.training.found import Attempt, Earlier, checkpoint_of, leave_done
 from cap.training.module import CapModule
@@ -169,6 +170,11 @@ def _fit(
             )
     with record.seconds.phase("encode"):
         memory, keys = filled_memory(ready, prepared, teacher, trainer)
+    if memory.has_teacher_logits and prepared.task.kind == "classes":
+        found = partial(certainty, memory, prepared.datamodule.n_train)
+        plain, softened = found(temperature=1.0), found(temperature=ready.config.distill.temperature)
+        log.info("the teacher is %.3f sure of its answers to training rows, softened %.3f", plain, softened)
+        record.note_certainty(plain, softened)
     record.write_interim()
     module = new_module(ready, prepared, teacher, memory, frozen_keys=keys, warn=record.warn)
     rank = trainer.global_rank

@@ -214,3 +214,23 @@ def test_snapshot_term_of_one_number_is_the_weighted_mean_squared_error(tmp_path
 def test_student_that_has_not_moved_since_its_snapshot_pays_nothing(tmp_path, n_outputs):
     module = snapshot_module(tmp_path, own_logits(num_labels=n_outputs), weight=1.0, num_labels=n_outputs)
     assert snapshot_term(module) == pytest.approx(0.0, abs=1e-5)
+
+
+# --- how sure a teacher is
+
+
+@pytest.mark.parametrize(("temperature", "n_most"), [(1.0, 10_000), (2.0, 10_000), (1.0, 2)])
+def test_certainty_is_the_mean_probability_of_the_answers(tmp_path, monkeypatch, temperature, n_most):
+    from cap.base.memory_budget import MemoryBudget
+    from cap.objectives.memory import Memory
+    from cap.training import distill
+
+    monkeypatch.setattr(distill, "_N_OF_CERTAINTY", n_most)
+    memory = Memory(n_examples=3, budget=MemoryBudget(1.0))
+    logits = np.array([[2.0, -2.0], [0.0, 0.0], [-1.0, 0.0]])
+    np.save(tmp_path / "logits.npy", logits.astype(np.float16))
+    memory.set_teacher_logits(tmp_path / "logits.npy")
+    # The logistic function of how far two logits lie apart; of two rows the first and the last.
+    of_rows = [1 / (1 + np.exp(-apart / temperature)) for apart in (4.0, 0.0, 1.0)]
+    expected = np.mean(of_rows if n_most > 2 else of_rows[::2])
+    assert distill.certainty(memory, 3, temperature=temperature) == pytest.approx(expected, rel=1e-6)

@@ -38,6 +38,7 @@ def test_a_csv_of_words_becomes_a_classifier_that_knows_their_names(run_custom, 
         write(tmp_path / "mine" / f"{split}.csv", ["text,label", *rows])
     record, config = run_custom()
     assert record["status"] == "completed"
+    assert 0.5 <= record["teacher"]["certainty_softened"] < record["teacher"]["certainty"] <= 1.0
     assert [*record["scores"]["pruned"]] == ["accuracy", "f1"]
     assert config["id2label"] == {"0": "ham", "1": "spam"}
     assert config["label2id"] == {"ham": 0, "spam": 1}

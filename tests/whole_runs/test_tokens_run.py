@@ -41,6 +41,7 @@ def test_retention_counts_from_a_model_that_finds_no_entity(run_dir):
     assert scores["majority"] == dict.fromkeys(SCORES, 0.0)
     assert set(scores["pruned"]) == SCORES
     assert scores["teacher"]["f1"] > 0.5
+    assert "certainty" not in record["teacher"]  # words have classes, rows have none
     assert scores["pruned"]["f1"] > 0.5
     assert record["retention_above_majority"] == record["retention"] == scores["pruned"]["f1"] / scores["teacher"]["f1"]
 
