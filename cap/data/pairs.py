@@ -111,8 +111,9 @@ def text_names(rows: Dataset) -> list[str]:
 def _training_texts(task: Task, table: pa.Table, where: str, held_out: set[str]) -> pa.Array:
     names = [name for name in task.text_columns if name in table.column_names]
     require_columns(task.name, table, names or task.text_columns, where, advice=NAME_YOURS)
-    found = [text for name in names for text in checked_texts(table[name], name, where, is_fixed=False).to_pylist()]
-    different = dict.fromkeys(found)
+    # An empty text, as QQP has two, teaches nothing: it is left out, and said.
+    found = [text for name in names for text in checked_texts(table[name], name, where, is_fixed=True).to_pylist()]
+    different = dict.fromkeys(text for text in found if text.strip())
     kept = [text for text in different if text not in held_out]
     n_held_out = len(different) - len(kept)
     log.info(

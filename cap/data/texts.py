@@ -21,7 +21,7 @@ def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: b
         column: As it was read.
         name: What it is called.
         where: What to call its rows in a message.
-        is_fixed: Whether the rows cannot be mended: those with an empty text are then kept, and said.
+        is_fixed: Whether the rows cannot be mended: of those with an empty text there is a warning then.
 
     Raises:
         InputError: If it holds anything else, or nothing in some row.
@@ -35,10 +35,10 @@ def checked_texts(column: pa.ChunkedArray, name: str, where: str, *, is_fixed: b
     column = column.cast(pa.string())
     is_empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0), True)
     if is_fixed and not column.null_count:
-        # A row of the Hub stays as it is, and one half of a pair may well be empty: it is kept, and said.
+        # A published row stays as it is, and one half of a pair may well be empty.
         n_empty = pc.sum(is_empty).as_py()
         if n_empty:
-            log.warning("%s has %d rows with an empty %s; they are kept", where, n_empty, name)
+            log.warning("%s has %d rows with an empty %s", where, n_empty, name)
         return column
     row = pc.index(is_empty, True).as_py()
     if row >= 0:

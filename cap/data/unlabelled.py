@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from cap.base.errors import InputError
 from cap.data.files import read_columns, require_columns
-from cap.data.sources import Rows, Unlabelled
+from cap.data.sources import Rows, Unlabelled, is_published_pair
 from cap.data.tasks import Task
 from cap.data.texts import checked_texts
 
@@ -90,7 +90,8 @@ def _require_clear_marks(rows: Rows, task: Task) -> None:
 def _read(file: Path, task: Task) -> Unlabelled:
     table, where = read_columns(file, task.text_columns, key="data.unlabelled"), f"data.unlabelled file {file.name}"
     require_columns(task.name, table, task.text_columns, where)
-    texts = {name: checked_texts(table.column(name), name, where, is_fixed=False) for name in task.text_columns}
+    is_fixed = is_published_pair(task)
+    texts = {name: checked_texts(table.column(name), name, where, is_fixed=is_fixed) for name in task.text_columns}
     return Unlabelled(Dataset(pa.table(texts)), f"file {file.name}")
 
 

@@ -132,13 +132,19 @@ def test_a_folder_is_needed():
         task_of(None)
 
 
+def test_empty_texts_are_left_out_of_training(tmp_path, caplog):
+    rows = read(write(tmp_path, train=[{"a": "one more"}, {"a": ""}, {"a": " "}]))
+    assert rows.splits["train"]["text"][:] == ["one more"]
+    assert "has 2 rows with an empty a" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
         (ROWS, [{"a": "the plot", "score": 1}], "are pairs: two of .* got a of its columns a, score"),
         (ROWS, [row | {"c": "x"} for row in PAIRS], "are pairs: two of .* got a, b, c"),
         ([{"x": "one"}], PAIRS, "train.jsonl lacks a, b, c"),
-        ([{"a": ""}], PAIRS, "column a must hold text in every row"),
+        ([{"a": None}, {"a": "x"}], PAIRS, "column a must hold text in every row"),
         ([{"a": 3}], PAIRS, "column a of .*train.jsonl must hold text"),
         ([{"a": "the plot"}], PAIRS, "must not be those of the validation pairs, got 1 different texts"),
         (ROWS, [row | {"score": "alike"} for row in PAIRS], "must be finite numbers, got 'alike' in row 0"),

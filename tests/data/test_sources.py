@@ -251,9 +251,19 @@ def test_a_value_that_is_no_number_is_named_with_its_row(tmp_path: Path, write_s
 
 
 @pytest.mark.parametrize(("text", "found"), [(None, "null"), ("", "''"), (" \t", "' ")], ids=["null", "empty", "blank"])
-def test_an_empty_text_is_named_with_its_row(folder: Path, write_split, text: str | None, found: str) -> None:
-    write_split(folder, "train", QQP | {"question2": ["one", "two", text]})
-    with pytest.raises(InputError, match=f"question2 must hold text .*{found}.* in row 2"):
+def test_an_empty_text_is_named_with_its_row(tmp_path: Path, write_split, text: str | None, found: str) -> None:
+    write_split(tmp_path, "train", {"sentence": ["one", "two", text], "label": [0, 1, 1]})
+    write_split(tmp_path, "validation", {"sentence": ["a play"], "label": [1]})
+    with pytest.raises(InputError, match=f"sentence must hold text .*{found}.* in row 2"):
+        load(tmp_path, "sst2")
+
+
+def test_an_empty_half_of_a_published_pair_is_kept_and_said(folder: Path, write_split, caplog) -> None:
+    write_split(folder, "train", QQP | {"question2": ["one", "two", ""]})  # as two rows of QQP are, also in a folder
+    assert load(folder).splits["train"]["question2"][2] == ""
+    assert "has 1 rows with an empty question2" in caplog.text
+    write_split(folder, "train", QQP | {"question2": ["one", "two", None]})
+    with pytest.raises(InputError, match=r"question2 must hold text .*nothing \(null\) in row 2"):
         load(folder)
 
 

@@ -92,6 +92,10 @@ def test_texts_of_validation_rows_are_left_out_and_counted(tmp_path, folder, wri
     more = {name: [*MORE[name], *VALIDATED[name]] for name in ("question1", "question2")}
     unlabelled = load(folder, write_split(tmp_path, "more", more)).unlabelled
     assert (unlabelled.n_repeated, unlabelled.n_validated, unlabelled.rows.num_rows) == (1, 3, 2)
+    # A text of both counts once.
+    write_split(folder, "validation", VALIDATED | {"question1": ["cat", "blue", "green"]})
+    unlabelled = load(folder, write_split(tmp_path, "more", MORE)).unlabelled
+    assert (unlabelled.n_repeated, unlabelled.n_validated, unlabelled.rows.num_rows) == (1, 0, 2)
 
 
 def test_the_rows_of_the_task_are_what_they_were(tmp_path, folder, write_split) -> None:
@@ -112,11 +116,14 @@ def test_the_record_follows_the_content_of_the_file(tmp_path, folder, write_spli
     ("columns", "complaint"),
     [
         ({"question1": ["cat"], "text": ["two"]}, r"data\.unlabelled file more\.parquet lacks question2"),
-        ({"question1": ["cat"], "question2": [" "]}, r"question2 must hold text in every row, got the empty text ' '"),
+        (
+            {"question1": ["cat", "dog"], "question2": ["two", None]},
+            r"question2 must hold text in every row, got nothing",
+        ),
         ({"question1": ["cat"], "question2": [1]}, r"question2 of data\.unlabelled file more\.parquet must hold text"),
         ({"question1": [], "question2": []}, r"got none in data\.unlabelled file more\.parquet"),
     ],
-    ids=["no column", "empty text", "numbers", "no rows"],
+    ids=["no column", "no text", "numbers", "no rows"],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, folder, write_split, columns: dict, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
