@@ -92,7 +92,7 @@ def check(cfg: DictConfig) -> Checked:
     problems, keys_of_code = _of_own_classes(resolved)
     if problems:
         raise InputError("\n".join(problems))
-    problems = problems_of_values(config)
+    problems = problems_of_values(config) + _problems_of_sparsity(resolved)
     pruning = dict(resolved["pruning"])
     # A type whose masks only move with the target has no every_n_steps.
     name, every_n_steps = str(pruning.pop("name")), pruning.pop("every_n_steps", 1)
@@ -130,6 +130,19 @@ def check(cfg: DictConfig) -> Checked:
         resolved["pruning"] |= {"regularizer_weight": pruning["regularizer_weight"], "regularizer_weights": None}
     _settle(config, resolved, plan, freezes)
     return Checked(config, resolved, pruning, name, every_n_steps, plan, () if note is None else (note,))
+
+
+def _problems_of_sparsity(resolved: dict[str, Any]) -> list[str]:
+    """Check that schedule and pruner end where the run does: both keys follow ``sparsity`` unless they are typed."""
+    ends = {
+        "schedule.sparsity": resolved["schedule"].get("sparsity"),
+        "pruning.final_sparsity": resolved["pruning"].get("final_sparsity"),
+    }
+    return [
+        f"{key} must be sparsity, which is {resolved['sparsity']:g}, got {end}; set sparsity alone, which it follows"
+        for key, end in ends.items()
+        if end is not None and end != resolved["sparsity"]
+    ]
 
 
 def _typed(cfg: DictConfig) -> tuple[TrainConfig, dict[str, Any]]:

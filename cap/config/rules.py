@@ -249,7 +249,7 @@ def _problems_of_alignment(c: TrainConfig) -> list[str]:
     if c.distill.weight == 0:
         problems.append(
             f"task={c.task.name} learns from the encodings of the pre-trained model, so that distill.weight must be "
-            f"> 0, got 0; set distill=logits"
+            f"> 0, got 0; set distill.weight=1"
         )
     return problems
 

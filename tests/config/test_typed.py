@@ -27,3 +27,14 @@ def test_parts_without_a_schema_take_what_their_class_takes(compose_config):
     from cap.config.check import check
 
     assert check(compose_config("+logger.wandb.group=a")).resolved["logger"]["wandb"]["group"] == "a"
+
+
+@pytest.mark.parametrize(
+    "keys", [["pruning=structured", "pruning.final_sparsity=0.3"], ["pruning=magnitude", "schedule.sparsity=0.3"]]
+)
+def test_what_follows_the_sparsity_is_not_set_to_another(compose_config, keys):
+    from cap.config.check import check
+
+    with pytest.raises(InputError, match=r"must be sparsity, which is 0\.5, got 0\.3; set sparsity alone"):
+        check(compose_config("sparsity=0.5", *keys))
+    check(compose_config("sparsity=0.3", *keys))
