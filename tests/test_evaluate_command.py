@@ -604,6 +604,15 @@ def test_windows_share_as_much_as_those_of_the_run(tmp_path, record, overrides, 
     assert phases._stride(config, get_task("squad"), reading, typed=overrides) == expected
 
 
+def test_a_teacher_in_the_cache_says_how_it_reads(tmp_path):
+    from cap.formats.evaluate_phases import reading_of_run
+    from cap.runs.folder import Reading
+
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "teacher.json").write_text(json.dumps({"reads": {"max_length": 256, "stride": 16}}))
+    assert reading_of_run(tmp_path / "key") == Reading(256, 16)
+
+
 def test_folder_of_a_run_is_refused_with_the_model_in_it(evaluated, saved, tmp_path):
     (tmp_path / "run").mkdir()
     saved(NAMES).rename(tmp_path / "run" / "model")

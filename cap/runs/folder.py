@@ -19,6 +19,8 @@ from cap.runs.record import write_record
 RECORD = "record.json"
 # Of an export, in a folder of its own.
 EXPORT = "export.json"
+TEACHER = "teacher.json"
+"""In a teacher's folder in the cache: what it was made of, and how it reads."""
 CONFIG = "config.yaml"
 MODEL = "model"
 LEVELS = "levels"
@@ -170,10 +172,12 @@ def reading_of_run(model_dir: Path) -> Reading:
     """Say how the run read its rows whose model lies in a folder.
 
     Args:
-        model_dir: ``model/`` of a run, or one of its ``levels/``; an export; or what was pushed, with its record.
+        model_dir: ``model/`` of a run, or one of its ``levels/``; an export; what was pushed, with its record; or a
+            teacher from the cache.
     """
     run_dir = model_dir.parent.parent if model_dir.parent.name == LEVELS else model_dir.parent
-    for file, keys in ((model_dir / EXPORT, "reads"), (model_dir / RECORD, "config"), (run_dir / RECORD, "config")):
+    of_folder = ((model_dir / EXPORT, "reads"), (model_dir / TEACHER, "reads"), (model_dir / RECORD, "config"))
+    for file, keys in (*of_folder, (run_dir / RECORD, "config")):
         try:
             found = read_json(file)[keys]
             length, task = found["max_length"], found.get("task")
@@ -325,6 +329,7 @@ __all__ = [
     "LEVELS",
     "MODEL",
     "RECORD",
+    "TEACHER",
     "Reading",
     "RunFolder",
     "State",

@@ -26,6 +26,7 @@ from cap.models.encoders import load_model, load_saved_model, model_key, save_mo
 from cap.models.pooled import PooledModel
 from cap.models.sources import ModelSource
 from cap.runs.checkpoints import newest_checkpoint
+from cap.runs.folder import TEACHER
 from cap.training.evaluation import evaluate
 from cap.training.given_teacher import GivenTeacher
 from cap.training.module import CapModule, Distill, Optimisation
@@ -116,17 +117,19 @@ class _TeacherEntry(CacheEntry):
         root: The folder of all teachers.
         wanted: Names the entry.
         kind: What an answer of the task is.
+        reads: How it reads its rows, for ``cap.evaluate``; part of the rows' key in ``wanted``.
     """
 
-    def __init__(self, root: Path, wanted: WantedTeacher, kind: Kind) -> None:
-        super().__init__(root / wanted.key, "teacher", seal="teacher.json")
+    def __init__(self, root: Path, wanted: WantedTeacher, kind: Kind, reads: Mapping[str, int | None]) -> None:
+        super().__init__(root / wanted.key, "teacher", seal=TEACHER)
         self._wanted = wanted
         self._kind = kind
+        self._reads = dict(reads)
 
     def write_seal(self, folder: Path) -> None:
         """Write what was wanted, and the hash of the weights that it gave."""
         content = {"content": self._wanted.content, "weights_sha256": file_sha256(folder / _WEIGHTS)}
-        write_json(folder / self.seal, content)
+        write_json(folder / self.seal, content | {"reads": self._reads})
 
     def read_seal(self) -> dict[str, str]:
         """Read the hash of the weights."""
@@ -187,7 +190,8 @@ def get_teacher(checked: Checked, prepared: Prepared, trainer: Trainer) -> Teach
 def _own_teacher(config: TrainConfig, prepared: Prepared, trainer: Trainer) -> Teacher:
     device, ranks = trainer.strategy.root_device, ranks_of(trainer)
     wanted = wanted_teacher(config, prepared, device)
-    entry = _TeacherEntry(prepared.cache_dir / "teachers", wanted, prepared.task.kind)
+    reads = {"max_length": config.max_length, "stride": config.task.stride}
+    entry = _TeacherEntry(prepared.cache_dir / "teachers", wanted, prepared.task.kind, reads)
 
     def find_or_make() -> bool:
         return entry.ensure(lambda work: _fine_tune(wanted, work, config, prepared, device), resumes=True)
