@@ -50,6 +50,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST]
 
 
+def out_of_memory_reason(error: BaseException) -> str | None:
+    """Say in words that a device had no room left; None if an error means something else."""
+    # By its name: a door that needs no torch does not load it for this.
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    return f"the device must have room for the models and a batch, but: {first_line(error)}"
+
+
 def nearest_first(given: str, known: Iterable[str]) -> list[str]:
     """Order the known names by their likeness to what was given, most alike first."""
     return sorted(known, key=lambda name: (-difflib.SequenceMatcher(None, given, name).ratio(), name))
@@ -61,4 +69,4 @@ def some_of(names: Sequence[str], *, separator: str = ", ") -> str:
     return f"{separator.join(names[:_N_NAMED])}{more}"
 
 
-__all__ = ["InputError", "RunError", "StoppedError", "first_line", "nearest_first", "some_of"]
+__all__ = ["InputError", "RunError", "StoppedError", "first_line", "nearest_first", "out_of_memory_reason", "some_of"]

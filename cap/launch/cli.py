@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cap.base.errors import InputError, RunError, StoppedError, nearest_first
+from cap.base.errors import InputError, RunError, StoppedError, nearest_first, out_of_memory_reason
 from cap.base.files import full_disk_reason
 from cap.config.places import conf_dir
 from cap.config.schema import TrainConfig, register
@@ -100,7 +100,7 @@ def door(
         except StoppedError as error:
             _leave(error)
         except Exception as error:
-            reason = full_disk_reason(error)
+            reason = full_disk_reason(error) or out_of_memory_reason(error)
             if reason is None or cfg.traceback:
                 raise
             _leave(RunError(reason))

@@ -104,6 +104,7 @@ class RunRecord:
             "config_hash": checked.hash,
             "environment": environment(on_gpu=takes_gpus(checked.config.trainer.accelerator)),
             "seed": checked.config.seed,
+            "warnings": self.warnings,  # of an attempt that ends early, too: the next one takes them over
         }
 
     def begin(self, prepared: Prepared, *, find: Callable[[RunFolder], Checkpoint | None], goes_on: bool) -> Begun:
@@ -175,6 +176,7 @@ class RunRecord:
                 f"a run goes on with the rows it began with, but those of {self.content['data']['source']} have "
                 f"changed since; give another output_dir, or remove {self.run_dir / CHECKPOINTS} to start it again"
             )
+        self.warnings[:] = dict.fromkeys([*(earlier.get("warnings") or []), *self.warnings])
         self.content["resumed_at"] = [*earlier.get("resumed_at", []), checkpoint.step]
         cut_curves(self.run_dir, checkpoint.n_rows)
         log.info("going on after step %d, in %s", checkpoint.step, self.run_dir)
@@ -339,7 +341,7 @@ class RunRecord:
         end_layers(self.content, saved.config)
         self.content["seconds"] = self.seconds.by_phase()
         self.content["peak_memory_gb"] = peak_memory_gb()
-        self.content["warnings"] = self.warnings
+        self.content["warnings"] = list(dict.fromkeys(self.warnings))  # an earlier attempt may have said the same
         self.content["status"] = "completed"
         self._log_final()
         # The record comes last: it alone says that a run is complete.

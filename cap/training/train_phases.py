@@ -10,7 +10,7 @@ from typing import Literal
 
 from lightning.pytorch import Trainer, seed_everything
 
-from cap.base.errors import RunError
+from cap.base.errors import RunError, out_of_memory_reason
 from cap.base.files import atomic_folder, full_disk_reason
 from cap.config.rules import HIGHEST_SEED
 from cap.config.schema import TrainConfig
@@ -146,6 +146,12 @@ def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | 
             raise RunError(
                 f"{reason}; what the run had written before is as it was. Make room, then repeat the command with "
                 f"resume=true"
+            ) from error
+        reason = out_of_memory_reason(error)
+        if reason is not None:
+            raise RunError(
+                f"{reason}; lower batch_size and raise trainer.accumulate_grad_batches, which begins another run, or "
+                f"make room on the device and repeat the command with resume=true"
             ) from error
         raise
     return Ended(score, "completed" if begun.checkpoint is None else "resumed")

@@ -746,6 +746,35 @@ def test_signal_leaves_a_checkpoint_from_which_the_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.ends
+def test_warnings_of_an_earlier_attempt_are_kept(compose_config, tmp_path, killed):
+    wanted = killed(2)
+    path = tmp_path / "run" / "record.json"
+    left = json.loads(path.read_text())
+    assert left["warnings"]
+    path.write_text(json.dumps(left | {"warnings": [*left["warnings"], "said before"]}))
+    run(compose_config, wanted)
+    warnings = json.loads(path.read_text())["warnings"]
+    assert warnings.count("said before") == 1
+    assert len({*warnings}) == len(warnings)
+
+
+def test_a_device_without_room_is_said(compose_config, tiny_overrides, tmp_path, monkeypatch):
+    import torch
+
+    from cap.base.errors import RunError
+    from cap.training.module import CapModule
+
+    def no_room(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(CapModule, "training_step", no_room)
+    with pytest.raises(
+        RunError, match=r"must have room .*: CUDA out of memory\. .*; lower batch_size and raise trainer"
+    ):
+        run(compose_config, [*tiny_overrides, "teacher=none"])
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "failed"
+
+
 def test_full_disk_is_said_and_leaves_the_last_checkpoint(compose_config, tmp_path, monkeypatch, uninterrupted, killed):
     import errno
 
