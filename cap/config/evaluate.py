@@ -30,6 +30,7 @@ class EvaluateConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     model_dir: str | None = MISSING
+    base: str | None = MISSING
     data_dir: str | None = MISSING
     max_length: int | None = MISSING
     accelerator: str = MISSING

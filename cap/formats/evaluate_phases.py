@@ -148,7 +148,7 @@ def load_asked(config: EvaluateConfig, given: Given, task: Task, *, typed: Seque
     reading = reading_of_run(Path(source.name_or_path).resolve()) if source.is_folder else Reading()
     max_length = _length(config, reading)
     _check_length(model_config, max_length)
-    scored = load_scored(source, task.head)
+    scored = load_scored(source, task.head, base=config.base)
     for note in notes:
         log.warning(note)
     return Loaded(source, scored, order, max_length, _stride(config, task, reading, typed=typed), notes)

@@ -127,7 +127,7 @@ def load_masks(folder: Path, *, base: str | Path | None = None) -> PreTrainedMod
         raise InputError(
             f"masks must be put on the base that they were learned on, whose weights have the key "
             f"{metadata.get(_KEY)}, but those of {label} have {key}; name the right one: "
-            f'cap.load("{folder}", base=FOLDER)'
+            f'cap.load("{folder}", base=FOLDER), or base=FOLDER of cap.evaluate'
         )
     names = [f"{name}.weight" for name in prunable_linears(model)]
     masks = {name: _unpack_named(packed.get(name), taken.get(name), name, folder) for name in names}
@@ -149,7 +149,8 @@ def _find_base(
         return _read_base(config, chosen, source), source.label
     except InputError as error:
         raise InputError(
-            f'{error}. If the base of {folder} lies elsewhere, name it: cap.load("{folder}", base=FOLDER)'
+            f'{error}. If the base of {folder} lies elsewhere, name it: cap.load("{folder}", base=FOLDER), or '
+            f"base=FOLDER of cap.evaluate"
         ) from error
 
 

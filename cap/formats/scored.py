@@ -76,19 +76,29 @@ def require_answers(config: PretrainedConfig, *, head: Head, name: str) -> None:
         )
 
 
-def load_scored(source: ModelSource, head: Head) -> Scored:
+def load_scored(source: ModelSource, head: Head, *, base: str | None = None) -> Scored:
     """Load a model that was trained to answer, whether saved by transformers or as an export of any format.
 
+    Args:
+        source: Where it is.
+        head: What it answers.
+        base: The model that masks lie on, see ``cap.load``.
+
     Raises:
-        InputError: If it cannot be loaded, or some of its weights, the head's say, are not in the checkpoint.
+        InputError: If it cannot be loaded, or some of its weights, the head's say, are not in the checkpoint; if a base
+            is named for anything but masks.
     """
+    if base is not None and not (source.is_folder and (Path(source.name_or_path) / MASKS_FILE).is_file()):
+        raise InputError(
+            f"base belongs to an export with format=masks, got base={base} with {source.label}; leave it out"
+        )
     folder, is_bare = Path(source.name_or_path), not KINDS[head.kind].learns_from_labels
     pooling = resolve_encoding("auto", source) if is_bare else "first_token"
     if source.is_folder and is_onnx_folder(folder):
         graph = folder / ONNX_FILE
         return Scored(LogitsModel(OnnxModel(graph)), file_sha256(graph)[:16])
     if _is_export(source):
-        model = load(folder)
+        model = load(folder, base=base)
         return Scored(PooledModel(model, pooling), weights_key(model))
     loaded = load_model(source, head=head)
     # No vector is read from a pooler, and checkpoints of language models have none.

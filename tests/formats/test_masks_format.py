@@ -125,6 +125,23 @@ def test_base_that_moved_can_be_named(export: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(bits(cap.load(export, base=moved)), bits(learned()), rtol=0, atol=0)
 
 
+def test_masks_are_scored_on_a_base_that_moved(export: Path, tmp_path: Path) -> None:
+    from cap.base.kinds import Head
+    from cap.formats.scored import load_scored
+    from cap.models.sources import ModelSource
+
+    moved = shutil.move(tmp_path / "base", tmp_path / "elsewhere")
+    source, head = ModelSource(str(export), "folder export"), Head("classes", ("a", "b", "c"))
+    with pytest.raises(InputError, match=r"name it: cap\.load\(.*\), or base=FOLDER of cap\.evaluate"):
+        load_scored(source, head)
+    found = load_scored(source, head, base=str(moved))
+    torch.testing.assert_close(bits(found.model.model), bits(learned()), rtol=0, atol=0)
+    with pytest.raises(
+        InputError, match=r"base belongs to an export with format=masks, got base=x with folder elsewhere"
+    ):
+        load_scored(ModelSource(str(moved), "folder elsewhere"), head, base="x")
+
+
 def test_place_of_the_base_is_kept_as_it_was_given(export: Path, tmp_path: Path) -> None:
     found = metadata_of(export)
     assert (found["cap_masks"], found["base_name_or_path"]) == ("1", str(tmp_path / "base"))
