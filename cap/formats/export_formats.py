@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -187,6 +188,11 @@ def _require_pattern(source: Source) -> None:
     require_sparse_gpu()
 
 
+def tensors_on(batch: Mapping[str, Tensor | np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """Copy the tensors of a batch to a device; the numbers that stay with the host are none."""
+    return {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+
+
 class _OnGpu:
     """Run a 2:4 model on the GPU, with inputs and logits on the CPU."""
 
@@ -195,7 +201,7 @@ class _OnGpu:
         self._pooling = sentence_pooling(ModelSource(str(folder), folder.name)) or "first_token"
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return logits_of(self.model, pooling=self._pooling)({name: value.cuda() for name, value in batch.items()}).cpu()
+        return logits_of(self.model, pooling=self._pooling)(tensors_on(batch, torch.device("cuda"))).cpu()
 
 
 def _beside_half(source: Source, loaded: Any) -> tuple[dict[str, Any], torch.device]:

@@ -202,3 +202,15 @@ def test_a_key_may_be_null(run: FinishedRun) -> None:
 def test_a_speed_that_another_runtime_has_a_part_in_is_said_to_be_so() -> None:
     said = in_words(result({SMALL: SLOWER}), no_gain="int8 is slow", is_dense_again=False, runtime="onnxruntime")
     assert said.endswith("It runs in onnxruntime, the dense model in torch: part of the difference is that.")
+
+
+def test_of_a_batch_only_tensors_go_to_a_device():
+    import torch
+
+    from cap.data.batch import on_device
+    from cap.formats.export_formats import tensors_on
+
+    batch = on_device({"input_ids": torch.tensor([[1, 2]]), "example_id": torch.tensor([0])}, torch.device("cpu"))
+    moved = tensors_on(batch, torch.device("meta"))
+    assert not all(isinstance(value, torch.Tensor) for value in batch.values())
+    assert {name: value.device.type for name, value in moved.items()} == {"input_ids": "meta", "example_id": "meta"}
