@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,11 +64,26 @@ def _left_empty() -> Iterator[None]:
     """Give back the memory that PyTorch would keep on a GPU for later: the next job there may be another process."""
     try:
         yield
+    except BaseException as error:
+        _drop_frames(error)
+        raise
     finally:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Let go of what the functions held that an error went through: of a forward pass all of its activations."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        found = waiting.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            traceback.clear_frames(found.__traceback__)  # what still runs keeps its own
+            waiting += [found.__cause__, found.__context__]
 
 
 __all__ = ["Devices", "leased_devices"]

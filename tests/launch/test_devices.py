@@ -39,3 +39,32 @@ def test_a_leased_gpu_is_left_without_memory_if_it_was_used(monkeypatch, is_used
         if error is not None:
             raise error
     assert emptied == ([True] if is_used else [])
+
+
+def test_what_a_failed_job_held_is_gone_when_its_gpu_is_given_back(monkeypatch):
+    import weakref
+
+    import torch
+
+    from cap.launch import devices
+
+    class Activations:
+        pass
+
+    def forward():
+        held = Activations()
+        known.append(weakref.ref(held))
+        raise ValueError("no room")
+
+    def job():
+        try:
+            forward()
+        except ValueError as error:
+            raise RuntimeError("a readable one") from error
+
+    known, left = [], []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(known[0]()))
+    with pytest.raises(RuntimeError, match="a readable one"), devices._left_empty():
+        job()
+    assert left == [None]
