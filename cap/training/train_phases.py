@@ -10,7 +10,7 @@ from typing import Literal
 
 from lightning.pytorch import Trainer, seed_everything
 
-from cap.base.errors import RunError, out_of_memory_reason
+from cap.base.errors import RunError, StoppedError, out_of_memory_reason
 from cap.base.files import atomic_folder, full_disk_reason
 from cap.config.rules import HIGHEST_SEED
 from cap.config.schema import TrainConfig
@@ -29,7 +29,7 @@ from cap.training.distill import certainty
 from cap.training.evaluation import evaluate
 from cap.training.found import Attempt, Earlier, checkpoint_of, leave_done
 from cap.training.module import CapModule
-from cap.training.parallel.ranks import ranks_of
+from cap.training.parallel.ranks import note_failure, ranks_of
 from cap.training.parallel.shares import together
 from cap.training.planning import planned_dynamics, require_possible
 from cap.training.preparation import Prepared, prepare
@@ -141,6 +141,8 @@ def _train(ready: Ready, attempt: Attempt, record: RunRecord, *, devices: int | 
         score = _finish(module, prepared, record, trainer)
     except BaseException as error:
         record.fail(error)
+        if not isinstance(error, StoppedError):  # that all processes agree on
+            note_failure(error)
         reason = full_disk_reason(error)
         if reason is not None:
             raise RunError(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 
@@ -195,3 +196,41 @@ def test_other_errors_stay_what_they_are(error):
     with pytest.raises(type(error)) as caught, naming_lost_peers(0):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "code"),
+    [
+        ("nccl", ValueError("a row"), 1),
+        ("nccl", KeyboardInterrupt(), 130),
+        ("nccl", None, None),
+        ("gloo", ValueError("a row"), None),
+    ],
+    ids=["failed", "interrupted", "ended well", "gloo"],
+)
+def test_a_process_that_failed_alone_waits_for_no_other(monkeypatch, backend, error, code):
+    import os
+
+    import torch.distributed as dist
+
+    from cap.training.parallel import ranks
+
+    class Gone(Exception):
+        pass
+
+    def end(given):
+        ended.append(given)
+        raise Gone
+
+    ended, closed = [], []
+    monkeypatch.setattr(ranks, "_failure", ranks._Failure())
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: backend)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: closed.append(True))
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(ranks.logging, "shutdown", lambda: None)
+    if error is not None:
+        ranks.note_failure(error)
+    with contextlib.suppress(Gone):
+        ranks.leave()
+    assert (ended, closed) == (([], [True]) if code is None else ([code], []))

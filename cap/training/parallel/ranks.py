@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import logging
+import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +41,16 @@ _SIGNS_OF_LOSS = (
 )
 # How messages without a type begin that come from nowhere else: gloo's with the place in its source.
 _ONLY_LOSS = re.compile(r"(\[enforce fail at |\[)[^\]\s]*\bgloo/|nccl|tcpstore", re.IGNORECASE)
+
+
+@dataclass
+class _Failure:
+    """Hold the exit code of a process that has failed."""
+
+    code: int | None = None
+
+
+_failure = _Failure()
 
 
 @dataclass(frozen=True)
@@ -199,16 +212,32 @@ def join(rank: int, size: int) -> Ranks:
         return ALONE
     with naming_lost_peers(rank):
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    _failure.code = None
     # Lightning does so for nccl alone. Threads of gloo that still run while Python ends can abort the process
     # (exit code -6) after all its work is done.
     atexit.register(leave)
     return Ranks(rank=rank, size=size, control=control)
 
 
+def note_failure(error: BaseException) -> None:
+    """Remember that this process ends by an error, which the others may not share."""
+    _failure.code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+
+
 def leave() -> None:
-    """Close the connections to the other processes; once they are closed this does nothing."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Close the connections to the other processes; once they are closed this does nothing.
+
+    nccl waits for the others in that, who may wait for this one in the middle of a step. A process that has failed ends
+    at once there: what has started the processes then ends the others.
+    """
+    if not dist.is_initialized():
+        return
+    if _failure.code is not None and dist.get_backend() == dist.Backend.NCCL:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_failure.code)
+    dist.destroy_process_group()
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
