@@ -1,13 +1,14 @@
-"""What the end of a run adds to its record: its own level, its own model among the kept ones, and what to warn of."""
+"""What the end of a run adds to its record: its level, its model among the kept ones, its parts; what to warn of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PreTrainedModel
 
 from cap.models.depth import read_removed
+from cap.pruning.masks import count_matrix_zeros, count_pruned_units, matrix_kinds
 from cap.runs.folder import MODEL
 
 # What a reached sparsity may differ from the one that was asked for without a word.
@@ -78,16 +79,19 @@ def end_kept(record: Mapping[str, Any], pruned: Mapping[str, float], *, asked_fo
         kept.append({**line, "is_retrained": True})
 
 
-def end_layers(record: dict[str, Any], config: PretrainedConfig) -> None:
-    """Write down which encoder layers the saved model has, if some are gone.
+def end_parts(record: dict[str, Any], saved: PreTrainedModel) -> None:
+    """Write down what the saved model has left of its matrices and units, and which layers, if some are gone.
 
     Args:
         record: Of the run; it is changed.
-        config: The saved model's.
+        saved: The model.
     """
-    removed = read_removed(config)
+    record["matrices"] = {name: list(count) for name, count in count_matrix_zeros(saved).items()}
+    record["matrix_kinds"] = matrix_kinds(saved)
+    record["units"] = count_pruned_units(saved)
+    removed = read_removed(saved.config)
     if removed is not None:
         record["layers"] = {"kept": list(removed.kept), "n_dense": removed.n_dense}
 
 
-__all__ = ["end_kept", "end_layers", "end_levels", "kept_without_training", "missed_sparsity"]
+__all__ = ["end_kept", "end_levels", "end_parts", "kept_without_training", "missed_sparsity"]

@@ -23,7 +23,7 @@ from cap.base.kinds import KINDS
 from cap.config.check import Checked
 from cap.data.tasks import data_terms
 from cap.models.encoders import AUTO_CLASS
-from cap.pruning.masks import count_matrix_zeros, count_pruned_units, matrix_kinds, sparsity_fractions
+from cap.pruning.masks import sparsity_fractions
 from cap.pruning.schedule import held_level
 from cap.runs.card import record_of_level, write_card
 from cap.runs.checkpoints import Checkpoint
@@ -41,7 +41,7 @@ from cap.runs.folder import (
 from cap.runs.page import summary_table, write_report
 from cap.runs.record import retention, write_record
 from cap.training.dynamics import Dynamics
-from cap.training.ending import end_kept, end_layers, end_levels, kept_without_training, missed_sparsity
+from cap.training.ending import end_kept, end_levels, end_parts, kept_without_training, missed_sparsity
 from cap.training.inputs import hashes_of_rows, hashes_of_weights
 from cap.training.preparation import Prepared
 from cap.training.resume.curves import cut_curves
@@ -335,10 +335,7 @@ class RunRecord:
         end_levels(self.content, pruned)
         asked_for = [held_level(level, self.checked.plan) for level in self.checked.config.keep_levels or []]
         end_kept(self.content, pruned, asked_for=asked_for)
-        self.content["matrices"] = {name: list(count) for name, count in count_matrix_zeros(saved).items()}
-        self.content["matrix_kinds"] = matrix_kinds(saved)
-        self.content["units"] = count_pruned_units(saved)
-        end_layers(self.content, saved.config)
+        end_parts(self.content, saved)
         self.content["seconds"] = self.seconds.by_phase()
         self.content["peak_memory_gb"] = peak_memory_gb()
         self.content["warnings"] = list(dict.fromkeys(self.warnings))  # an earlier attempt may have said the same

@@ -386,6 +386,7 @@ def test_run_does_not_go_on_with_another_teacher(compose_config, tmp_path, kille
         {name: value * 1.01 for name, value in weights.items()}, meta.parent / "model.safetensors", {"format": "pt"}
     )
     content = json.loads(meta.read_text())
+    assert content["reads"] == {"max_length": 32, "stride": None}  # cap.evaluate reads the teacher like its student
     meta.write_text(json.dumps({**content, "weights_sha256": sha256(meta.parent / "model.safetensors")}))
     shutil.rmtree(tmp_path / "cache" / "encodings")
     with pytest.raises(RunError, match="but the encodings of finetuned are others now"):
