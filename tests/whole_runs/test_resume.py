@@ -764,16 +764,19 @@ def test_a_device_without_room_is_said(compose_config, tiny_overrides, tmp_path,
 
     from cap.base.errors import RunError
     from cap.training.module import CapModule
+    from cap.training.parallel import ranks
 
     def no_room(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(CapModule, "training_step", no_room)
+    monkeypatch.setattr(ranks, "_failure", ranks._Failure())
     with pytest.raises(
         RunError, match=r"must have room .*: CUDA out of memory\. .*; lower batch_size and raise trainer"
     ):
         run(compose_config, [*tiny_overrides, "teacher=none"])
     assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "failed"
+    assert ranks._failure.code == 1  # the other processes do not fail with it
 
 
 def test_full_disk_is_said_and_leaves_the_last_checkpoint(compose_config, tmp_path, monkeypatch, uninterrupted, killed):
